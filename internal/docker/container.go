@@ -1,0 +1,307 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Container is what a container is made of.
+type Container struct {
+	Name       string
+	Image      string // an ID, so that what was checked is what runs
+	Platform   string // os/arch[/variant], "" = the Engine's
+	Entrypoint []string
+	Cmd        []string
+	Env        []string
+	User       string
+	WorkingDir string
+	Labels     map[string]string
+	Mounts     []Mount
+	Binds      []string // docker run -v's form, for what a configuration says literally
+	Network    string   // name of a network or a mode (host, none, bridge)
+	Limits     Limits
+	Security   Security
+	Extras     Extras
+}
+
+// Mount is a bind of a host path.
+type Mount struct {
+	Source, Target string
+	ReadOnly       bool
+}
+
+// Limits are the resources a container may use. Zero values leave the Engine's defaults.
+type Limits struct {
+	Memory, MemorySwap, MemoryReservation int64 // bytes
+	NanoCPUs                              int64 // 1e-9 CPUs
+	CPUShares                             int64
+	CPUSetCPUs, CPUSetMems                string
+	ShmSize                               int64 // bytes
+	OOMKillDisable                        bool
+	OOMScoreAdjust                        int
+	CgroupParent                          string
+	Ulimits                               map[string]string // name → "soft[:hard]"
+}
+
+// Security is what the container's processes may do.
+type Security struct {
+	Privileged        bool
+	CapAdd, CapDrop   []string
+	SecurityOpt       []string
+	UsernsMode        string
+	GroupAdd          []string
+	Sysctls           map[string]string
+	Devices           []string // host[:container[:permissions]]
+	DeviceCgroupRules []string
+	PidMode, IpcMode  string
+	Runtime           string
+}
+
+// Extras are the remaining settings of docker run.
+type Extras struct {
+	Hostname, MacAddress       string
+	ExtraHosts, DNS, DNSSearch []string
+	Links, VolumesFrom         []string
+	VolumeDriver               string
+	Tmpfs                      map[string]string
+}
+
+// Create makes a container with an open stdin, without starting it, and returns its ID.
+func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
+	cfg := &container.Config{
+		Image: c.Image, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, Labels: c.Labels,
+		Hostname:  c.Extras.Hostname,
+		OpenStdin: true, StdinOnce: true, AttachStdin: true, AttachStdout: true, AttachStderr: true,
+	}
+	host, err := hostConfig(c)
+	if err != nil {
+		return "", err
+	}
+	opts := client.ContainerCreateOptions{Name: c.Name, Config: cfg, HostConfig: host}
+	if c.Platform != "" {
+		p, err := platform(c.Platform)
+		if err != nil {
+			return "", err
+		}
+		opts.Platform = &p
+	}
+	if c.Extras.MacAddress != "" {
+		mac, err := net.ParseMAC(c.Extras.MacAddress)
+		if err != nil {
+			return "", fmt.Errorf("mac_address: %w", err)
+		}
+		opts.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
+			c.Network: {MacAddress: network.HardwareAddr(mac)},
+		}}
+	}
+	made, err := e.api.ContainerCreate(ctx, opts)
+	if err != nil {
+		return "", fmt.Errorf("create container: %w", err)
+	}
+	return made.ID, nil
+}
+
+func hostConfig(c Container) (*container.HostConfig, error) {
+	l, s, x := c.Limits, c.Security, c.Extras
+	h := &container.HostConfig{
+		Binds: c.Binds, NetworkMode: container.NetworkMode(c.Network),
+		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
+		LogConfig:     container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
+		Privileged:    s.Privileged, CapAdd: s.CapAdd, CapDrop: s.CapDrop, SecurityOpt: s.SecurityOpt,
+		UsernsMode: container.UsernsMode(s.UsernsMode), GroupAdd: s.GroupAdd, Sysctls: s.Sysctls,
+		PidMode: container.PidMode(s.PidMode), IpcMode: container.IpcMode(s.IpcMode), Runtime: s.Runtime,
+		ExtraHosts: x.ExtraHosts, DNSSearch: x.DNSSearch, Links: x.Links, VolumesFrom: x.VolumesFrom, VolumeDriver: x.VolumeDriver, Tmpfs: x.Tmpfs,
+		ShmSize: l.ShmSize, OomScoreAdj: l.OOMScoreAdjust,
+		Resources: container.Resources{
+			Memory: l.Memory, MemorySwap: l.MemorySwap, MemoryReservation: l.MemoryReservation, NanoCPUs: l.NanoCPUs,
+			CPUShares: l.CPUShares, CpusetCpus: l.CPUSetCPUs, CpusetMems: l.CPUSetMems, CgroupParent: l.CgroupParent,
+			DeviceCgroupRules: s.DeviceCgroupRules,
+		},
+	}
+	if l.OOMKillDisable {
+		h.OomKillDisable = &l.OOMKillDisable
+	}
+	for _, m := range c.Mounts {
+		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	for _, d := range x.DNS {
+		addr, err := netip.ParseAddr(d)
+		if err != nil {
+			return nil, fmt.Errorf("dns: %w", err)
+		}
+		h.DNS = append(h.DNS, addr)
+	}
+	for name, v := range l.Ulimits {
+		u, err := units.ParseUlimit(name + "=" + v)
+		if err != nil {
+			return nil, fmt.Errorf("ulimit: %w", err)
+		}
+		h.Ulimits = append(h.Ulimits, u)
+	}
+	for _, d := range s.Devices {
+		m, err := device(d)
+		if err != nil {
+			return nil, err
+		}
+		h.Devices = append(h.Devices, m)
+	}
+	return h, nil
+}
+
+// Start starts a container that was created or has ended.
+func (e *Engine) Start(ctx context.Context, id string) error {
+	if _, err := e.api.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+		return fmt.Errorf("start container: %w", err)
+	}
+	return nil
+}
+
+// Exit is how a container ended.
+type Exit struct {
+	Code      int
+	OOMKilled bool
+}
+
+// Wait blocks until the container is not running and says how it ended.
+func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
+	w := e.api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	select {
+	case err := <-w.Error:
+		return Exit{}, fmt.Errorf("wait for container: %w", err)
+	case r := <-w.Result:
+		exit := Exit{Code: int(r.StatusCode)}
+		st, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+		if err != nil {
+			return exit, fmt.Errorf("inspect container: %w", err)
+		}
+		if st.Container.State != nil {
+			exit.OOMKilled = st.Container.State.OOMKilled
+		}
+		return exit, nil
+	case <-ctx.Done():
+		return Exit{}, context.Cause(ctx)
+	}
+}
+
+// OOMKilled reports whether the kernel killed a process of the running container for want of memory.
+func (e *Engine) OOMKilled(ctx context.Context, id string) (bool, error) {
+	st, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return false, fmt.Errorf("inspect container: %w", err)
+	}
+	return st.Container.State != nil && st.Container.State.OOMKilled, nil
+}
+
+// Kill ends all processes of the container at once. A container that is not running is no error.
+func (e *Engine) Kill(ctx context.Context, id string) error {
+	_, err := e.api.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "KILL"})
+	if err != nil && !isNotRunning(err) && !IsNotFound(err) {
+		return fmt.Errorf("kill container: %w", err)
+	}
+	return nil
+}
+
+// Remove kills and removes the container and its anonymous volumes. One that is gone, or is being removed, is no error.
+func (e *Engine) Remove(ctx context.Context, id string) error {
+	_, err := e.api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	if err != nil && !IsNotFound(err) && !isInRemoval(err) {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	return nil
+}
+
+// Exec runs a command beside the container's own processes, waits for it and returns its exit code and output
+// (the first 64 KiB). user "" is the container's.
+func (e *Engine) Exec(ctx context.Context, id, user string, cmd ...string) (code int, output string, err error) {
+	made, err := e.api.ExecCreate(ctx, id, client.ExecCreateOptions{User: user, Cmd: cmd, AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		return 0, "", fmt.Errorf("create exec: %w", err)
+	}
+	at, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{})
+	if err != nil {
+		return 0, "", fmt.Errorf("start exec: %w", err)
+	}
+	output, err = readStreams(ctx, at.HijackedResponse)
+	if err != nil {
+		return 0, output, fmt.Errorf("read exec: %w", err)
+	}
+	// The exit code is set a moment after the streams have ended.
+	for {
+		st, err := e.api.ExecInspect(ctx, made.ID, client.ExecInspectOptions{})
+		if err != nil {
+			return 0, output, fmt.Errorf("inspect exec: %w", err)
+		}
+		if !st.Running {
+			return st.ExitCode, output, nil
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			return 0, output, context.Cause(ctx)
+		}
+	}
+}
+
+// Info is a container in a list.
+type Info struct {
+	ID, Name, Image string
+	Labels          map[string]string
+	Running         bool
+}
+
+// Containers lists containers, ended ones too, that carry the label ("key" or "key=value").
+func (e *Engine) Containers(ctx context.Context, label string) ([]Info, error) {
+	list, err := e.api.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: make(client.Filters).Add("label", label)})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	var out []Info
+	for _, c := range list.Items {
+		i := Info{ID: c.ID, Image: c.ImageID, Labels: c.Labels, Running: c.State == container.StateRunning}
+		if len(c.Names) > 0 {
+			i.Name = c.Names[0][1:]
+		}
+		out = append(out, i)
+	}
+	return out, nil
+}
+
+func platform(s string) (ocispec.Platform, error) {
+	var p ocispec.Platform
+	parts := strings.SplitN(s, "/", 3)
+	if len(parts) < 2 {
+		return p, fmt.Errorf("platform %q is not os/architecture", s)
+	}
+	p.OS, p.Architecture = parts[0], parts[1]
+	if len(parts) == 3 {
+		p.Variant = parts[2]
+	}
+	return p, nil
+}
+
+// device reads docker run's --device form.
+func device(s string) (container.DeviceMapping, error) {
+	parts := strings.SplitN(s, ":", 3)
+	m := container.DeviceMapping{PathOnHost: parts[0], PathInContainer: parts[0], CgroupPermissions: "rwm"}
+	if m.PathOnHost == "" {
+		return m, fmt.Errorf("devices: %q names no device", s)
+	}
+	if len(parts) > 1 && parts[1] != "" {
+		m.PathInContainer = parts[1]
+	}
+	if len(parts) > 2 && parts[2] != "" {
+		m.CgroupPermissions = parts[2]
+	}
+	return m, nil
+}

@@ -1,0 +1,149 @@
+// Package docker is the few operations of the Docker Engine that Slipway needs, with errors that say what to do.
+// It knows nothing of jobs, and it is the only package that imports the Engine's client.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+)
+
+// MinAPIVersion is the oldest Engine API that Slipway works with: that of Engine 20.10.
+const MinAPIVersion = "1.41"
+
+// DefaultHost is where the Engine listens unless something else is said.
+const DefaultHost = "unix:///var/run/docker.sock"
+
+// Options say which Engine to talk to. Empty fields are taken from the environment as the docker command does
+// (DOCKER_HOST, DOCKER_CERT_PATH, DOCKER_TLS_VERIFY).
+type Options struct {
+	Host        string // unix:///path, tcp://host:port
+	TLSCertPath string // folder with ca.pem, cert.pem, key.pem
+	TLSVerify   bool
+}
+
+// Engine is a connection to one Docker Engine, safe for concurrent use.
+type Engine struct {
+	api        *client.Client
+	host       string
+	apiVersion string
+}
+
+// Connect reaches the Engine and agrees on an API version. The error is a *ConnectError with a hint if the Engine
+// cannot be reached or is too old.
+func Connect(ctx context.Context, o Options) (*Engine, error) {
+	host := o.Host
+	if host == "" {
+		host = os.Getenv("DOCKER_HOST")
+	}
+	if host == "" {
+		host = DefaultHost
+	}
+	if strings.HasPrefix(host, "ssh://") {
+		return nil, &ConnectError{Host: host, Err: errors.New("an Engine over ssh is not supported"), Hint: "jobs' folders must be on the Engine's machine: run Slipway there"}
+	}
+	opts := []client.Opt{client.WithHost(host), client.WithUserAgent("slipway")}
+	certs := o.TLSCertPath
+	if certs == "" && o.Host == "" {
+		certs = os.Getenv("DOCKER_CERT_PATH")
+	}
+	if certs != "" && strings.HasPrefix(host, "tcp://") {
+		opts = append(opts, client.WithTLSClientConfig(
+			filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem")))
+	}
+	api, err := client.New(opts...)
+	if err != nil {
+		return nil, &ConnectError{Host: host, Err: err, Hint: "correct `host` in [runners.docker] or DOCKER_HOST"}
+	}
+	// Negotiation is lazy and its error swallowed otherwise.
+	ping, err := api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true})
+	if err != nil {
+		api.Close()
+		return nil, connectError(host, err)
+	}
+	if older(ping.APIVersion, MinAPIVersion) {
+		api.Close()
+		return nil, &ConnectError{
+			Host: host, Err: fmt.Errorf("the Engine speaks API %s, too old", ping.APIVersion),
+			Hint: "Slipway needs Engine 20.10 (API " + MinAPIVersion + ") or newer",
+		}
+	}
+	return &Engine{api: api, host: host, apiVersion: api.ClientVersion()}, nil
+}
+
+// Host is the address that the connection was made to.
+func (e *Engine) Host() string { return e.host }
+
+// Socket is the path of the Engine's Unix socket, "" if it is reached otherwise.
+func (e *Engine) Socket() string {
+	u, err := url.Parse(e.host)
+	if err != nil || u.Scheme != "unix" {
+		return ""
+	}
+	return u.Path
+}
+
+// APIVersion is the version agreed on.
+func (e *Engine) APIVersion() string { return e.apiVersion }
+
+// Close ends idle connections.
+func (e *Engine) Close() error { return e.api.Close() }
+
+// Version says what the Engine is, for people: "20.10.24".
+func (e *Engine) Version(ctx context.Context) (string, error) {
+	v, err := e.api.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return "", fmt.Errorf("ask the Engine's version: %w", err)
+	}
+	return v.Version, nil
+}
+
+// ConnectError says why an Engine cannot be used and what to do.
+type ConnectError struct {
+	Host string
+	Err  error
+	Hint string
+}
+
+func (e *ConnectError) Error() string {
+	return fmt.Sprintf("reach the Docker Engine at %s: %v", e.Host, e.Err)
+}
+
+// Unwrap gives the underlying error.
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+func connectError(host string, err error) error {
+	e := &ConnectError{Host: host, Err: err}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		e.Err = errors.New("permission denied")
+		e.Hint = "run as root or as a member of the docker group: sudo usermod -aG docker $USER, then log in again"
+	case errors.Is(err, fs.ErrNotExist), strings.Contains(err.Error(), "connection refused"), client.IsErrConnectionFailed(err):
+		e.Hint = "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
+	}
+	return e
+}
+
+// older compares dotted versions of two numbers.
+func older(a, b string) bool {
+	var a1, a2, b1, b2 int
+	fmt.Sscanf(a, "%d.%d", &a1, &a2)
+	fmt.Sscanf(b, "%d.%d", &b1, &b2)
+	return a1 < b1 || a1 == b1 && a2 < b2
+}
+
+// IsNotFound reports whether an object does not exist (any more).
+func IsNotFound(err error) bool { return errdefs.IsNotFound(err) }
+
+// IsUnreachable reports whether the Engine itself did not answer, so that it says nothing about the request.
+func IsUnreachable(err error) bool {
+	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err)
+}

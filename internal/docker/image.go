@@ -1,0 +1,170 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/distribution/reference"
+	"github.com/moby/moby/api/pkg/authconfig"
+	"github.com/moby/moby/api/types/registry"
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is what an image says about itself.
+type Image struct {
+	ID          string
+	RepoDigests []string
+	User        string
+	Entrypoint  []string
+}
+
+// InspectImage looks an image up on the Engine; IsNotFound tells that it is not there.
+func (e *Engine) InspectImage(ctx context.Context, name string) (Image, error) {
+	i, err := e.api.ImageInspect(ctx, name)
+	if err != nil {
+		return Image{}, fmt.Errorf("inspect image %s: %w", name, err)
+	}
+	img := Image{ID: i.ID, RepoDigests: i.RepoDigests}
+	if i.Config != nil {
+		img.User, img.Entrypoint = i.Config.User, i.Config.Entrypoint
+	}
+	return img, nil
+}
+
+// CheckName says whether name is an image name in the Engine's grammar.
+func CheckName(name string) error {
+	if _, err := reference.ParseAnyReference(name); err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	return nil
+}
+
+// Pull fetches an image from its registry. The error is a *PullError.
+func (e *Engine) Pull(ctx context.Context, name, platformName string, auth Credentials) error {
+	opts := client.ImagePullOptions{}
+	if auth != (Credentials{}) {
+		encoded, err := authconfig.Encode(registry.AuthConfig{
+			Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken, ServerAddress: auth.Server,
+		})
+		if err != nil {
+			return fmt.Errorf("encode credentials: %w", err)
+		}
+		opts.RegistryAuth = encoded
+	}
+	if platformName != "" {
+		p, err := platform(platformName)
+		if err != nil {
+			return &PullError{Image: name, Kind: PullMisconfigured, Err: err}
+		}
+		opts.Platforms = []ocispec.Platform{p}
+	}
+	resp, err := e.api.ImagePull(ctx, name, opts)
+	if err != nil {
+		return pullError(ctx, name, err)
+	}
+	defer resp.Close()
+	if err := resp.Wait(ctx); err != nil {
+		return pullError(ctx, name, err)
+	}
+	return nil
+}
+
+// PullKind sorts the ways in which a pull fails by who can mend it.
+type PullKind int
+
+// The kinds of failed pulls.
+const (
+	// PullFailed: none of the others.
+	PullFailed PullKind = iota
+	// PullMisconfigured: the image's name or the credentials are wrong; trying again does not help.
+	PullMisconfigured
+	// PullUnreachable: the registry does not answer.
+	PullUnreachable
+	// PullLimited: the registry wants fewer pulls (429).
+	PullLimited
+)
+
+// PullError is a failed pull.
+type PullError struct {
+	Image string
+	Kind  PullKind
+	Err   error
+}
+
+func (e *PullError) Error() string { return fmt.Sprintf("pull image %s: %v", e.Image, e.Err) }
+
+// Unwrap gives the underlying error.
+func (e *PullError) Unwrap() error { return e.Err }
+
+func pullError(ctx context.Context, name string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if IsUnreachable(err) {
+		return fmt.Errorf("pull image %s: %w", name, err)
+	}
+	return &PullError{Image: name, Kind: kindOf(err.Error()), Err: err}
+}
+
+// kindOf reads the Engine's message; there is nothing else to go by.
+//
+// GitLab: the texts and their order are those of its runner; toomanyrequests has no class there.
+func kindOf(message string) PullKind {
+	m := strings.ToLower(message)
+	has := func(texts ...string) bool {
+		for _, t := range texts {
+			if strings.Contains(m, t) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case has("toomanyrequests", "too many requests"):
+		return PullLimited
+	case has("dial tcp", "connection refused", "no such host", "i/o timeout", "tls handshake", "client.timeout exceeded", "request canceled", "connection reset"):
+		return PullUnreachable
+	case has("not found", "manifest unknown", "invalid reference", "pull access denied", "access to the resource is denied",
+		"no basic auth credentials", "repository does not exist or may require", "unauthorized", "authentication required"):
+		return PullMisconfigured
+	}
+	return PullFailed
+}
+
+// RemoveImages removes every name below one of an image host or path ("127.0.0.1:5000/"), and the images without
+// another name.
+func (e *Engine) RemoveImages(ctx context.Context, prefix string) error {
+	list, err := e.api.ImageList(ctx, client.ImageListOptions{})
+	if err != nil {
+		return fmt.Errorf("list images: %w", err)
+	}
+	var errs []error
+	for _, img := range list.Items {
+		for _, name := range append(img.RepoTags, img.RepoDigests...) {
+			if !strings.HasPrefix(name, prefix) {
+				continue
+			}
+			if _, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true}); err != nil && !IsNotFound(err) {
+				errs = append(errs, fmt.Errorf("remove image %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Load adds the images of a docker-archive tarball.
+func (e *Engine) Load(ctx context.Context, tarball io.Reader) error {
+	resp, err := e.api.ImageLoad(ctx, tarball)
+	if err != nil {
+		return fmt.Errorf("load images: %w", err)
+	}
+	defer resp.Close()
+	if _, err := io.Copy(io.Discard, resp); err != nil {
+		return fmt.Errorf("load images: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,69 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+)
+
+// EnsureBridge makes sure of a bridge network of that name on which containers cannot reach each other, and says
+// whether it made it. Two callers at once are safe: the Engine refuses the second name.
+func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[string]string) (made bool, err error) {
+	n, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
+	if err == nil {
+		return false, checkBridge(n.Network.Network)
+	}
+	if !IsNotFound(err) {
+		return false, fmt.Errorf("inspect network %s: %w", name, err)
+	}
+	_, err = e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{
+		Driver: "bridge",
+		Labels: labels,
+		Options: map[string]string{
+			icc:                              "false",
+			"com.docker.network.bridge.name": name,
+		},
+	})
+	switch {
+	case errdefs.IsConflict(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("create network %s: %w", name, err)
+	}
+	return true, nil
+}
+
+const icc = "com.docker.network.bridge.enable_icc"
+
+// checkBridge refuses somebody else's network of our name: on it jobs could reach each other.
+func checkBridge(n network.Network) error {
+	if n.Driver != "bridge" || n.Options[icc] != "false" {
+		return fmt.Errorf("network %q exists, but lets containers reach each other; remove it: docker network rm %s", n.Name, n.Name)
+	}
+	return nil
+}
+
+// Networks lists the networks that carry the label ("key" or "key=value").
+func (e *Engine) Networks(ctx context.Context, label string) ([]Object, error) {
+	list, err := e.api.NetworkList(ctx, client.NetworkListOptions{Filters: make(client.Filters).Add("label", label)})
+	if err != nil {
+		return nil, fmt.Errorf("list networks: %w", err)
+	}
+	var out []Object
+	for _, n := range list.Items {
+		out = append(out, Object{n.Name, n.Labels})
+	}
+	return out, nil
+}
+
+// RemoveNetwork removes a network; one that is gone or still in use is no error.
+func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
+	_, err := e.api.NetworkRemove(ctx, name, client.NetworkRemoveOptions{})
+	if err != nil && !IsNotFound(err) && !errdefs.IsPermissionDenied(err) && !errdefs.IsConflict(err) {
+		return fmt.Errorf("remove network %s: %w", name, err)
+	}
+	return nil
+}

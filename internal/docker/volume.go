@@ -1,0 +1,45 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/moby/moby/client"
+)
+
+// EnsureVolume makes sure of a local volume of that name.
+func (e *Engine) EnsureVolume(ctx context.Context, name, driver string, opts, labels map[string]string) error {
+	// The Engine returns an existing volume of that name as it is.
+	_, err := e.api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: name, Driver: driver, DriverOpts: opts, Labels: labels})
+	if err != nil {
+		return fmt.Errorf("create volume %s: %w", name, err)
+	}
+	return nil
+}
+
+// Object is a network or a volume in a list.
+type Object struct {
+	Name   string
+	Labels map[string]string
+}
+
+// Volumes lists the volumes that carry the label ("key" or "key=value").
+func (e *Engine) Volumes(ctx context.Context, label string) ([]Object, error) {
+	list, err := e.api.VolumeList(ctx, client.VolumeListOptions{Filters: make(client.Filters).Add("label", label)})
+	if err != nil {
+		return nil, fmt.Errorf("list volumes: %w", err)
+	}
+	var out []Object
+	for _, v := range list.Items {
+		out = append(out, Object{v.Name, v.Labels})
+	}
+	return out, nil
+}
+
+// RemoveVolume removes a volume; one that is gone is no error.
+func (e *Engine) RemoveVolume(ctx context.Context, name string) error {
+	if _, err := e.api.VolumeRemove(ctx, name, client.VolumeRemoveOptions{}); err != nil && !IsNotFound(err) {
+		return fmt.Errorf("remove volume %s: %w", name, err)
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package gitlab
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Registration is what the server knows a runner by.
+type Registration struct {
+	ID        int64      `json:"id"` // 0 when a server is too old to tell
+	Token     string     `json:"token"`
+	ExpiresAt *time.Time `json:"token_expires_at"` // nil = never
+}
+
+// RegisterOptions are the settings of a new runner that the server keeps.
+type RegisterOptions struct {
+	Description     string
+	MaintenanceNote string
+	Tags            []string
+	RunUntagged     bool
+	Locked          bool
+	AccessLevel     string // not_protected or ref_protected; "" = the server's default
+	MaximumTimeout  int    // seconds; 0 = none
+	Paused          bool
+}
+
+type registerRequest struct {
+	Description     string `json:"description,omitempty"`
+	MaintenanceNote string `json:"maintenance_note,omitempty"`
+	TagList         string `json:"tag_list,omitempty"`
+	RunUntagged     bool   `json:"run_untagged"`
+	Locked          bool   `json:"locked"`
+	AccessLevel     string `json:"access_level,omitempty"`
+	MaximumTimeout  int    `json:"maximum_timeout,omitempty"`
+	Paused          bool   `json:"paused"`
+	Info            info   `json:"info"`
+	Token           string `json:"token"`
+}
+
+type verifyRequest struct {
+	Info     info   `json:"info"`
+	Token    string `json:"token"`
+	SystemID string `json:"system_id,omitempty"`
+}
+
+type unregisterRequest struct {
+	Token    string `json:"token"`
+	SystemID string `json:"system_id,omitempty"`
+}
+
+// Verify asks whether the server knows the runner, and makes this machine known to it. It is also how a runner that
+// was created in GitLab's pages (token glrt-…) is registered. A token that is not accepted is job.ErrForbidden; any
+// other error says nothing about the token.
+func (c *Client) Verify(ctx context.Context) (Registration, error) {
+	const doing = "verify the runner"
+	req := verifyRequest{Info: c.info, Token: c.token.Reveal(), SystemID: c.systemID}
+	got, err := c.runnerCall(ctx, http.MethodPost, "runners/verify", req)
+	if err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if got.status != http.StatusOK {
+		return Registration{}, fmt.Errorf("%s: %w", doing, got.statusError())
+	}
+	// GitLab: old servers answer with the bare status.
+	if got.err == nil && strings.Trim(string(got.body), "\" \r\n") == "200" {
+		return Registration{Token: c.token.Reveal()}, nil
+	}
+	reg := Registration{Token: c.token.Reveal()}
+	if err := got.decode(&reg); err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	return reg, nil
+}
+
+// Register makes a new runner with a registration token (Options.Token). The answer carries the runner's own token,
+// for which a new Client is needed.
+//
+// GitLab: deprecated since 15.6 in favour of Verify with a token from the pages.
+func (c *Client) Register(ctx context.Context, o RegisterOptions) (Registration, error) {
+	const doing = "register a runner"
+	req := registerRequest{
+		Description: o.Description, MaintenanceNote: o.MaintenanceNote, TagList: strings.Join(o.Tags, ","),
+		RunUntagged: o.RunUntagged, Locked: o.Locked, AccessLevel: o.AccessLevel, MaximumTimeout: o.MaximumTimeout,
+		Paused: o.Paused, Info: c.info.withoutExecutor(), Token: c.token.Reveal(),
+	}
+	got, err := c.runnerCall(ctx, http.MethodPost, "runners", req)
+	if err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if got.status != http.StatusCreated {
+		return Registration{}, fmt.Errorf("%s: %w", doing, got.statusError())
+	}
+	var reg Registration
+	if err := got.decode(&reg); err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if reg.Token == "" {
+		return Registration{}, fmt.Errorf("%s: the answer holds no token", doing)
+	}
+	return reg, nil
+}
+
+// Unregister removes this machine from a runner that was created in GitLab's pages (token glrt-…), or a runner that
+// was made by Register altogether. A token that is not accepted is job.ErrForbidden.
+func (c *Client) Unregister(ctx context.Context) error {
+	const doing = "unregister the runner"
+	path, req := "runners", unregisterRequest{Token: c.token.Reveal()}
+	if strings.HasPrefix(req.Token, "glrt-") {
+		path, req.SystemID = "runners/managers", c.systemID
+	}
+	got, err := c.runnerCall(ctx, http.MethodDelete, path, req)
+	if err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
+	if got.status != http.StatusNoContent {
+		return fmt.Errorf("%s: %w", doing, got.statusError())
+	}
+	return nil
+}
+
+// runnerCall sends a call with the runner's token.
+func (c *Client) runnerCall(ctx context.Context, method, path string, body any) (*reply, error) {
+	r, err := newCall(method, path, runnerToken, c.token, body)
+	if err != nil {
+		return nil, err
+	}
+	if method != http.MethodDelete {
+		r = r.wantJSON()
+	}
+	return c.do(ctx, r)
+}

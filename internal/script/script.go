@@ -1,0 +1,79 @@
+// Package script turns a job's commands into shell text, one text per stage. It is pure: the same input gives the
+// same text, and nothing is run.
+package script
+
+import "strings"
+
+// The colours of GitLab's job log.
+const (
+	green = "\x1b[32;1m"
+	reset = "\x1b[0;m"
+)
+
+// Stage is one shell script of a job: it runs in a shell of its own.
+type Stage struct {
+	Dir       string      // where it starts
+	Export    [][2]string // environment that differs from the container's: name, value
+	Notice    string      // a green line before the first command, may be empty
+	Commands  []string    // as in .gitlab-ci.yml; one may have several lines
+	Pre, Post string      // administrators' commands around them, in the same shell, not echoed
+	XTrace    bool        // CI_DEBUG_TRACE
+}
+
+// Text is the script for a POSIX shell or bash. Each command is echoed before it runs, and the first that fails ends
+// the script with its exit code.
+//
+// GitLab: pipefail where the shell has it, errexit, noclobber off. The check needs no grep: images from scratch
+// have none.
+func (s Stage) Text() string {
+	var b strings.Builder
+	b.WriteString("if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n")
+	b.WriteString("set -o errexit\nset +o noclobber\n")
+	for _, e := range s.Export {
+		b.WriteString("export " + e[0] + "=" + Quote(e[1]) + "\n")
+	}
+	if s.Dir != "" {
+		b.WriteString("cd " + Quote(s.Dir) + "\n")
+	}
+	if s.Notice != "" {
+		b.WriteString(echo(s.Notice))
+	}
+	if s.XTrace {
+		b.WriteString("set -o xtrace\n")
+	}
+	b.WriteString(line(s.Pre))
+	for _, c := range s.Commands {
+		c = strings.TrimSpace(c)
+		if c == "" {
+			b.WriteString("printf '\\n'\n")
+			continue
+		}
+		b.WriteString(echo("$ " + headline(c)))
+		b.WriteString(c + "\n")
+	}
+	b.WriteString(line(s.Post))
+	return b.String()
+}
+
+func line(s string) string {
+	if strings.TrimSpace(s) == "" {
+		return ""
+	}
+	return strings.TrimRight(s, "\n") + "\n"
+}
+
+// headline is what the log shows of a command.
+//
+// GitLab: of several lines only the first, with this remark.
+func headline(command string) string {
+	first, rest, _ := strings.Cut(command, "\n")
+	if rest == "" {
+		return first
+	}
+	return strings.TrimRight(first, "\r") + " # collapsed multi-line command"
+}
+
+func echo(line string) string { return "printf '%s\\n' " + Quote(green+line+reset) + "\n" }
+
+// Quote makes one shell word of s that stands for exactly s.
+func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
