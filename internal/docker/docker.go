@@ -147,3 +147,11 @@ func IsNotFound(err error) bool { return errdefs.IsNotFound(err) }
 func IsUnreachable(err error) bool {
 	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err)
 }
+
+// Ping asks for a sign of life. The error is a *ConnectError.
+func (e *Engine) Ping(ctx context.Context) error {
+	if _, err := e.api.Ping(ctx, client.PingOptions{}); err != nil {
+		return connectError(e.host, err)
+	}
+	return nil
+}

@@ -1,0 +1,32 @@
+# What a newcomer needs: make demo, make test. CI runs .ci/run, which is make test.
+export SLIPWAY_NEED_ENGINE ?=
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -X github.com/slipway-ci/slipway/internal/cli.version=$(VERSION)
+SLEEP ?= 10s
+GOFUMPT := go run mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: build demo test lint bench fmt
+
+build:
+	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/slipway ./cmd/slipway
+
+demo: build ## watch a real job build and push an image, twice
+	scripts/engine
+	bin/slipway demo --sleep $(SLEEP) $(ARGS)
+
+test: build lint ## everything, on a real Engine
+	scripts/engine
+	SLIPWAY_NEED_ENGINE=1 go test -race -timeout 12m ./...
+
+lint:
+	@out=$$($(GOFUMPT) -l .) && test -z "$$out" || { echo "run make fmt:"; echo "$$out"; exit 1; }
+	go vet ./...
+	$(STATICCHECK) ./...
+
+bench: build ## the figures of README, side by side with a hand-written minimum
+	scripts/engine
+	go run ./internal/bench -slipway bin/slipway $(ARGS)
+
+fmt:
+	$(GOFUMPT) -w .

@@ -1,0 +1,133 @@
+package internal_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/slipway-ci/slipway"
+
+// homes are the packages that may import a third-party module: one each, so that replacing one changes one package.
+// moby's API types and BuildKit's have two by design. Tests may import what they like of the test-only ones.
+var homes = map[string][]string{
+	"github.com/BurntSushi/toml":             {"config"},
+	"github.com/bmatcuk/doublestar/v4":       {"executor"},
+	"github.com/containerd/errdefs":          {"docker"},
+	"github.com/distribution/reference":      {"docker"},
+	"github.com/docker/cli":                  {"docker"},
+	"github.com/docker/go-units":             {"config", "docker"},
+	"github.com/google/go-containerregistry": {"demo"},
+	"github.com/google/uuid":                 {"gitlab"},
+	"github.com/moby/moby/api":               {"docker"},
+	"github.com/moby/moby/client":            {"docker"},
+	"github.com/opencontainers/image-spec":   {"docker"},
+	"github.com/spf13/cobra":                 {"cli"},
+	"github.com/spf13/pflag":                 {"cli"},
+	"go.yaml.in/yaml/v3":                     {"pipeline"},
+	"golang.org/x/term":                      {"cli"},
+	"golang.org/x/sys":                       nil, // the kernel: everywhere
+	"golang.org/x/sync":                      nil,
+}
+
+// TestArrows holds the imports of the code against the table of ARCHITECTURE.md, both ways: no arrow that the table
+// does not have, no row without a package.
+func TestArrows(t *testing.T) {
+	table := readTable(t)
+	packages := listPackages(t)
+	for name, imports := range packages {
+		allowed, ok := table[name]
+		if !ok {
+			t.Errorf("package %s is not in ARCHITECTURE.md", name)
+			continue
+		}
+		for _, i := range imports {
+			own, internal := strings.CutPrefix(i, module+"/internal/")
+			switch {
+			case internal && allowed[0] != "all" && !slices.Contains(allowed, own):
+				t.Errorf("%s imports %s; ARCHITECTURE.md allows it %v", name, own, allowed)
+			case !internal && strings.Contains(strings.SplitN(i, "/", 2)[0], "."):
+				checkHome(t, name, i)
+			}
+		}
+	}
+	for name := range table {
+		if _, ok := packages[name]; !ok {
+			t.Errorf("ARCHITECTURE.md has a row for %s, which does not exist", name)
+		}
+	}
+}
+
+func checkHome(t *testing.T, name, path string) {
+	t.Helper()
+	for _, m := range slices.Sorted(maps.Keys(homes)) {
+		if path == m || strings.HasPrefix(path, m+"/") {
+			if homes[m] != nil && !slices.Contains(homes[m], name) {
+				t.Errorf("%s imports %s, whose home is %v", name, path, homes[m])
+			}
+			return
+		}
+	}
+	t.Errorf("%s imports %s, which has no home: add it to this test and say why in the commit", name, path)
+}
+
+// readTable reads the rows "| `name` | duty | imports |".
+func readTable(t *testing.T) map[string][]string {
+	t.Helper()
+	f, err := os.Open("../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	row := regexp.MustCompile("^\\| `([a-z]+)` \\| .* \\| (.*) \\|$")
+	table := map[string][]string{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if m := row.FindStringSubmatch(s.Text()); m != nil {
+			table[m[1]] = append(strings.Fields(m[2]), "")
+		}
+	}
+	if len(table) == 0 {
+		t.Fatal("ARCHITECTURE.md has no table of packages")
+	}
+	return table
+}
+
+// listPackages maps each package below internal to what it imports, tests aside.
+func listPackages(t *testing.T) map[string][]string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,GoFiles", "./...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	packages := map[string][]string{}
+	for dec := json.NewDecoder(out); ; {
+		var p struct {
+			ImportPath       string
+			Imports, GoFiles []string
+		}
+		if err := dec.Decode(&p); err == io.EOF {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if name, ok := strings.CutPrefix(p.ImportPath, module+"/internal/"); ok && len(p.GoFiles) > 0 {
+			packages[name] = p.Imports
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return packages
+}

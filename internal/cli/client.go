@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/gitlab"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// findConfig says which config.toml this command line means; foreign: it is that of GitLab's own runner.
+func (a *app) findConfig() (path string, foreign bool, err error) {
+	return config.Find(a.global.config, a.host.home, a.host.root, os.Getenv)
+}
+
+// loadConfig finds and reads the config for the commands that only look at its runners, and says so when it is not
+// one of ours.
+func (a *app) loadConfig() (*config.Config, []config.Warning, error) {
+	path, foreign, err := a.findConfig()
+	if err != nil {
+		return nil, nil, err
+	}
+	a.noteForeign(path, foreign)
+	return config.Load(path)
+}
+
+// noteForeign says that a config was not written for slipway, unless the user named it.
+func (a *app) noteForeign(path string, foreign bool) {
+	if foreign && a.global.config == "" {
+		fmt.Fprintf(a.stderr, "slipway: using %s, the config of GitLab's own runner\n", path)
+	}
+}
+
+// stateDir is the folder that is ours alone. It is there, readable for us only, when stateDir returns.
+func (a *app) stateDir(cfg *config.Config) (string, error) {
+	dir := config.StateDir(cfg, a.host.home, a.host.root, os.Getenv)
+	if dir == "" {
+		return "", withHint(errors.New("there is no home directory for slipway's state"),
+			"set HOME, or state_dir in the [slipway] table of config.toml")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make the state folder: %w", err)
+	}
+	return dir, nil
+}
+
+// systemID is the ID under which GitLab lists this machine.
+func systemID(stateDir string) (string, error) {
+	return gitlab.SystemID(filepath.Join(stateDir, "system_id"), "/etc/machine-id")
+}
+
+// connector makes clients for the runners of one config.
+type connector struct {
+	systemID string
+	certs    string // where certificates are looked for
+	cfg      *config.Config
+	build    Build
+	log      *slog.Logger
+}
+
+// connector needs the path of a config and, if there is one already, the config.
+func (a *app) connector(path string, cfg *config.Config, log *slog.Logger) (connector, error) {
+	state, err := a.stateDir(cfg)
+	if err != nil {
+		return connector{}, err
+	}
+	id, err := systemID(state)
+	if err != nil {
+		return connector{}, err
+	}
+	return connector{systemID: id, certs: filepath.Join(filepath.Dir(path), "certs"), cfg: cfg, build: a.build, log: log}, nil
+}
+
+// client speaks for one runner.
+func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
+	o := gitlab.Options{
+		URL: r.URL, Token: r.Token.Reveal(), SystemID: c.systemID,
+		TLS:      gitlab.TLS{CAFile: r.TLSCAFile, CertFile: r.TLSCertFile, KeyFile: r.TLSKeyFile},
+		CertsDir: c.certs,
+		Version:  gitlab.Version{Version: c.build.Version, Revision: c.build.Revision},
+		Executor: r.Executor, Shell: cmp.Or(r.Shell, "bash"), Features: gitlab.DockerFeatures(),
+		Log: c.log,
+	}
+	if c.cfg != nil {
+		o.ConnectionMaxAge = c.cfg.ConnectionMaxAge
+	}
+	return gitlab.New(o)
+}
+
+// describe names a runner in messages: its name and the part of its token that may be seen.
+func describe(r *config.Runner) string {
+	return fmt.Sprintf("runner %q (%s)", r.Name, shortToken(r))
+}
+
+// shortToken is the part of a token that GitLab's pages show as well.
+func shortToken(r *config.Runner) string {
+	s := job.Secret(r.Token.Reveal()).Short()
+	if len(s) >= len(r.Token) { // no token of GitLab's
+		return r.Token.String()
+	}
+	return s
+}

@@ -1,0 +1,67 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// demoOptions is what a demo is made of.
+type demoOptions struct {
+	Sleep  time.Duration // how long the sample's long step takes
+	Keep   bool          // leave the containers, images and files behind
+	Build  Build
+	Log    *slog.Logger
+	Stdout io.Writer // job logs and the table
+	Stderr io.Writer // what the demo does meanwhile
+	Colour bool      // Stdout is a terminal
+}
+
+func (a *app) demoCommand() *cobra.Command {
+	o := demoOptions{Build: a.build, Stdout: a.stdout, Stderr: a.stderr, Colour: colours(a.stdout)}
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See a job build and push an image twice: cold, then warm",
+		Long: `Demo needs nothing but a Docker Engine on this machine. It brings a small GitLab, a registry and a sample project, lets
+slipway run the project's pipeline twice, shows both job logs and compares the two runs. Nothing is left behind.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.demo(cmd.Context(), o) },
+	}
+	fs := cmd.Flags()
+	fs.DurationVar(&o.Sleep, "sleep", 10*time.Second, "how long the sample's long build step takes")
+	fs.BoolVar(&o.Keep, "keep", false, "leave containers, images and files behind")
+	return cmd
+}
+
+func (a *app) demo(ctx context.Context, o demoOptions) error {
+	if o.Sleep < 0 {
+		return usagef("", "--sleep must not be negative")
+	}
+	log, _, err := a.logger("warn", "")
+	if err != nil {
+		return err
+	}
+	o.Log = log
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals, stop := notify(syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	go signalActions{
+		abort: func(os.Signal) { cancel(job.ErrShutdown) },
+		exit:  exitAtOnce,
+	}.handle(ctx, signals)
+
+	err = runDemo(ctx, o)
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
+}

@@ -1,0 +1,69 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/state"
+)
+
+// engine is one Docker Engine that comes and goes: it is reached when it is first needed, swept once of what killed
+// runners left, and asked for a sign of life before each request for a job, so that no job is taken that cannot run.
+type engine struct {
+	options docker.Options
+	folder  *state.Folder
+	log     *slog.Logger
+
+	mu   sync.Mutex
+	conn *docker.Engine
+}
+
+func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.conn != nil {
+		return e.conn, e.conn.Ping(ctx)
+	}
+	conn, err := docker.Connect(ctx, e.options)
+	if err != nil {
+		return nil, err
+	}
+	free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
+	if err := executor.Sweep(ctx, conn, free, e.log); err != nil {
+		e.log.Warn("some leftovers of killed runners stay", "error", err)
+	}
+	version, err := conn.Version(ctx)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
+	e.conn = conn
+	return conn, nil
+}
+
+// engines are the Engines of a configuration, one connection each.
+type engines struct {
+	folder *state.Folder
+	log    *slog.Logger
+
+	mu sync.Mutex
+	by map[docker.Options]*engine
+}
+
+func (es *engines) of(d *config.Docker) *engine {
+	o := docker.Options{Host: d.Host, TLSCertPath: d.TLSCertPath, TLSVerify: d.TLSVerify}
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	if es.by == nil {
+		es.by = map[docker.Options]*engine{}
+	}
+	if es.by[o] == nil {
+		es.by[o] = &engine{options: o, folder: es.folder, log: es.log}
+	}
+	return es.by[o]
+}

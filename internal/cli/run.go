@@ -1,0 +1,162 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/runner"
+)
+
+// runFlags are the flags of run.
+type runFlags struct {
+	workingDirectory string
+
+	// Those of GitLab's runner that mean nothing here (yet). They are taken so that its units and scripts work.
+	service, user, listenAddress string
+	syslog                       bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Take jobs from GitLab and run them",
+		Long: `Run takes jobs for every [[runners]] of config.toml until it is told to stop.
+
+SIGQUIT lets the running jobs finish, SIGTERM and SIGINT abort them (a second one ends slipway at once), SIGHUP reads
+config.toml again, which a change of the file does as well.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.run(cmd.Context(), f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVarP(&f.workingDirectory, "working-directory", "d", "", "change to this folder first")
+	fs.StringVarP(&f.service, "service", "n", "", "")
+	fs.StringVarP(&f.user, "user", "u", "", "")
+	fs.StringVar(&f.listenAddress, "listen-address", "", "")
+	fs.BoolVar(&f.syslog, "syslog", false, "")
+	bindEnv(fs, "listen-address", "LISTEN_ADDRESS")
+	for _, name := range []string{"service", "user", "listen-address", "syslog"} {
+		fs.Lookup(name).Hidden = true
+	}
+	return cmd
+}
+
+// warnIgnored names the flags that were given and do nothing.
+func (f runFlags) warnIgnored(log *slog.Logger) {
+	if f.user != "" {
+		log.Warn("--user is ignored: it is for the shell executor, which slipway does not have yet", "user", f.user)
+	}
+	if f.listenAddress != "" {
+		log.Warn("--listen-address is ignored: slipway has no metrics yet", "address", f.listenAddress)
+	}
+	if f.syslog {
+		log.Warn("--syslog is ignored: slipway logs to standard error, which systemd puts into the journal")
+	}
+}
+
+// runOptions is what a manager is made of.
+type runOptions struct {
+	Config   *config.Config
+	StateDir string // our own folder: system ID, mirrors, workspaces, spool
+	Build    Build
+	Log      *slog.Logger
+	// Ephemeral: networks and volumes on the Engine end with this run.
+	Ephemeral bool
+	// Attach is called once, with the manager, before the manager runs: from then on signals and edits of the config
+	// reach it.
+	Attach func(manager)
+}
+
+func (a *app) run(ctx context.Context, f runFlags) error {
+	if f.workingDirectory != "" {
+		if err := os.Chdir(f.workingDirectory); err != nil {
+			return fmt.Errorf("change to the working directory: %w", err)
+		}
+	}
+	path, foreign, err := a.findConfig()
+	if err != nil {
+		return err
+	}
+	cfg, warnings, err := config.Load(path)
+	if err != nil {
+		return err
+	}
+	log, level, err := a.logger(cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	if err := a.refuseBesides(ctx, path, foreign); err != nil {
+		return err
+	}
+	logWarnings(log, warnings)
+	f.warnIgnored(log)
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	signals, stop := notify(syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	var c control
+	reload := func() { a.reload(&c, path, log, level) }
+	go signalActions{
+		drain: func() {
+			log.Info("told to quit: taking no more jobs, waiting for those that run")
+			c.drain()
+		},
+		reload: reload,
+		abort: func(sig os.Signal) {
+			log.Warn("told to stop: aborting the jobs that run; a second signal ends slipway at once", "signal", sig)
+			cancel(job.ErrShutdown)
+		},
+		exit: exitAtOnce,
+	}.handle(ctx, signals)
+	go runner.Watch(ctx, path, runner.WatchInterval, reload)
+
+	log.Info("starting", "version", a.build.Version, "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
+	stateDir, err := a.stateDir(cfg)
+	if err != nil {
+		return err
+	}
+	err = runManager(ctx, runOptions{
+		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Attach: c.attach,
+	})
+	if err != nil && !shutdownOf(err) {
+		return err
+	}
+	log.Info("stopped")
+	return nil
+}
+
+// reload reads the config again. A broken one changes nothing.
+func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.LevelVar) {
+	cfg, warnings, err := config.Load(path)
+	if err == nil {
+		err = a.setLevel(level, cfg.LogLevel)
+	}
+	if err != nil {
+		for _, e := range flatten(err) {
+			log.Error("the new config is not used, the old one stays: " + e.Error())
+		}
+		return
+	}
+	logWarnings(log, warnings)
+	log.Info("read the config again", "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
+	c.reload(cfg)
+}
+
+// logWarnings puts what the config's reader noticed into the program log.
+func logWarnings(log *slog.Logger, warnings []config.Warning) {
+	for _, w := range warnings {
+		if w.Note {
+			log.Info(w.String())
+		} else {
+			log.Warn(w.String())
+		}
+	}
+}

@@ -1,0 +1,133 @@
+package cli
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/slipway-ci/slipway/internal/config"
+)
+
+// keyFlag is the flag and the variable for a key of [[runners]], where they are not just the key in another case, and
+// what the help says of it.
+type keyFlag struct {
+	flag, short, env, usage string
+}
+
+// GitLab: the names of its runner.
+func keyFlags() map[string]keyFlag {
+	return map[string]keyFlag{
+		"url":                  {short: "u", env: "CI_SERVER_URL", usage: "URL of the GitLab server"},
+		"token":                {short: "t", env: "CI_SERVER_TOKEN", usage: "the runner's authentication token (glrt-…), from its page in GitLab"},
+		"name":                 {usage: "name of the runner (also --description)"},
+		"executor":             {usage: "what runs the jobs: docker"},
+		"limit":                {usage: "most jobs at once, 0 = as many as concurrent allows"},
+		"request_concurrency":  {usage: "most job requests at once"},
+		"output_limit":         {usage: "most KiB of a job's log"},
+		"builds_dir":           {usage: "where projects are, in the container"},
+		"cache_dir":            {usage: "where caches are, in the container"},
+		"environment":          {flag: "env", env: "RUNNER_ENV", usage: "KEY=value for every job"},
+		"shell":                {usage: "bash or sh (default: what the image has)"},
+		"clone_url":            {env: "CLONE_URL"},
+		"tls-ca-file":          {env: "CI_SERVER_TLS_CA_FILE", usage: "certificates to trust besides the system's"},
+		"tls-cert-file":        {env: "CI_SERVER_TLS_CERT_FILE", usage: "certificate to show to the server"},
+		"tls-key-file":         {env: "CI_SERVER_TLS_KEY_FILE", usage: "its key"},
+		"docker.image":         {usage: "image for jobs that name none"},
+		"docker.volumes":       {usage: "volume to mount, /path or /host/path:/path"},
+		"docker.host":          {usage: "address of the Docker Engine"},
+		"docker.tls_cert_path": {flag: "docker-cert-path", env: "DOCKER_CERT_PATH"},
+		"docker.tls_verify":    {flag: "docker-tlsverify", env: "DOCKER_TLS_VERIFY"},
+		"docker.userns_mode":   {flag: "docker-userns", env: "DOCKER_USERNS_MODE"},
+		"docker.ipcmode":       {env: "DOCKER_IPC_MODE"},
+	}
+}
+
+// runnerFlags makes a flag, with its variable, for every key of [[runners]] and [runners.docker] that has an effect
+// and can be written on a command line.
+func runnerFlags(fs *pflag.FlagSet, r *config.Runner) {
+	names := keyFlags()
+	structFlags(fs, names, "", "RUNNER_", reflect.ValueOf(r).Elem())
+	structFlags(fs, names, "docker.", "DOCKER_", reflect.ValueOf(r.Docker).Elem())
+}
+
+func structFlags(fs *pflag.FlagSet, names map[string]keyFlag, prefix, envPrefix string, v reflect.Value) {
+	for i := range v.NumField() {
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("toml"), ",")
+		if key == "-" || key == "id" { // the server gives the ID
+			continue
+		}
+		n := names[prefix+key]
+		if n.flag == "" {
+			n.flag = flagOf(prefix + key)
+		}
+		if n.env == "" {
+			n.env = envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+		}
+		if n.usage == "" {
+			n.usage = key + " of [[runners]]"
+			if prefix != "" {
+				n.usage = key + " of [runners.docker]"
+			}
+		}
+		if valueFlag(fs, n, v.Field(i).Addr().Interface()) {
+			bindEnv(fs, n.flag, n.env)
+		}
+	}
+}
+
+// valueFlag makes a flag for a field; false if the field has none: tables, and dates, which the server gives.
+func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
+	switch f := field.(type) {
+	case *string:
+		fs.StringVarP(f, n.flag, n.short, "", n.usage)
+	case *config.Secret:
+		fs.StringVarP((*string)(f), n.flag, n.short, "", n.usage)
+	case *bool:
+		fs.BoolVar(f, n.flag, false, n.usage)
+	case *int:
+		fs.IntVar(f, n.flag, 0, n.usage)
+	case *int64:
+		fs.Int64Var(f, n.flag, 0, n.usage)
+	case *time.Duration:
+		fs.DurationVar(f, n.flag, 0, n.usage)
+	case *[]string:
+		fs.StringArrayVar(f, n.flag, nil, n.usage+", once per `value`")
+	case *config.StringList:
+		fs.StringArrayVar((*[]string)(f), n.flag, nil, n.usage+", once per `value`")
+	case *map[string]string:
+		fs.StringToStringVar(f, n.flag, nil, n.usage+", once per `key=value`")
+		fs.Lookup(n.flag).DefValue = "" // not the "[]" of an empty one
+	case *config.Bytes:
+		fs.TextVar(f, n.flag, *f, n.usage+", a `size` such as 512m")
+	case *config.NanoCPUs:
+		fs.TextVar(f, n.flag, *f, n.usage+", a `number` such as 1.5")
+	default:
+		return false
+	}
+	return true
+}
+
+// flagOf is the flag for a key of [[runners]]: docker.cap_add is --docker-cap-add.
+func flagOf(key string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(key) }
+
+// flagFor is flagOf for a key as config's errors name it.
+func flagFor(key string) string {
+	key = strings.TrimPrefix(key, "runners.")
+	if n := keyFlags()[key]; n.flag != "" {
+		return "--" + n.flag
+	}
+	return "--" + flagOf(key)
+}
+
+// withoutEffect finds the key of config.toml that an unknown flag of GitLab's register stands for.
+func withoutEffect(flag string) (why string, ok bool) {
+	for _, s := range config.Unimplemented() {
+		if key, inRunner := strings.CutPrefix(s.Key, "runners."); inRunner && flagOf(key) == flag {
+			return fmt.Sprintf("leave it out, %s has no effect in slipway: %s", s.Key, s.Why), true
+		}
+	}
+	return "", false
+}

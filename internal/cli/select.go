@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/slipway-ci/slipway/internal/config"
+)
+
+// selector picks runners of a config by all that is given.
+type selector struct {
+	name, url, token string
+}
+
+func (s *selector) flags(fs *pflag.FlagSet, verb string) {
+	fs.StringVarP(&s.name, "name", "n", "", "name of the runner to "+verb)
+	fs.StringVarP(&s.url, "url", "u", "", "URL of its GitLab server")
+	fs.StringVarP(&s.token, "token", "t", "", "its token")
+	// GitLab: the same variables as for register.
+	bindEnv(fs, "url", "CI_SERVER_URL")
+	bindEnv(fs, "token", "CI_SERVER_TOKEN")
+}
+
+// completeNames offers the names of the config's runners to the shell.
+func (a *app) completeNames(cmd *cobra.Command) {
+	_ = cmd.RegisterFlagCompletionFunc("name", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		if path, _, err := a.findConfig(); err == nil {
+			if cfg, _, err := config.Load(path); err == nil {
+				for _, r := range cfg.Runners {
+					names = append(names, r.Name)
+				}
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	})
+}
+
+func (s selector) matches(r *config.Runner) bool {
+	return (s.name == "" || s.name == r.Name) && (s.token == "" || s.token == r.Token.Reveal()) &&
+		(s.url == "" || sameServer(s.url, r.URL))
+}
+
+// sameServer compares addresses as people write them: with or without a slash at the end.
+func sameServer(a, b string) bool { return strings.TrimRight(a, "/") == strings.TrimRight(b, "/") }
+
+// pick returns the runners that match, of which there must be one at least.
+func (s selector) pick(cfg *config.Config) ([]*config.Runner, error) {
+	var found []*config.Runner
+	var names []string
+	for _, r := range cfg.Runners {
+		names = append(names, r.Name)
+		if s.matches(r) {
+			found = append(found, r)
+		}
+	}
+	if len(found) > 0 {
+		return found, nil
+	}
+	if len(cfg.Runners) == 0 {
+		return nil, withHint(fmt.Errorf("%s has no runner", cfg.Path), "slipway register adds one")
+	}
+	hint := "slipway list shows the runners"
+	if near := nearest(s.name, names); near != "" && near != s.name {
+		hint = fmt.Sprintf("did you mean --name %s?", shellWord(near))
+	}
+	return nil, withHint(fmt.Errorf("no runner in %s has %s", cfg.Path, s), "%s", hint)
+}
+
+// String says what was asked for, without the token.
+func (s selector) String() string {
+	var parts []string
+	if s.name != "" {
+		parts = append(parts, fmt.Sprintf("the name %q", s.name))
+	}
+	if s.url != "" {
+		parts = append(parts, "the URL "+s.url)
+	}
+	if s.token != "" {
+		parts = append(parts, "the given token")
+	}
+	return strings.Join(parts, " and ")
+}

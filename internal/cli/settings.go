@@ -1,0 +1,80 @@
+package cli
+
+import (
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/state"
+)
+
+// network is the bridge that the jobs of this machine share.
+const network = "slipway"
+
+// executorSettings says for one [[runners]] entry what its jobs run in and as whom.
+func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket string, ephemeral bool) executor.Settings {
+	d := r.Docker
+	s := executor.Settings{
+		Version: c.build.Version, Revision: c.build.Revision, UserAgent: "slipway " + c.build.Version,
+		ServerURL: r.URL, RunnerID: r.ID, RunnerName: r.Name, ShortToken: job.Secret(r.Token.Reveal()).Short(), SystemID: c.systemID,
+		Instance: f.Instance, StateDir: f.Path, Ephemeral: ephemeral, Network: network,
+		Container: containerSettings(d),
+		Image:     d.Image, AllowedImages: d.AllowedImages, PullPolicies: d.PullPolicy, AllowedPullPolicies: d.AllowedPullPolicies,
+		User: d.User, AllowedUsers: d.AllowedUsers, AllowedPrivilegedImages: d.AllowedPrivilegedImages,
+		DisableEntrypointOverwrite: d.DisableEntrypointOverwrite, ContainerLabels: d.ContainerLabels,
+		BuildsDir: r.BuildsDir, CacheDir: r.CacheDir, Volumes: d.Volumes, DisableCache: d.DisableCache, VolumeHostDir: d.CacheDir,
+		EngineSocket: socket, Socket: r.Slipway.Socket,
+		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r),
+		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript,
+		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
+		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
+		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
+	}
+	if ephemeral {
+		// A network of its own, so that removing it at the end is nobody else's loss. The Engine's interface names
+		// end at 15 characters.
+		s.Network = "slipway-" + f.Instance[:7]
+	}
+	return s
+}
+
+func containerSettings(d *config.Docker) docker.Container {
+	return docker.Container{
+		Network: d.NetworkMode,
+		Limits: docker.Limits{
+			Memory: int64(d.Memory), MemorySwap: int64(d.MemorySwap), MemoryReservation: int64(d.MemoryReservation),
+			NanoCPUs: int64(d.CPUs), CPUShares: d.CPUShares, CPUSetCPUs: d.CPUSetCPUs, CPUSetMems: d.CPUSetMems,
+			ShmSize: d.ShmSize, OOMKillDisable: d.OOMKillDisable, OOMScoreAdjust: d.OOMScoreAdjust,
+			CgroupParent: d.CgroupParent, Ulimits: d.Ulimit,
+		},
+		Security: docker.Security{
+			Privileged: d.Privileged, CapAdd: d.CapAdd, CapDrop: d.CapDrop, SecurityOpt: d.SecurityOpt, UsernsMode: d.UsernsMode,
+			GroupAdd: d.GroupAdd, Sysctls: d.Sysctls, Devices: d.Devices, DeviceCgroupRules: d.DeviceCgroupRules,
+			PidMode: d.PIDMode, IpcMode: d.IPCMode, Runtime: d.Runtime,
+		},
+		Extras: docker.Extras{
+			Hostname: d.Hostname, MacAddress: d.MACAddress, ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch,
+			Links: d.Links, VolumesFrom: d.VolumesFrom, VolumeDriver: d.VolumeDriver, Tmpfs: d.Tmpfs,
+		},
+	}
+}
+
+// caFile is what Git trusts besides the system: the file that the configuration names, or the one that lies where
+// GitLab's runner looks for it.
+func (c connector) caFile(r *config.Runner) string {
+	path := r.TLSCAFile
+	if u, err := url.Parse(r.URL); path == "" && err == nil {
+		found := filepath.Join(c.certs, u.Hostname()+".crt")
+		if _, err := os.Stat(found); err == nil {
+			path = found
+		}
+	}
+	if abs, err := filepath.Abs(path); path != "" && err == nil {
+		return abs
+	}
+	return path
+}

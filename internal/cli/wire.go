@@ -1,0 +1,157 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/gitlab"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/runner"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/state"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// service is a running Slipway: the state folder and what works on it.
+type service struct {
+	connector connector
+	folder    *state.Folder
+	store     *source.Store
+	engines   *engines
+	ephemeral bool // what it makes on the Engine ends with it
+	log       *slog.Logger
+	clients   sync.Map // of GitLab, by credentials: a job is reported over the connection that brought it
+}
+
+type credentials struct{ url, token string }
+
+// runManager serves every runner of the config until ctx ends or the manager is drained.
+func runManager(ctx context.Context, o runOptions) error {
+	folder, err := state.Open(o.StateDir)
+	if errors.Is(err, state.ErrLocked) {
+		return withHint(err, "stop the other one, or give this one a folder of its own: state_dir in the [slipway] table of config.toml")
+	}
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	store, err := source.Open(folder.Sources(), o.Log)
+	if err != nil {
+		return err
+	}
+	id, err := gitlab.SystemID(folder.SystemID(), "/etc/machine-id")
+	if err != nil {
+		return err
+	}
+	s := &service{
+		connector: connector{systemID: id, certs: filepath.Join(filepath.Dir(o.Config.Path), "certs"), cfg: o.Config, build: o.Build, log: o.Log},
+		folder:    folder, store: store, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
+	}
+	var recovery sync.WaitGroup
+	defer recovery.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lefts, err := trace.Interrupted(folder.Spool())
+	if err != nil {
+		o.Log.Warn("some interrupted jobs cannot be read", "error", err)
+	}
+	for _, left := range lefts {
+		recovery.Go(func() { s.finish(ctx, o.Config, left) })
+	}
+	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
+	if o.Attach != nil {
+		o.Attach(m)
+	}
+	return m.Run(ctx)
+}
+
+// finish reports a job that a killed Slipway began.
+func (s *service) finish(ctx context.Context, cfg *config.Config, left trace.Left) {
+	rec := left.Record
+	log := s.log.With("job", rec.JobID)
+	r := &config.Runner{URL: rec.URL, Executor: "docker"}
+	for _, c := range cfg.Runners {
+		if c.URL == rec.URL && job.Secret(c.Token.Reveal()).Short() == rec.RunnerToken {
+			r = c
+		}
+	}
+	client, err := s.connector.client(r)
+	if err == nil {
+		defer client.Close()
+		err = trace.Finish(ctx, client.Job(rec.JobID, rec.Token), left, "the runner was killed and started again while the job ran", log)
+	}
+	if err != nil {
+		log.Error("an interrupted job cannot be reported; the next start tries again", "error", err)
+		return
+	}
+	log.Info("reported a job that was interrupted")
+}
+
+// connect makes what asks for one runner's jobs.
+func (s *service) connect(r *config.Runner) (runner.Server, error) {
+	client, err := s.connector.client(r)
+	if err != nil {
+		return nil, err
+	}
+	s.clients.Store(credentials{r.URL, r.Token.Reveal()}, client)
+	return &server{client: client, engine: s.engines.of(r.Docker), log: s.log}, nil
+}
+
+// run runs one job.
+func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
+	log := s.log.With("job", spec.ID)
+	r := slot.Runner
+	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
+	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
+	// The Engine answered a moment ago; where it does not now, the job cannot run here.
+	engine, err := s.engines.of(r.Docker).get(context.WithoutCancel(ctx))
+	if err != nil {
+		log.Error("the job cannot run", "error", err)
+		if _, err := remote.Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure}); err != nil {
+			log.Error("the job cannot be reported", "error", err)
+		}
+		return
+	}
+	e := &executor.Executor{
+		Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log,
+		Settings: s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral),
+	}
+	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
+		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
+	}
+}
+
+// server asks for jobs, but only while there is an Engine to run them.
+type server struct {
+	client *gitlab.Client
+	engine *engine
+	log    *slog.Logger
+}
+
+// RequestJob implements runner.Server.
+func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
+	if _, err := s.engine.get(ctx); err != nil {
+		return nil, err
+	}
+	spec, err := s.client.RequestJob(ctx)
+	var unreadable *gitlab.PayloadError
+	if errors.As(err, &unreadable) {
+		// The server counts the job as ours: it must hear that it will not run.
+		ctx := context.WithoutCancel(ctx)
+		_, uerr := s.client.Job(unreadable.ID, unreadable.Token).Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure})
+		s.log.Error("a job was refused, because what the server sent cannot be read", "job", unreadable.ID, "error", errors.Join(err, uerr))
+		return nil, fmt.Errorf("job %d: %w", unreadable.ID, err)
+	}
+	return spec, err
+}
+
+// runDemo runs the sample pipeline twice.
+func runDemo(ctx context.Context, o demoOptions) error { return errNotWired }
+
+var errNotWired = errors.New("not wired yet")

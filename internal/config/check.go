@@ -1,0 +1,207 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// checker looks at what the values mean, once their types are right, and fills the defaults in.
+type checker struct {
+	*problems
+	getenv func(string) string
+}
+
+func (c *checker) config(cfg *Config, tree map[string]any) {
+	// GitLab: concurrent = 0 is a fatal error, not a default.
+	if get(tree, "concurrent") == nil {
+		cfg.Concurrent = 1
+	}
+	if cfg.Concurrent < 1 {
+		c.fail("concurrent", "write concurrent = 1 or more", "%d would let no job run", cfg.Concurrent)
+	}
+	levels := []string{"", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
+	c.oneOf("log_level", cfg.LogLevel, levels)
+	c.oneOf("log_format", cfg.LogFormat, []string{"", "runner", "text", "json"})
+	if d := cfg.Slipway.StateDir; d != "" && !filepath.IsAbs(d) {
+		c.fail("slipway.state_dir", `write a path that begins with /`, "%q is not an absolute path", d)
+	}
+	cfg.defaults()
+	for i, r := range cfg.Runners {
+		c.runner(element("runners", i), r)
+	}
+}
+
+func (c *checker) oneOf(path, value string, known []string) {
+	if slices.Contains(known, value) {
+		return
+	}
+	if known[0] == "" {
+		known = known[1:]
+	}
+	hint := "write " + strings.Join(known[:len(known)-1], ", ") + " or " + known[len(known)-1]
+	c.fail(path, hint, "%q is not known", value)
+}
+
+func (c *checker) runner(at string, r *Runner) {
+	rawURL, rawToken := r.URL, string(r.Token)
+	r.URL, r.Token = os.Expand(rawURL, c.getenv), Secret(os.Expand(rawToken, c.getenv))
+	r.defaults()
+	var key string
+	if key, r.Unsupported = unsupported(r); r.Unsupported != "" {
+		c.warnings = append(c.warnings, Warning{
+			Position: r.Pos, Key: key, Msg: r.Unsupported + ": this [[runners]] is skipped",
+			Hint: "the others run; GitLab's own runner can serve it with a config.toml of its own",
+		})
+		return
+	}
+	r.dockerDefaults()
+	c.url(child(at, "url"), rawURL, r.URL)
+	if r.Token == "" {
+		c.missing(child(at, "token"), rawToken, "take it from the runner's page in GitLab, or let slipway register write it")
+	}
+	if d := r.BuildsDir; !path.IsAbs(d) || path.Clean(d) == "/" {
+		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
+	}
+	c.environment(at, r)
+	c.docker(child(at, "docker"), r.Docker)
+	c.socket(child(child(at, "slipway"), "socket"), r.Slipway.Socket)
+}
+
+// unsupported says why no job of this runner can run, and which key is to blame; "" if they can.
+func unsupported(r *Runner) (key, reason string) {
+	others := []string{
+		"ssh", "parallels", "virtualbox", "docker+machine", "docker-ssh", "docker-ssh+machine", "docker-windows",
+		"docker-autoscaler", "instance", "kubernetes", "custom",
+	}
+	key = "runners.executor"
+	switch e := r.Executor; {
+	case e == dockerExecutor && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
+		return "runners.shell", fmt.Sprintf("shell %q is not supported", r.Shell)
+	case e == dockerExecutor:
+		return "", ""
+	case e == "":
+		return key, "no executor is named"
+	case e == "shell":
+		return key, fmt.Sprintf("executor %q is not implemented yet", e)
+	case slices.Contains(others, e):
+		return key, fmt.Sprintf("executor %q is not supported", e)
+	default:
+		if near, ok := nearest(e, append(others, dockerExecutor, "shell")); ok {
+			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near)
+		}
+		return key, fmt.Sprintf("executor %q is not known", e)
+	}
+}
+
+func (c *checker) url(at, raw, value string) {
+	const cure = `write the address of the GitLab server, such as url = "https://gitlab.example.com"`
+	if value == "" {
+		c.missing(at, raw, cure)
+		return
+	}
+	u, err := url.Parse(value)
+	if err != nil {
+		// The parser's own message repeats the address, with the password that may be in it.
+		var inner *url.Error
+		if errors.As(err, &inner) {
+			err = inner.Err
+		}
+		c.fail(at, cure, "is no address: %v", err)
+		return
+	}
+	switch {
+	case u.Scheme != "http" && u.Scheme != "https":
+		c.fail(at, cure, "%q does not begin with https:// or http://", u.Redacted())
+	case u.Hostname() == "":
+		c.fail(at, cure, "%q names no host", u.Redacted())
+	}
+}
+
+// missing tells a key that is not there from one whose variable is not set.
+func (c *checker) missing(at, raw, cure string) {
+	var unset []string
+	os.Expand(raw, func(name string) string {
+		if v := c.getenv(name); v != "" {
+			return v
+		}
+		unset = append(unset, "$"+name)
+		return ""
+	})
+	if len(unset) > 0 {
+		c.fail(at, "set it where slipway is started", "%s is not set in the environment", strings.Join(unset, ", "))
+		return
+	}
+	c.fail(at, cure, "is missing")
+}
+
+// environment drops what is no KEY=value.
+//
+// GitLab: such an entry is passed over in silence.
+func (c *checker) environment(at string, r *Runner) {
+	var keep []string
+	for i, e := range r.Environment {
+		if key, _, ok := strings.Cut(e, "="); ok && key != "" {
+			keep = append(keep, e)
+			continue
+		}
+		c.warn(element(child(at, "environment"), i), `write "KEY=value"`, "entry %d is not KEY=value, ignored", i+1)
+	}
+	r.Environment = keep
+}
+
+func (c *checker) socket(at, value string) {
+	switch value {
+	case "", SocketRaw, SocketOff:
+	case "guarded":
+		c.fail(at, `until then write socket = "raw", which lets every job own the machine, or socket = "off"`,
+			`"guarded" is not implemented yet`)
+	default:
+		c.oneOf(at, value, []string{SocketRaw, SocketOff})
+	}
+}
+
+func (c *checker) docker(at string, d *Docker) {
+	if d == nil || d.Image == "" {
+		c.fail(child(at, "image"), `write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it`, "is missing")
+	}
+	if d == nil {
+		return
+	}
+	policies := []string{PullAlways, PullIfNotPresent, PullNever}
+	for _, p := range d.PullPolicy {
+		c.oneOf(child(at, "pull_policy"), p, policies)
+	}
+	for _, p := range d.AllowedPullPolicies {
+		if !slices.Contains(d.PullPolicy, p) {
+			c.oneOf(child(at, "allowed_pull_policies"), p, policies)
+		}
+	}
+	if !slices.ContainsFunc(d.PullPolicy, func(p string) bool { return slices.Contains(d.AllowedPullPolicies, p) }) {
+		c.warn(child(at, "allowed_pull_policies"), "add one of pull_policy",
+			"allows none of pull_policy: jobs that name no policy of their own fail")
+	}
+	for i, ip := range d.DNS {
+		if _, err := netip.ParseAddr(ip); err != nil {
+			c.fail(element(child(at, "dns"), i), `write dns = ["192.0.2.53"]`, "%q is not an IP address", ip)
+		}
+	}
+	for name, v := range d.Ulimit {
+		if _, _, err := ParseUlimit(v); err != nil {
+			c.fail(child(child(at, "ulimit"), name), name+` = "1024:2048", soft and hard limit, or "1024" for both`, "%v", err)
+		}
+	}
+	for key, n := range map[string]int64{
+		"memory": int64(d.Memory), "memory_reservation": int64(d.MemoryReservation), "shm_size": d.ShmSize,
+	} {
+		if n < 0 {
+			c.fail(child(at, key), "leave it out for the Engine's default", "a size cannot be less than nothing")
+		}
+	}
+}

@@ -1,0 +1,24 @@
+// Package config reads, checks and rewrites config.toml: GitLab's file, with our own settings in [slipway] and
+// [runners.slipway]. It knows nothing of jobs, servers or the Engine: it yields plain structs and says, with file and
+// line, what in the file is wrong or has no effect.
+package config
+
+import "time"
+
+// Config is a checked config.toml with its defaults filled in.
+type Config struct {
+	Path             string
+	Concurrent       int           // most jobs at once, over all runners; at least 1
+	CheckInterval    time.Duration // between two job requests of all runners; 3 s by default
+	LogLevel         string        // debug, info, warn, warning, error, fatal or panic; "" = not set
+	LogFormat        string        // runner, text or json; "" = not set
+	ShutdownTimeout  time.Duration // what a forced stop waits for the jobs; 30 s by default
+	ConnectionMaxAge time.Duration // after which idle connections to GitLab are closed; 15 min by default
+	Slipway          Slipway
+	Runners          []*Runner // in the file's order, those with an executor that we lack too
+}
+
+// Slipway is [slipway], the settings of ours for the whole machine.
+type Slipway struct {
+	StateDir string `toml:"state_dir,omitempty"` // absolute; see the function StateDir
+}

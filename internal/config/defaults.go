@@ -1,0 +1,66 @@
+package config
+
+import (
+	"math"
+	"time"
+)
+
+const dockerExecutor = "docker"
+
+// seconds guards against overflow: anything longer than 68 years is as good as that.
+func seconds(n int) time.Duration {
+	return time.Duration(max(min(n, math.MaxInt32), math.MinInt32)) * time.Second
+}
+
+// orDefault takes the default where nothing, or nothing above zero, is set.
+func orDefault[T int | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// defaults of the whole file.
+//
+// GitLab: nearly every number of its file means "the default" when it is zero or less.
+func (c *Config) defaults() {
+	orDefault(&c.CheckInterval, 3*time.Second)
+	orDefault(&c.ShutdownTimeout, 30*time.Second)
+	orDefault(&c.ConnectionMaxAge, 15*time.Minute)
+}
+
+func (r *Runner) defaults() {
+	r.Limit = max(r.Limit, 0)
+	orDefault(&r.RequestConcurrency, 1)
+	orDefault(&r.OutputLimit, 4096)
+	r.OutputLimit = min(r.OutputLimit, math.MaxInt32)
+	orDefault(&r.UnhealthyRequestsLimit, 3)
+	orDefault(&r.UnhealthyInterval, time.Hour)
+	orDefault(&r.JobStatusFinalUpdateRetryLimit, 10)
+	r.PrepareTimeout = max(r.PrepareTimeout, 0)
+	r.GetSourcesTimeout = max(r.GetSourcesTimeout, 0)
+	if r.Docker != nil {
+		r.Docker.defaults()
+	}
+}
+
+// Only a runner whose jobs run in containers has these.
+func (r *Runner) dockerDefaults() {
+	if r.BuildsDir == "" {
+		r.BuildsDir = "/builds"
+	}
+	if r.CacheDir == "" {
+		r.CacheDir = "/cache"
+	}
+}
+
+func (d *Docker) defaults() {
+	if len(d.PullPolicy) == 0 {
+		d.PullPolicy = StringList{PullAlways}
+	}
+	if len(d.AllowedPullPolicies) == 0 {
+		d.AllowedPullPolicies = d.PullPolicy
+	}
+	if d.WaitForServicesTimeout == 0 {
+		d.WaitForServicesTimeout = 30
+	}
+}

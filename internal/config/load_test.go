@@ -1,0 +1,254 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// env is an environment for tests.
+func env(vars map[string]string) func(string) string {
+	return func(name string) string { return vars[name] }
+}
+
+func noEnv(string) string { return "" }
+
+func testdata(t *testing.T, name string) []byte {
+	t.Helper()
+	src, err := os.ReadFile(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
+func lines(ws []Warning) []string {
+	var out []string
+	for _, w := range ws {
+		out = append(out, w.String())
+	}
+	return out
+}
+
+func TestArticle(t *testing.T) {
+	t.Parallel()
+	cfg, warnings, err := Load(filepath.Join("testdata", "article.toml"))
+	if err != nil || warnings != nil {
+		t.Fatal(lines(warnings), err)
+	}
+	want := &Config{
+		Path: "testdata/article.toml", Concurrent: 1,
+		CheckInterval: 3 * time.Second, ShutdownTimeout: 30 * time.Second, ConnectionMaxAge: 15 * time.Minute,
+		Runners: []*Runner{{
+			Pos: Position{"testdata/article.toml", 1},
+			URL: "https://gitlab.example.com/", Token: "glrt-t1_0123456789abcdef", Executor: "docker",
+			OutputLimit: 4096, RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour,
+			JobStatusFinalUpdateRetryLimit: 10, BuildsDir: "/builds", CacheDir: "/cache",
+			Docker: &Docker{
+				Image:      "docker:20.10.7",
+				Volumes:    []string{"/var/run/docker.sock:/var/run/docker.sock", "/cache", "/builds"},
+				PullPolicy: StringList{"always"}, AllowedPullPolicies: StringList{"always"},
+				WaitForServicesTimeout: 30,
+			},
+		}},
+	}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What GitLab's runner writes when it registers gives no warning: its zeros and empty tables mean nothing.
+func TestRegisteredByGitLab(t *testing.T) {
+	t.Parallel()
+	cfg, warnings, err := Load(filepath.Join("testdata", "registered.toml"))
+	if err != nil || warnings != nil {
+		t.Fatal(lines(warnings), err)
+	}
+	r := cfg.Runners[0]
+	if r.ID != 42 || !r.TokenExpiresAt.IsZero() || !r.TokenObtainedAt.Equal(time.Date(2026, 11, 2, 8, 30, 0, 0, time.UTC)) {
+		t.Errorf("id %d, obtained %v, expires %v", r.ID, r.TokenObtainedAt, r.TokenExpiresAt)
+	}
+	if cfg.CheckInterval != 3*time.Second || cfg.ShutdownTimeout != 30*time.Second || r.Pos.Line != 9 {
+		t.Errorf("%+v at %v", cfg, r.Pos)
+	}
+}
+
+func TestFull(t *testing.T) {
+	t.Parallel()
+	vars := env(map[string]string{"GITLAB_HOST": "gitlab.example.com", "RUNNER_TOKEN": "glrt-secret"})
+	cfg, warnings, err := Parse("f", testdata(t, "full.toml"), vars)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{
+		`f:110: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
+	}, lines(warnings)); diff != "" {
+		t.Error(diff)
+	}
+	obtained := time.Date(2026, 11, 2, 8, 30, 0, 0, time.UTC)
+	want := &Config{
+		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, LogLevel: "warning", LogFormat: "json",
+		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, Slipway: Slipway{StateDir: "/srv/slipway"},
+		Runners: []*Runner{{
+			Pos: Position{"f", 12}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
+			UnhealthyRequestsLimit: 5, UnhealthyInterval: 10 * time.Minute, JobStatusFinalUpdateRetryLimit: 20,
+			URL: "https://gitlab.example.com/ci", ID: 7, Token: "glrt-secret",
+			TokenObtainedAt: obtained, TokenExpiresAt: obtained.AddDate(1, 0, 0),
+			TLSCAFile: "/etc/ca.crt", TLSCertFile: "/etc/client.crt", TLSKeyFile: "/etc/client.key",
+			Executor: "docker", BuildsDir: "/b", CacheDir: "/c", CloneURL: "http://gitlab.internal",
+			Environment: []string{"LC_ALL=C", "A=b=c", "EMPTY="}, PreBuildScript: "echo before",
+			PostBuildScript:    "echo after\n# not a comment: part of the script\n[runners.docker]\n",
+			DebugTraceDisabled: true, PrepareTimeout: 5 * time.Minute, GetSourcesTimeout: 90 * time.Second, Shell: "sh",
+			FeatureFlags: map[string]bool{"FF_TIMESTAMPS": false, "FF_OF_TOMORROW": true},
+			Slipway:      RunnerSlipway{Socket: SocketRaw},
+			Docker: &Docker{
+				Host: "tcp://192.0.2.1:2376", TLSCertPath: "/certs", TLSVerify: true, Hostname: "builder",
+				Image: "alpine:$VERSION", Runtime: "runsc", Memory: 512 << 20, MemorySwap: -1, MemoryReservation: 1 << 30,
+				CgroupParent: "ci.slice", CPUSetCPUs: "0,1", CPUSetMems: "0", CPUs: 1, CPUShares: 512,
+				DNS: []string{"192.0.2.53", "2001:db8::53"}, DNSSearch: []string{"example.com"},
+				Privileged: true, DisableEntrypointOverwrite: true, User: "build", AllowedUsers: []string{"build", "1000"},
+				GroupAdd: []string{"docker"}, UsernsMode: "host", CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"NET_RAW"},
+				OOMKillDisable: true, OOMScoreAdjust: -5, SecurityOpt: []string{"no-new-privileges"},
+				Devices: []string{"/dev/net/tun"}, DeviceCgroupRules: []string{"c 10:200 rwm"}, DisableCache: true,
+				Volumes: []string{"/cache", "/srv/data:/data:ro"}, VolumeDriver: "local", CacheDir: "/srv/cache",
+				ExtraHosts: []string{"db:192.0.2.7"}, VolumesFrom: []string{"store:ro"}, NetworkMode: "ci",
+				IPCMode: "private", PIDMode: "host", MACAddress: "92:d0:c6:0a:29:33", Links: []string{"db:db"},
+				WaitForServicesTimeout: -1, AllowedImages: []string{"alpine:*", "docker:*"},
+				AllowedPrivilegedImages: []string{"docker:*"}, AllowedServices: []string{"postgres:*"},
+				AllowedPullPolicies: StringList{"always", "if-not-present"}, PullPolicy: StringList{"if-not-present"},
+				ShmSize: 64 << 20, Tmpfs: map[string]string{"/tmp": "rw,noexec"},
+				Sysctls:         map[string]string{"net.ipv4.ip_forward": "1"},
+				ContainerLabels: map[string]string{"team": "$CI_PROJECT_NAMESPACE"},
+				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
+			},
+		}, {
+			Pos: Position{"f", 110}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
+			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
+		}},
+	}
+	if diff := cmp.Diff(want, cfg); diff != "" {
+		t.Error(diff)
+	}
+	// The file is to have every key there is, so that none is forgotten here.
+	forEachField(reflect.ValueOf(cfg.Runners[0]).Elem(), func(name string, v reflect.Value) {
+		if v.IsZero() && name != "Unsupported" {
+			t.Errorf("testdata/full.toml does not set %s", name)
+		}
+	})
+}
+
+func forEachField(v reflect.Value, f func(name string, v reflect.Value)) {
+	for i := range v.NumField() {
+		e := reflect.Indirect(v.Field(i))
+		if _, isTime := v.Field(i).Interface().(time.Time); e.Kind() == reflect.Struct && !isTime {
+			forEachField(e, f)
+		} else {
+			f(v.Type().Field(i).Name, v.Field(i))
+		}
+	}
+}
+
+// Keys are found in any case, as by GitLab's runner, which uses the same library.
+func TestKeysInAnyCase(t *testing.T) {
+	t.Parallel()
+	src := "Concurrent = 2\n[[runners]]\nURL = \"https://x\"\nToken = \"t\"\nExecutor = \"docker\"\n[runners.Docker]\nImage = \"i\"\n"
+	cfg, warnings, err := Parse("f", []byte(src), noEnv)
+	if err != nil || warnings != nil {
+		t.Fatal(lines(warnings), err)
+	}
+	if r := cfg.Runners[0]; cfg.Concurrent != 2 || r.URL != "https://x" || r.Docker.Image != "i" {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestRunnersAsInlineTables(t *testing.T) {
+	t.Parallel()
+	src := "runners = [{url = \"https://x\", token = \"t\", executor = \"docker\", docker = {image = \"i\", pul_policy = \"never\"}}]"
+	cfg, warnings, err := Parse("f", []byte(src), noEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"f:1: runners.docker.pul_policy: unknown key, ignored (did you mean pull_policy?)"}, lines(warnings)); diff != "" {
+		t.Error(diff)
+	}
+	if r := cfg.Runners[0]; r.Docker.Image != "i" || r.Pos.Line != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestEmptyFile(t *testing.T) {
+	t.Parallel()
+	cfg, warnings, err := Parse("f", nil, noEnv)
+	if err != nil || warnings != nil || cfg.Concurrent != 1 || len(cfg.Runners) != 0 {
+		t.Errorf("%+v, %v, %v", cfg, warnings, err)
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	big := filepath.Join(dir, "big")
+	if err := os.WriteFile(big, []byte(strings.Repeat("#\n", maxSize)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{
+		filepath.Join(dir, "none"): ": cannot be read: no such file or directory (slipway register writes it; --config names another)",
+		dir:                        ": cannot be read: is a directory (name a config.toml with --config)",
+		big:                        ": is larger than 1 MiB (this is not a config.toml; name the right file with --config)",
+		"/dev/zero":                ": is larger than 1 MiB (this is not a config.toml; name the right file with --config)",
+	} {
+		_, _, err := Load(path)
+		if err == nil || err.Error() != path+want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	_, _, err := Load(filepath.Join(dir, "none"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v is not ErrNotExist", err)
+	}
+	if got := unreadable("f", &fs.PathError{Op: "open", Path: "f", Err: fs.ErrPermission}).Error(); got != "f: cannot be read: permission denied (run as root, or as the file's owner)" {
+		t.Error(got)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, name := range []string{"article.toml", "registered.toml", "full.toml"} {
+		src, err := os.ReadFile(filepath.Join("testdata", name))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(src))
+	}
+	for _, c := range mistakes {
+		f.Add(c.src)
+	}
+	f.Fuzz(func(t *testing.T, src string) {
+		cfg, warnings, err := Parse("f", []byte(src), noEnv)
+		if (cfg == nil) != (err != nil) {
+			t.Fatalf("%+v, %v", cfg, err)
+		}
+		if err != nil && len(Problems(err)) == 0 {
+			t.Fatalf("%T %v is no *Error", err, err)
+		}
+		last := strings.Count(src, "\n") + 1
+		for _, e := range Problems(err) {
+			if e.Line < 0 || e.Line > last || e.Msg == "" {
+				t.Fatalf("%+v of %d lines", e, last)
+			}
+		}
+		for _, w := range warnings {
+			if w.Line < 1 || w.Line > last || w.Msg == "" || w.Key == "" {
+				t.Fatalf("%+v of %d lines", w, last)
+			}
+		}
+	})
+}

@@ -1,0 +1,364 @@
+package config
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// ok is a runner without a fault; five lines.
+const ok = `[[runners]]
+url = "https://gitlab.example.com"
+token = "glrt-secret"
+executor = "docker"
+docker.image = "alpine"
+`
+
+// mistakes: what is said of each, errors first, then warnings; notes are marked.
+var mistakes = []struct {
+	name, src string
+	errs      []string
+	warnings  []string
+}{
+	{name: "nothing wrong", src: ok},
+
+	// TOML
+	{
+		name: "no equals sign", src: "\nconcurrent 4\n",
+		errs: []string{"f:2: no = after the key (write key = value)"},
+	},
+	{
+		name: "text without quotes", src: "[[runners]]\n  token = glrt-secret\n",
+		errs: []string{`f:2: runners.token: is no TOML value (put text in quotes: token = "…")`},
+	},
+	{
+		name: "text without quotes that begins with a number", src: "[[runners]]\ntoken = 12secret\n",
+		errs: []string{`f:2: runners: more text after the value (put text in quotes: key = "…")`},
+	},
+	{
+		name: "open string", src: "a = 1\nlog_level = \"info\n",
+		errs: []string{"f:2: log_level: the string does not end on its line (close the quotes)"},
+	},
+	{
+		name: "twice", src: "concurrent = 1\n\nconcurrent = 2\n",
+		errs: []string{"f:3: concurrent: Key 'concurrent' has already been defined (remove one of the two)"},
+	},
+	{
+		name: "one bracket missing", src: "[[runners]\n",
+		errs: []string{"f:1: the table's name does not end in its brackets (a table is written [name], a runner [[runners]])"},
+	},
+	{
+		name: "table and list of tables", src: "[runners]\n[[runners]]\n",
+		errs: []string{"f:2: Key 'runners' was already created and cannot be used as an array (remove one of the two)"},
+	},
+	{
+		name: "not text", src: "a = \"\xff\"\n",
+		errs: []string{"f:1: a: invalid UTF-8 byte: 0xff (save the file as UTF-8 text)"},
+	},
+	{
+		name: "number too large", src: "concurrent = 99999999999999999999\n",
+		errs: []string{"f:1: concurrent: the number is too large (write a smaller one)"},
+	},
+	{
+		name: "quoted piece of a secret", src: "token = 0xsecret\n",
+		errs: []string{"f:1: token: not a hexadecimal number: … (see https://toml.io for the rules)"},
+	},
+
+	// types
+	{
+		name: "string for a number", src: "concurrent = \"4\"\n",
+		errs: []string{`f:1: concurrent: is the string "4", must be a whole number (write concurrent = 4, without quotes)`},
+	},
+	{
+		name: "words for a number", src: "concurrent = \"four\"\n",
+		errs: []string{`f:1: concurrent: is a string, must be a whole number (write concurrent = 1)`},
+	},
+	{
+		name: "string for a truth", src: ok + "docker.privileged = \"true\"\n",
+		errs: []string{`f:6: runners.docker.privileged: is the string "true", must be true or false (write privileged = true, without quotes)`},
+	},
+	{
+		name: "number for a truth", src: ok + "docker.privileged = 1\n",
+		errs: []string{`f:6: runners.docker.privileged: is the number 1, must be true or false (write privileged = true or privileged = false)`},
+	},
+	{
+		name: "number for a string", src: ok + "name = 7\n",
+		errs: []string{`f:6: runners.name: is the number 7, must be a string (write name = "7")`},
+	},
+	{
+		name: "secrets stay secret", src: "[[runners]]\nurl = \"https://x\"\nexecutor = \"docker\"\ndocker.image = \"i\"\ntoken = 12345678\nenvironment = \"K=secret\"\nid = \"secret\"\n",
+		errs: []string{
+			`f:5: runners.token: is a number, must be a string (write token = "…")`,
+			`f:6: runners.environment: is a string, must be a list of strings (write environment = ["…"])`,
+			`f:7: runners.id: is a string, must be a whole number (write id = 1)`,
+		},
+	},
+	{
+		name: "string for a list", src: ok + "docker.volumes = \"/cache\"\n",
+		errs: []string{`f:6: runners.docker.volumes: is a string, must be a list of strings (write volumes = ["…"])`},
+	},
+	{
+		name: "element of a list", src: ok + "environment = [\n  \"A=1\",\n  5,\n]\n",
+		errs: []string{`f:8: runners.environment: its element 2 is the number 5, must be a string (write environment = ["…"])`},
+	},
+	{
+		name: "value of a table of strings", src: ok + "[runners.docker.sysctls]\n\"net.ipv4.ip_forward\" = 1\n",
+		errs: []string{`f:7: runners.docker.sysctls."net.ipv4.ip_forward": is the number 1, must be a string (write "net.ipv4.ip_forward" = "1")`},
+	},
+	{
+		name: "feature flag in quotes", src: ok + "[runners.feature_flags]\nFF_TIMESTAMPS = \"false\"\n",
+		errs: []string{`f:7: runners.feature_flags.FF_TIMESTAMPS: is the string "false", must be true or false (write FF_TIMESTAMPS = false, without quotes)`},
+	},
+	{
+		name: "feature flags are no table", src: ok + "feature_flags = true\n",
+		errs: []string{`f:6: runners.feature_flags: is true, must be a table of true and false (write [runners.feature_flags] with the values below it)`},
+	},
+	{
+		name: "duration without unit", src: "connection_max_age = 900\n",
+		errs: []string{`f:1: connection_max_age: is the number 900, must be a duration in a string, such as "30m" (write connection_max_age = "15m")`},
+	},
+	{
+		name: "duration of nonsense", src: ok + "unhealthy_interval = \"soon\"\n",
+		errs: []string{`f:6: runners.unhealthy_interval: is a string, must be a duration in a string, such as "30m" (write unhealthy_interval = "15m")`},
+	},
+	{
+		name: "date of nonsense", src: ok + "token_expires_at = \"never\"\n",
+		errs: []string{`f:6: runners.token_expires_at: is a string, must be a date and time (write token_expires_at = 2026-01-31T12:00:00Z)`},
+	},
+	{
+		name: "sizes", src: ok + "docker.memory = 1024\ndocker.memory_swap = \"lots\"\ndocker.memory_reservation = \"-1\"\ndocker.shm_size = \"64m\"\n",
+		errs: []string{
+			`f:6: runners.docker.memory: is the number 1024, must be a size in a string, such as "512m" (write memory = "1024")`,
+			`f:7: runners.docker.memory_swap: "lots" is not a size (write memory_swap = "512m")`,
+			`f:9: runners.docker.shm_size: is a string, must be a whole number (write shm_size = 1)`,
+		},
+	},
+	{
+		name: "negative sizes", src: ok + "docker.memory = \"-1\"\ndocker.memory_reservation = \"-1\"\ndocker.shm_size = -1\n",
+		errs: []string{
+			`f:6: runners.docker.memory: a size cannot be less than nothing (leave it out for the Engine's default)`,
+			`f:7: runners.docker.memory_reservation: a size cannot be less than nothing (leave it out for the Engine's default)`,
+			`f:8: runners.docker.shm_size: a size cannot be less than nothing (leave it out for the Engine's default)`,
+		},
+	},
+	{
+		name: "cpus as a number", src: ok + "docker.cpus = 2\n",
+		errs: []string{`f:6: runners.docker.cpus: is the number 2, must be a number of CPUs in a string, such as "1.5" (write cpus = "2")`},
+	},
+	{
+		name: "cpus too precise", src: ok + "docker.cpus = \"0.0000000001\"\n",
+		errs: []string{`f:6: runners.docker.cpus: "0.0000000001" CPUs are too precise or too many (write cpus = "1.5")`},
+	},
+	{
+		name: "pull policy is a number", src: ok + "docker.pull_policy = 1\n",
+		errs: []string{`f:6: runners.docker.pull_policy: is the number 1, must be a string or a list of strings (write pull_policy = ["…"])`},
+	},
+	{
+		name: "runners with one bracket", src: "[runners]\n  url = \"https://x\"\n",
+		errs: []string{"f:1: runners: is a table, must be a list of tables (write [[runners]], with two brackets on each side)"},
+	},
+	{
+		name: "docker with two brackets", src: "[[runners]]\nurl = \"https://x\"\ntoken = \"t\"\nexecutor = \"docker\"\n[[runners.docker]]\n",
+		errs: []string{"f:5: runners.docker: is a list of tables, must be a table (write [runners.docker])"},
+	},
+	{
+		name: "the second of two runners", src: ok + "\n" + ok + "limit = \"2\"\n",
+		errs: []string{`f:12: runners.limit: is the string "2", must be a whole number (write limit = 2, without quotes)`},
+	},
+
+	// meaning
+	{
+		name: "concurrent", src: "# c\nconcurrent = 0\n",
+		errs: []string{"f:2: concurrent: 0 would let no job run (write concurrent = 1 or more)"},
+	},
+	{
+		name: "log", src: "log_level = \"loud\"\nlog_format = \"xml\"\n",
+		errs: []string{
+			`f:1: log_level: "loud" is not known (write debug, info, warn, warning, error, fatal or panic)`,
+			`f:2: log_format: "xml" is not known (write runner, text or json)`,
+		},
+	},
+	{
+		name: "state_dir", src: "[slipway]\nstate_dir = \"state\"\n",
+		errs: []string{`f:2: slipway.state_dir: "state" is not an absolute path (write a path that begins with /)`},
+	},
+	{
+		name: "everything missing", src: "\n[[runners]]\n  executor = \"docker\"\n",
+		errs: []string{
+			`f:2: runners.docker.image: is missing (write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it)`,
+			`f:2: runners.token: is missing (take it from the runner's page in GitLab, or let slipway register write it)`,
+			`f:2: runners.url: is missing (write the address of the GitLab server, such as url = "https://gitlab.example.com")`,
+		},
+	},
+	{
+		name: "empty image", src: "[[runners]]\nurl = \"https://x\"\ntoken = \"t\"\nexecutor = \"docker\"\n[runners.docker]\nprivileged = true\n",
+		errs: []string{
+			`f:5: runners.docker.image: is missing (write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it)`,
+		},
+	},
+	{
+		name: "unset variables", src: "[[runners]]\nurl = \"$NO_URL\"\ntoken = \"${NO_TOKEN}\"\nexecutor = \"docker\"\ndocker.image = \"i\"\n",
+		errs: []string{
+			"f:2: runners.url: $NO_URL is not set in the environment (set it where slipway is started)",
+			"f:3: runners.token: $NO_TOKEN is not set in the environment (set it where slipway is started)",
+		},
+	},
+	{
+		name: "url without scheme", src: "[[runners]]\nurl = \"gitlab.example.com\"\ntoken = \"t\"\nexecutor = \"docker\"\ndocker.image = \"i\"\n",
+		errs: []string{`f:2: runners.url: "gitlab.example.com" does not begin with https:// or http:// (write the address of the GitLab server, such as url = "https://gitlab.example.com")`},
+	},
+	{
+		name: "url without host", src: "[[runners]]\nurl = \"https://\"\ntoken = \"t\"\nexecutor = \"docker\"\ndocker.image = \"i\"\n",
+		errs: []string{`f:2: runners.url: "https:" names no host (write the address of the GitLab server, such as url = "https://gitlab.example.com")`},
+	},
+	{
+		name: "url of nonsense, with a password", src: "[[runners]]\nurl = \"https://user:secret@x:port\"\ntoken = \"t\"\nexecutor = \"docker\"\ndocker.image = \"i\"\n",
+		errs: []string{`f:2: runners.url: is no address: invalid port ":port" after host (write the address of the GitLab server, such as url = "https://gitlab.example.com")`},
+	},
+	{
+		name: "builds_dir", src: ok + "builds_dir = \"builds\"\n",
+		errs: []string{`f:6: runners.builds_dir: "builds" is not an absolute path below / (write a path inside the container, such as "/builds")`},
+	},
+	{
+		name: "builds_dir is the root", src: ok + "builds_dir = \"/x/..\"\n",
+		errs: []string{`f:6: runners.builds_dir: "/x/.." is not an absolute path below / (write a path inside the container, such as "/builds")`},
+	},
+	{
+		name: "pull policy", src: ok + "docker.pull_policy = [\"always\", \"sometimes\"]\ndocker.allowed_pull_policies = [\"always\", \"now\"]\n",
+		errs: []string{
+			`f:6: runners.docker.pull_policy: "sometimes" is not known (write always, if-not-present or never)`,
+			`f:7: runners.docker.allowed_pull_policies: "now" is not known (write always, if-not-present or never)`,
+		},
+	},
+	{
+		name: "pull policies that exclude each other", src: ok + "docker.pull_policy = \"never\"\ndocker.allowed_pull_policies = \"always\"\n",
+		warnings: []string{"f:7: runners.docker.allowed_pull_policies: allows none of pull_policy: jobs that name no policy of their own fail (add one of pull_policy)"},
+	},
+	{
+		name: "dns", src: ok + "docker.dns = [\n\"192.0.2.1\",\n\"ns.example.com\"]\n",
+		errs: []string{`f:8: runners.docker.dns: "ns.example.com" is not an IP address (write dns = ["192.0.2.53"])`},
+	},
+	{
+		name: "ulimit", src: ok + "[runners.docker.ulimit]\nnofile = \"many\"\nnproc = \"1:x\"\n",
+		errs: []string{
+			`f:7: runners.docker.ulimit.nofile: soft limit "many" is not a number (nofile = "1024:2048", soft and hard limit, or "1024" for both)`,
+			`f:8: runners.docker.ulimit.nproc: hard limit "x" is not a number (nproc = "1024:2048", soft and hard limit, or "1024" for both)`,
+		},
+	},
+	{
+		name: "guarded socket", src: ok + "[runners.slipway]\nsocket = \"guarded\"\n",
+		errs: []string{`f:7: runners.slipway.socket: "guarded" is not implemented yet (until then write socket = "raw", which lets every job own the machine, or socket = "off")`},
+	},
+	{
+		name: "socket of nonsense", src: ok + "slipway.socket = \"open\"\n",
+		errs: []string{`f:6: runners.slipway.socket: "open" is not known (write raw or off)`},
+	},
+
+	// no effect
+	{
+		name: "unknown keys", src: "concurent = 4\n" + ok + "[runners.docker_]\nx = 1\n[runners.docker.sysctls]\nany = \"1\"\n[whatever]\nzzzzzz = 1\n",
+		warnings: []string{
+			"f:1: concurent: unknown key, ignored (did you mean concurrent?)",
+			"f:7: runners.docker_: unknown key, ignored (did you mean docker?)",
+			"f:11: whatever: unknown key, ignored",
+		},
+	},
+	{
+		name: "swapped letters", src: "[[runners]]\nurl = \"https://x\"\ntoken = \"t\"\nexecutor = \"docker\"\n[runners.docker]\nimage = \"i\"\nvoulmes = [\"/cache\"]\n",
+		warnings: []string{"f:7: runners.docker.voulmes: unknown key, ignored (did you mean volumes?)"},
+	},
+	{
+		name: "key in the wrong table", src: ok + "privileged = true\nconcurrent = 4\ndocker.limit = 1\nsession_timeout = 5\n",
+		warnings: []string{
+			"f:6: runners.privileged: unknown key, ignored (it belongs into [runners.docker])",
+			"f:7: runners.concurrent: unknown key, ignored (it belongs to the top of the file, above every table)",
+			"f:8: runners.docker.limit: unknown key, ignored (it belongs into [[runners]], above its sub-tables)",
+			"f:9: runners.session_timeout: unknown key, ignored (it belongs into [session_server])",
+		},
+	},
+	{
+		name: "later", src: "listen_address = \":9252\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
+			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[[runners.docker.services]]\nname = \"postgres\"\n",
+		warnings: []string{
+			"f:1: listen_address: not implemented yet, has no effect: metrics and health endpoints",
+			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
+			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
+			"f:11: runners.pre_get_sources_script: not implemented yet, has no effect: hooks around get_sources",
+			"f:13: runners.cache: not implemented yet, has no effect: the cache keyword",
+			"f:15: runners.docker.services: not implemented yet, has no effect: services",
+		},
+	},
+	{
+		name: "never and moot", src: ok + "clean_git_config = true\ndocker.helper_image = \"x\"\ndocker.isolation = \"hyperv\"\n",
+		warnings: []string{
+			"note: f:6: runners.clean_git_config: has no effect here and needs none: every job gets a Git directory of its own, which is never used again",
+			"note: f:7: runners.docker.helper_image: has no effect here and needs none: there is no helper container",
+			"f:8: runners.docker.isolation: not supported, has no effect: Windows containers",
+		},
+	},
+	{
+		name: "ours, later", src: ok + "[runners.slipway]\nallowed_projects = [\"group/**\"]\nallowed_project = []\n",
+		warnings: []string{
+			"f:7: runners.slipway.allowed_projects: not implemented yet, has no effect: projects that may run here",
+			"f:8: runners.slipway.allowed_project: unknown key, ignored (did you mean allowed_projects?)",
+		},
+	},
+	{
+		name: "feature flags", src: ok + "[runners.feature_flags]\nFF_NETWORK_PER_BUILD = true\nFF_ANY = true\n",
+		warnings: []string{"f:7: runners.feature_flags.FF_NETWORK_PER_BUILD: not implemented yet, has no effect: a network per job, for services"},
+	},
+	{
+		name: "environment", src: ok + "environment = [\"A=1\", \"secret\", \"=x\"]\n",
+		warnings: []string{
+			`f:6: runners.environment: entry 2 is not KEY=value, ignored (write "KEY=value")`,
+			`f:6: runners.environment: entry 3 is not KEY=value, ignored (write "KEY=value")`,
+		},
+	},
+
+	// skipped runners
+	{
+		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"shell\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
+		warnings: []string{
+			`f:7: runners.executor: executor "shell" is not implemented yet: this [[runners]] is skipped` + skipHint,
+			`f:12: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + skipHint,
+			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + skipHint,
+			`f:15: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + skipHint,
+		},
+	},
+	{
+		name: "shell of Windows", src: "[[runners]]\nexecutor = \"docker\"\nshell = \"pwsh\"\n",
+		warnings: []string{`f:1: runners.shell: shell "pwsh" is not supported: this [[runners]] is skipped` + skipHint},
+	},
+}
+
+const skipHint = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
+
+func TestMistakes(t *testing.T) {
+	t.Parallel()
+	for _, c := range mistakes {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			cfg, warnings, err := Parse("f", []byte(c.src), noEnv)
+			if (err == nil) != (cfg != nil) {
+				t.Errorf("config %v, error %v", cfg, err)
+			}
+			var errs, warns []string
+			for _, e := range Problems(err) {
+				errs = append(errs, e.Error())
+			}
+			for _, w := range warnings {
+				s := w.String()
+				if w.Note {
+					s = "note: " + s
+				}
+				warns = append(warns, s)
+			}
+			if diff := cmp.Diff(c.errs, errs); diff != "" {
+				t.Errorf("errors, want (-), got (+):\n%s", diff)
+			}
+			if diff := cmp.Diff(c.warnings, warns); diff != "" {
+				t.Errorf("warnings, want (-), got (+):\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,58 @@
+package config
+
+import "time"
+
+// Runner is one [[runners]] table. The fields stand in the order in which GitLab's runner writes them.
+type Runner struct {
+	// Pos is where the [[runners]] line stands.
+	Pos Position `toml:"-"`
+	// Unsupported says why no job can run here: an executor or a shell that we lack. Such a runner is to be skipped;
+	// only its name, address and token have been checked for their types, its [runners.docker] not at all.
+	Unsupported string `toml:"-"`
+
+	Name                           string        `toml:"name"`
+	Limit                          int           `toml:"limit,omitzero"`                               // most jobs at once; 0 = no limit of its own
+	OutputLimit                    int           `toml:"output_limit,omitzero"`                        // of a job's log, in KiB; 4096 by default
+	RequestConcurrency             int           `toml:"request_concurrency,omitzero"`                 // most job requests at once; at least 1
+	StrictCheckInterval            bool          `toml:"strict_check_interval,omitempty"`              // wait the interval after a job was received, too
+	UnhealthyRequestsLimit         int           `toml:"unhealthy_requests_limit,omitzero"`            // refusals in a row until the runner pauses; 3 by default
+	UnhealthyInterval              time.Duration `toml:"unhealthy_interval,omitzero"`                  // how long it pauses; 1 h by default
+	JobStatusFinalUpdateRetryLimit int           `toml:"job_status_final_update_retry_limit,omitzero"` // tries of a job's last update; 10 by default
+
+	URL             string    `toml:"url"` // of the GitLab server; variables of the environment are expanded
+	ID              int64     `toml:"id"`  // on the server; 0 = unknown
+	Token           Secret    `toml:"token"`
+	TokenObtainedAt time.Time `toml:"token_obtained_at"`
+	TokenExpiresAt  time.Time `toml:"token_expires_at"` // zero = never
+	TLSCAFile       string    `toml:"tls-ca-file,omitempty"`
+	TLSCertFile     string    `toml:"tls-cert-file,omitempty"`
+	TLSKeyFile      string    `toml:"tls-key-file,omitempty"`
+
+	Executor           string          `toml:"executor"`
+	BuildsDir          string          `toml:"builds_dir,omitempty"`  // inside the container; /builds by default
+	CacheDir           string          `toml:"cache_dir,omitempty"`   // inside the container; /cache by default
+	CloneURL           string          `toml:"clone_url,omitempty"`   // base of the Git remote in place of the payload's
+	Environment        []string        `toml:"environment,omitempty"` // KEY=value; below the job's own variables
+	PreBuildScript     string          `toml:"pre_build_script,omitempty"`
+	PostBuildScript    string          `toml:"post_build_script,omitempty"`
+	DebugTraceDisabled bool            `toml:"debug_trace_disabled,omitempty"` // CI_DEBUG_TRACE and CI_DEBUG_SERVICES count for nothing
+	PrepareTimeout     time.Duration   `toml:"prepare_timeout,omitzero"`       // 0 = the job's
+	GetSourcesTimeout  time.Duration   `toml:"get_sources_timeout,omitzero"`   // 0 = the job's
+	Shell              string          `toml:"shell,omitempty"`                // bash or sh; "" = bash, else sh, whatever the image has
+	FeatureFlags       map[string]bool `toml:"feature_flags,omitempty"`        // see FeatureFlag
+
+	Docker  *Docker       `toml:"docker,omitempty"` // never nil if Unsupported is empty
+	Slipway RunnerSlipway `toml:"slipway,omitempty"`
+}
+
+// RunnerSlipway is [runners.slipway], the settings of ours for one runner.
+type RunnerSlipway struct {
+	// Socket says what becomes of a volume that is the Engine's socket: SocketRaw, SocketOff or "" for the default.
+	Socket string `toml:"socket,omitempty"`
+}
+
+// What a job gets where a volume names the Engine's socket.
+const (
+	SocketRaw = "raw" // the Engine's own socket: whoever runs a job owns the machine
+	SocketOff = "off" // nothing
+)

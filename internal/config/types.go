@@ -1,0 +1,325 @@
+package config
+
+import (
+	"encoding"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// reader compares the file with the structs that it is decoded into, before it is: the TOML library stops at the
+// first wrong type, cannot tell one [[runners]] from the next, and says nothing of keys it has no field for.
+type reader struct {
+	*problems
+	settings []Setting
+}
+
+// table checks what is in a table against the fields of t. quiet is for the runners that are skipped: nobody needs to
+// hear of keys without effect there.
+func (r *reader) table(path string, m map[string]any, t reflect.Type, quiet bool) {
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		at := child(path, key)
+		if f, ok := field(t, key); ok {
+			r.value(at, m[key], f.Type, quiet)
+		} else if !quiet {
+			r.withoutField(at, key, m[key], t)
+		}
+	}
+}
+
+// value checks that v can be put into a field of type t.
+func (r *reader) value(path string, v any, t reflect.Type, quiet bool) {
+	if e := elem(t); e != nil {
+		r.runners(path, v, e)
+		return
+	}
+	if sub, ok := isTable(t); ok {
+		if m, ok := v.(map[string]any); ok {
+			r.table(path, m, sub, quiet)
+		} else {
+			r.wrong(path, v, t)
+		}
+		return
+	}
+	if r.fits(path, v, t) && t.Kind() == reflect.Map && !quiet {
+		for key, e := range v.(map[string]any) {
+			r.withoutEffect(child(path, key), e)
+		}
+	}
+}
+
+func (r *reader) runners(path string, v any, t reflect.Type) {
+	list, ok := tables(v)
+	if !ok {
+		r.wrong(path, v, reflect.SliceOf(t))
+		return
+	}
+	for i, m := range list {
+		executor, _ := get(m, "executor").(string)
+		skipped := executor != dockerExecutor
+		if skipped {
+			m = maps.Clone(m)
+			maps.DeleteFunc(m, func(key string, _ any) bool {
+				return strings.EqualFold(key, "docker") || strings.EqualFold(key, "slipway")
+			})
+		}
+		r.table(element(path, i), m, t, skipped)
+	}
+}
+
+// tables takes [[runners]] and the rare runners = [{…}].
+func tables(v any) ([]map[string]any, bool) {
+	switch v := v.(type) {
+	case []map[string]any:
+		return v, true
+	case []any:
+		out := make([]map[string]any, len(v))
+		for i, e := range v {
+			m, ok := e.(map[string]any)
+			if !ok {
+				return nil, false
+			}
+			out[i] = m
+		}
+		return out, true
+	}
+	return nil, false
+}
+
+// get finds a key as the TOML library does: the exact name, else in any case.
+func get(m map[string]any, key string) any { return m[spelled(m, key)] }
+
+// spelled is the key as the table has it.
+func spelled(m map[string]any, key string) string {
+	if _, ok := m[key]; !ok {
+		for k := range m {
+			if strings.EqualFold(k, key) {
+				return k
+			}
+		}
+	}
+	return key
+}
+
+// fits checks a value that is not a table of known keys, and fails with the cure.
+func (r *reader) fits(path string, v any, t reflect.Type) bool {
+	if !r.typed(path, v, t) {
+		return false
+	}
+	// What reads itself from text may find fault with a string.
+	if u, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok && t != reflect.TypeFor[time.Time]() {
+		if err := u.UnmarshalText([]byte(v.(string))); err != nil {
+			r.fail(path, "write "+r.example(path, nil, t), "%v", err)
+			return false
+		}
+	}
+	return true
+}
+
+func (r *reader) typed(path string, v any, t reflect.Type) bool {
+	ok := false
+	switch t {
+	case reflect.TypeFor[time.Duration]():
+		switch v := v.(type) {
+		case string:
+			_, err := time.ParseDuration(v)
+			ok = err == nil
+		case int64:
+			ok = v == 0
+		}
+	case reflect.TypeFor[time.Time]():
+		switch v := v.(type) {
+		case time.Time:
+			ok = true
+		case string:
+			_, err := time.Parse(time.RFC3339, v)
+			ok = err == nil
+		}
+	case reflect.TypeFor[Bytes](), reflect.TypeFor[NanoCPUs]():
+		_, ok = v.(string)
+	case reflect.TypeFor[StringList]():
+		ok = new(StringList).UnmarshalTOML(v) == nil
+	default:
+		return r.plain(path, v, t)
+	}
+	if !ok {
+		r.wrong(path, v, t)
+	}
+	return ok
+}
+
+// plain checks what the TOML library decodes without our help.
+func (r *reader) plain(path string, v any, t reflect.Type) bool {
+	ok := false
+	switch t.Kind() {
+	case reflect.String:
+		_, ok = v.(string)
+	case reflect.Bool:
+		_, ok = v.(bool)
+	case reflect.Int, reflect.Int64:
+		_, ok = v.(int64)
+	case reflect.Slice:
+		if list, isList := v.([]any); isList {
+			for i, e := range list {
+				if reflect.TypeOf(e) != t.Elem() {
+					r.fail(element(path, i), "write "+r.example(path, nil, t), "its element %d is %s, must be a string", i+1, described(e))
+					return false
+				}
+			}
+			return true
+		}
+	case reflect.Map:
+		if m, isTable := v.(map[string]any); isTable {
+			for key, e := range m {
+				if !r.plain(child(path, key), e, t.Elem()) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	if !ok {
+		r.wrong(path, v, t)
+	}
+	return ok
+}
+
+func (r *reader) wrong(path string, v any, t reflect.Type) {
+	what := described(v)
+	if t == reflect.TypeFor[Secret]() {
+		what = kind(v)
+	}
+	r.fail(path, "write "+r.example(path, v, t), "is %s, must be %s", what, wanted(t))
+}
+
+// described names a value without what may be secret: the text of strings.
+func described(v any) string {
+	switch v := v.(type) {
+	case bool:
+		return strconv.FormatBool(v)
+	case int64, float64:
+		return fmt.Sprintf("the number %v", v)
+	case string:
+		if isLiteral(v) {
+			return fmt.Sprintf("the string %q", v)
+		}
+	}
+	return kind(v)
+}
+
+func kind(v any) string {
+	switch v.(type) {
+	case bool:
+		return "true or false"
+	case int64, float64:
+		return "a number"
+	case string:
+		return "a string"
+	case time.Time:
+		return "a date"
+	case map[string]any:
+		return "a table"
+	case []map[string]any:
+		return "a list of tables"
+	}
+	return "a list"
+}
+
+// isLiteral reports whether a string is a number, true or false that should have no quotes.
+func isLiteral(s string) bool {
+	_, err := strconv.ParseInt(s, 10, 64)
+	return err == nil || s == "true" || s == "false"
+}
+
+func wanted(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[time.Duration]():
+		return `a duration in a string, such as "30m"`
+	case reflect.TypeFor[time.Time]():
+		return "a date and time"
+	case reflect.TypeFor[Bytes]():
+		return `a size in a string, such as "512m"`
+	case reflect.TypeFor[NanoCPUs]():
+		return `a number of CPUs in a string, such as "1.5"`
+	case reflect.TypeFor[StringList]():
+		return "a string or a list of strings"
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int64:
+		return "a whole number"
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Struct {
+			return "a list of tables"
+		}
+		return "a list of strings"
+	case reflect.Map:
+		if t.Elem().Kind() == reflect.Bool {
+			return "a table of true and false"
+		}
+		return "a table of strings"
+	case reflect.String:
+		return "a string"
+	}
+	return "a table"
+}
+
+// example shows how the key is written right, with the value that is there where that is clear and no secret.
+func (r *reader) example(path string, v any, t reflect.Type) string {
+	key := keyOf(path)
+	if _, ok := isTable(t); ok {
+		return "[" + key + "]"
+	}
+	name := key[strings.LastIndexByte(key, '.')+1:]
+	if strings.HasSuffix(key, `"`) {
+		name = key[strings.LastIndex(key, `."`)+1:]
+	}
+	if t == reflect.TypeFor[Secret]() {
+		return name + ` = "…"`
+	}
+	switch t {
+	case reflect.TypeFor[time.Duration]():
+		return name + ` = "15m"`
+	case reflect.TypeFor[time.Time]():
+		return name + " = 2026-01-31T12:00:00Z"
+	case reflect.TypeFor[Bytes]():
+		if n, ok := v.(int64); ok && n >= 0 {
+			return fmt.Sprintf(`%s = "%d"`, name, n)
+		}
+		return name + ` = "512m"`
+	case reflect.TypeFor[NanoCPUs]():
+		if n, ok := v.(int64); ok && n >= 0 {
+			return fmt.Sprintf(`%s = "%d"`, name, n)
+		}
+		return name + ` = "1.5"`
+	}
+	switch t.Kind() {
+	case reflect.Bool:
+		if v == "true" || v == "false" {
+			return fmt.Sprintf("%s = %s, without quotes", name, v)
+		}
+		return name + " = true or " + name + " = false"
+	case reflect.Int, reflect.Int64:
+		if s, ok := v.(string); ok && isLiteral(s) && s != "true" && s != "false" {
+			return fmt.Sprintf("%s = %s, without quotes", name, s)
+		}
+		return name + " = 1"
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Struct {
+			return "[[" + key + "]], with two brackets on each side"
+		}
+		return name + ` = ["…"]`
+	case reflect.Map:
+		return "[" + key + "] with the values below it"
+	}
+	switch v := v.(type) {
+	case int64, float64, bool:
+		return fmt.Sprintf(`%s = "%v"`, name, v)
+	}
+	return name + ` = "…"`
+}

@@ -1,0 +1,111 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"strconv"
+	"strings"
+
+	"github.com/docker/go-units"
+)
+
+// Bytes is a size that the file has as a string such as "128m"; -1 = no limit.
+type Bytes int64
+
+// UnmarshalText reads a size as docker run --memory does: b, k, m, g, t and p count in 1024s.
+func (b *Bytes) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s == "" || s == "-1" {
+		*b = 0
+		if s == "-1" {
+			*b = -1
+		}
+		return nil
+	}
+	n, err := units.RAMInBytes(s)
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is not a size", s)
+	}
+	*b = Bytes(n)
+	return nil
+}
+
+// MarshalText writes the size in the largest unit that loses nothing.
+func (b Bytes) MarshalText() ([]byte, error) {
+	n, unit := int64(b), ""
+	for _, u := range []string{"k", "m", "g"} {
+		if n == 0 || n%1024 != 0 {
+			break
+		}
+		n, unit = n/1024, u
+	}
+	return []byte(strconv.FormatInt(n, 10) + unit), nil
+}
+
+// NanoCPUs is a number of CPUs in billionths, which the file has as a string such as "1.5".
+type NanoCPUs int64
+
+// UnmarshalText reads a number of CPUs as docker run --cpus does: exactly, to the ninth decimal place.
+func (c *NanoCPUs) UnmarshalText(text []byte) error {
+	s := string(text)
+	if s == "" {
+		*c = 0
+		return nil
+	}
+	r, ok := new(big.Rat).SetString(s)
+	if !ok || r.Sign() < 0 {
+		return fmt.Errorf("%q is not a number of CPUs", s)
+	}
+	r.Mul(r, big.NewRat(1e9, 1))
+	if !r.IsInt() || !r.Num().IsInt64() {
+		return fmt.Errorf("%q CPUs are too precise or too many", s)
+	}
+	*c = NanoCPUs(r.Num().Int64())
+	return nil
+}
+
+// MarshalText writes the number with as many decimal places as it needs.
+func (c NanoCPUs) MarshalText() ([]byte, error) {
+	s := big.NewRat(int64(c), 1e9).FloatString(9)
+	return []byte(strings.TrimSuffix(strings.TrimRight(s, "0"), ".")), nil
+}
+
+// StringList is a list that the file may also have as a single string.
+type StringList []string
+
+// UnmarshalTOML takes a string or a list of strings.
+func (l *StringList) UnmarshalTOML(v any) error {
+	switch v := v.(type) {
+	case string:
+		*l = StringList{v}
+		return nil
+	case []any:
+		out := make(StringList, 0, len(v))
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return errors.New("not a list of strings")
+			}
+			out = append(out, s)
+		}
+		*l = out
+		return nil
+	}
+	return errors.New("neither a string nor a list of strings")
+}
+
+// ParseUlimit reads a value of the ulimit table, "soft[:hard]"; without hard it is soft too, and -1 is no limit.
+func ParseUlimit(s string) (soft, hard int64, err error) {
+	before, after, two := strings.Cut(s, ":")
+	if soft, err = strconv.ParseInt(before, 10, 64); err != nil {
+		return 0, 0, fmt.Errorf("soft limit %q is not a number", before)
+	}
+	if !two {
+		return soft, soft, nil
+	}
+	if hard, err = strconv.ParseInt(after, 10, 64); err != nil {
+		return 0, 0, fmt.Errorf("hard limit %q is not a number", after)
+	}
+	return soft, hard, nil
+}

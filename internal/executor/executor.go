@@ -1,0 +1,72 @@
+// Package executor runs one job in a container of the Docker Engine: it plans, prepares, runs the stages, cleans up
+// and says how it ended. It does not know where jobs come from, and it reads no configuration file.
+package executor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// Executor runs the jobs of one [[runners]] entry on one Engine. It is safe for concurrent use.
+type Executor struct {
+	Engine   *docker.Engine
+	Store    *source.Store // mirrors and workspaces
+	SpoolDir string        // one folder in it per running job
+	Settings Settings
+	Log      *slog.Logger
+}
+
+// Slot is the place that a job has among the running ones.
+type Slot struct {
+	ID        int // lowest free index among the runner's jobs (CI_CONCURRENT_ID)
+	ProjectID int // the same among those of the job's project (CI_CONCURRENT_PROJECT_ID)
+	// Leave is called when nothing of the job is left in the slot and only its end is to be reported. May be nil.
+	Leave func()
+}
+
+// closeTimeout bounds the delivery of the last bytes and the final state.
+const closeTimeout = time.Hour
+
+// Run runs a job from its first log byte to the server's receipt of its final state. The end of ctx, with its
+// cause, stops the job. The error says that the result could not be delivered; the job's own failure is not an error.
+func (e *Executor) Run(ctx context.Context, server trace.Server, slot Slot, spec *job.Spec) error {
+	log := e.Log.With("job", spec.ID, "project", spec.JobInfo.ProjectID)
+	began := time.Now()
+	p := e.plan(slot, spec, randomHex(8))
+	tr, ctx, err := trace.Open(ctx, server, e.traceOptions(p, log))
+	if err != nil {
+		log.Error("the job log cannot be kept", "error", err)
+		_, uerr := server.Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure})
+		return uerr
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, spec.Timeout(), &job.TimeoutError{After: spec.Timeout()})
+	defer cancel()
+	log.Info("job started", "name", spec.JobInfo.Name, "image", p.image.name)
+	err = e.run(ctx, tr, p)
+	if slot.Leave != nil {
+		slot.Leave()
+	}
+	result := job.ResultOf(err, context.Cause(ctx))
+	attrs := []any{"state", result.State, "seconds", time.Since(began).Seconds()}
+	if result.Err != nil {
+		attrs = append(attrs, "reason", result.Reason, "error", result.Err)
+	}
+	log.Info("job ended", attrs...)
+	ctx, done := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer done()
+	return tr.Close(ctx, result)
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails, says its documentation
+	return hex.EncodeToString(b)
+}

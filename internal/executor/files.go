@@ -1,0 +1,75 @@
+package executor
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// writeFiles puts the file variables where the job finds them.
+func writeFiles(dir string, files []job.Variable) error {
+	for _, v := range files {
+		if err := writeFile(dir, v.Key, v.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFile writes a new file into a folder that the job may have written to: nothing that lies there is followed,
+// opened or kept. Every user of the container may read it.
+func writeFile(dir, name, content string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open the job's temporary folder: %w", err)
+	}
+	defer root.Close()
+	if err := root.RemoveAll(name); err != nil {
+		return fmt.Errorf("make room for %s: %w", name, err)
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	_, err = io.WriteString(f, content)
+	if cerr := f.Chmod(0o666); err == nil { // GitLab: umask 0000
+		err = cerr
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
+// heldWriter keeps what is written until it is released, then passes everything on: what is done early appears in
+// the log in its own section.
+type heldWriter struct {
+	out io.Writer
+
+	mu       sync.Mutex
+	held     bytes.Buffer
+	released bool
+}
+
+func (h *heldWriter) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.released {
+		return h.out.Write(p)
+	}
+	return h.held.Write(p)
+}
+
+func (h *heldWriter) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.released = true
+	_, _ = h.held.WriteTo(h.out) // the log keeps its own errors
+}

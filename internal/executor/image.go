@@ -1,0 +1,133 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// Pulls from a registry that does not answer are tried this often, with this pause.
+//
+// GitLab: the same.
+const (
+	pullTries = 3
+	pullPause = 3 * time.Second
+)
+
+// ensureImage makes sure of the job's image by its pull policies in turn and returns what the Engine knows of it.
+func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan) (docker.Image, error) {
+	name := p.image.name
+	tr.Printf("Using effective pull policy of %v for container %s", p.image.policies, name)
+	var last error
+	for i, policy := range p.image.policies {
+		if i > 0 {
+			tr.Warnf("WARNING: %v; trying pull policy %s", last, policy)
+		}
+		img, err := e.imageBy(ctx, tr, p, policy)
+		if err == nil {
+			tr.Printf("Using docker image %s for %s%s ...", img.ID, name, digestOf(img, name))
+			return img, nil
+		}
+		if ctx.Err() != nil {
+			return docker.Image{}, context.Cause(ctx)
+		}
+		last = err
+	}
+	return docker.Image{}, pullFailure(last)
+}
+
+func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy string) (docker.Image, error) {
+	name := p.image.name
+	if policy != pullAlways {
+		img, err := e.Engine.InspectImage(ctx, name)
+		switch {
+		case err == nil:
+			return img, nil
+		case !docker.IsNotFound(err):
+			return docker.Image{}, err
+		case policy == pullNever:
+			return docker.Image{}, configurationError("pull it on the runner's machine, or allow another pull policy", "image %s is not on this machine, and the pull policy is never", name)
+		}
+	}
+	auth, from := e.auth(tr, p)
+	if from != "" {
+		tr.Printf("Authenticating with credentials from %s", from)
+	}
+	tr.Printf("Pulling docker image %s ...", name)
+	for try := 1; ; try++ {
+		err := e.Engine.Pull(ctx, name, p.image.platform, auth)
+		if err == nil {
+			return e.Engine.InspectImage(ctx, name)
+		}
+		var pull *docker.PullError
+		if try == pullTries || !errors.As(err, &pull) || pull.Kind != docker.PullUnreachable {
+			return docker.Image{}, err
+		}
+		tr.Warnf("WARNING: %v; trying again in %s", err, pullPause)
+		select {
+		case <-time.After(pullPause):
+		case <-ctx.Done():
+			return docker.Image{}, context.Cause(ctx)
+		}
+	}
+}
+
+// auth finds the credentials for the job's image. A source that cannot be read is a warning: another may serve.
+func (e *Executor) auth(tr *trace.Trace, p *plan) (docker.Credentials, string) {
+	var sources []docker.AuthSource
+	add := func(s docker.AuthSource, err error) {
+		if err != nil {
+			tr.Warnf("WARNING: %v", err)
+			return
+		}
+		sources = append(sources, s)
+	}
+	if text := p.vars.Get("DOCKER_AUTH_CONFIG"); text != "" {
+		add(docker.AuthFromJSON("DOCKER_AUTH_CONFIG", text))
+	}
+	add(docker.AuthFromHome(""))
+	var payload []docker.Credentials
+	for _, c := range p.spec.Credentials {
+		if c.Type == "registry" {
+			payload = append(payload, docker.Credentials{Server: c.URL, Username: c.Username, Password: c.Password.Reveal()})
+		}
+	}
+	add(docker.AuthFromList("job payload (GitLab Registry)", payload), nil)
+	return docker.FindAuth(p.image.name, sources...)
+}
+
+func digestOf(img docker.Image, name string) string {
+	repo := name
+	if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
+		repo = name[:i]
+	}
+	for _, d := range img.RepoDigests {
+		if strings.HasPrefix(d, repo+"@") {
+			return " with digest " + d
+		}
+	}
+	return ""
+}
+
+// pullFailure says whose fault it is that there is no image.
+func pullFailure(err error) error {
+	var pull *docker.PullError
+	if !errors.As(err, &pull) {
+		return err
+	}
+	e := &job.Error{Reason: job.ImagePullFailure, Err: err}
+	switch pull.Kind {
+	case docker.PullMisconfigured:
+		e.Reason, e.Hint = job.ConfigurationError, "check the image's name and tag; a private registry needs credentials in DOCKER_AUTH_CONFIG"
+	case docker.PullUnreachable:
+		e.Reason, e.Hint = job.ExternalDependencyFailure, "the registry does not answer; try again later"
+	case docker.PullLimited:
+		e.Hint = "the registry limits pulls: log in through DOCKER_AUTH_CONFIG, use a mirror, or let the runner's pull_policy include if-not-present"
+	}
+	return e
+}

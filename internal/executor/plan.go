@@ -1,0 +1,220 @@
+package executor
+
+import (
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/script"
+)
+
+// objectsDir is where a container finds the mirror's objects, outside of every folder that a build context could be.
+const objectsDir = "/.slipway/objects"
+
+// The names of a job's stages: the log's sections, and the files of their scripts.
+const (
+	stagePrepare  = "prepare_executor"
+	stageEnviron  = "prepare_script"
+	stageSources  = "get_sources"
+	stageScript   = "step_script"
+	stageAfter    = "after_script"
+	scriptsPrefix = "slipway." // a dot: no variable of that name
+)
+
+// plan is all that is decided about a job before anything is done. err tells why it cannot run at all.
+type plan struct {
+	spec *job.Spec
+	slot Slot
+	vars job.Variables // expanded
+
+	image     imagePlan
+	container docker.Container // without image ID and mounts of the workspace
+	layout    layout
+	volumes   []volume
+	source    sourcePlan
+
+	dir, tempDir string // in the container
+	files        []job.Variable
+	stages       []stage
+	warnings     []string
+	rawSocket    bool
+	err          error
+}
+
+// stage is one script of the job.
+type stage struct {
+	name, headline string
+	text           func(status string) string // after_script knows how the script ended
+	timeout        time.Duration              // 0 = the job's
+	ignoreErrors   bool
+}
+
+// plan decides. It does nothing, and asks only the file system which paths are the Engine's socket, so that the same
+// job gives the same plan.
+func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
+	s := e.Settings
+	p := &plan{spec: spec, slot: slot}
+	projectPath, err := cleanProjectPath(spec.JobInfo.ProjectFullPath)
+	if err != nil {
+		p.err = err
+	}
+	p.layout, p.volumes, err = s.volumes(slot, spec)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	p.dir = path.Join(s.BuildsDir, p.layout.below, projectPath)
+	p.tempDir = p.dir + ".tmp"
+	p.vars = s.variables(slot, spec, p.dir, p.tempDir)
+	for _, v := range p.vars {
+		if v.File {
+			p.files = append(p.files, v)
+		}
+	}
+	p.source, err = s.source(p)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	p.image, err = s.image(p)
+	if err != nil && p.err == nil {
+		p.err = err
+	}
+	if err := unsupported(spec); err != nil && p.err == nil {
+		p.err = err
+	}
+	p.stages = s.stages(p)
+	p.container = s.container(p, random)
+	p.warn()
+	return p
+}
+
+// container is what the container is made of, but for what only doing can tell.
+func (s Settings) container(p *plan, random string) docker.Container {
+	c := s.Container
+	c.Name = fmt.Sprintf("runner-%s-project-%d-concurrent-%d-%s-build", containerName(s.ShortToken), p.spec.JobInfo.ProjectID, p.slot.ID, random)
+	c.Platform = p.image.platform
+	c.Entrypoint = p.image.entrypoint
+	c.Cmd = script.Shell(s.Shell)
+	c.Env = environ(p.source.environ(p.vars), p.tempDir)
+	c.User = p.image.user
+	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
+	if c.Network == "" {
+		c.Network = s.Network
+	}
+	if c.Security.Privileged && !matchesAny(s.AllowedPrivilegedImages, p.image.name) {
+		c.Security.Privileged = false
+	}
+	return c
+}
+
+// containerName keeps of a token what Docker allows in a name.
+func containerName(token string) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-", r) {
+			return r
+		}
+		return '-'
+	}, token)
+}
+
+func (s Settings) stages(p *plan) []stage {
+	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
+	st, _ := p.spec.Step("script")
+	out := []stage{{
+		name: stageScript, headline: `Executing "step_script" stage of the job script`,
+		text: func(string) string {
+			return script.Stage{Dir: p.dir, Commands: st.Script, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
+		},
+		timeout: p.duration("RUNNER_SCRIPT_TIMEOUT", 0),
+	}}
+	after, ok := p.spec.Step("after_script")
+	if !ok || len(after.Script) == 0 {
+		return out
+	}
+	return append(out, stage{
+		name: stageAfter, headline: "Running after_script",
+		text: func(status string) string {
+			return script.Stage{
+				Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
+				Export: [][2]string{{"CI_JOB_STATUS", status}},
+			}.Text()
+		},
+		timeout:      p.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", 5*time.Minute),
+		ignoreErrors: p.vars.Get("AFTER_SCRIPT_IGNORE_ERRORS") == "" || p.vars.Bool("AFTER_SCRIPT_IGNORE_ERRORS"),
+	})
+}
+
+// duration reads a variable that sets a timeout.
+//
+// GitLab: a bad, negative or too long value is a warning, and the default holds.
+func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
+	text := p.vars.Get(name)
+	if text == "" {
+		return byDefault
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 || d > p.spec.Timeout() {
+		p.warnings = append(p.warnings, fmt.Sprintf("%s is %q: not a duration like 10m30s within the job's timeout of %s; it is ignored", name, text, p.spec.Timeout()))
+		return byDefault
+	}
+	return d
+}
+
+// unsupported finds what a job needs and Slipway cannot do yet: better no job than half of one.
+func unsupported(spec *job.Spec) error {
+	missing := ""
+	switch {
+	case len(spec.Services) > 0:
+		missing = "services"
+	case len(spec.Artifacts) > 0:
+		missing = "artifacts"
+	case spec.Run != "":
+		missing = "run"
+	case len(spec.Secrets) > 0 && string(spec.Secrets) != "null" && string(spec.Secrets) != "{}":
+		missing = "secrets"
+	}
+	for _, d := range spec.Dependencies {
+		if d.ArtifactsFile.Filename != "" {
+			missing = "artifacts of earlier jobs"
+		}
+	}
+	for _, st := range spec.Steps {
+		if st.Name != "script" && st.Name != "after_script" {
+			missing = st.Name
+		}
+	}
+	if missing == "" {
+		return nil
+	}
+	return &job.Error{
+		Reason: job.ConfigurationError, Err: fmt.Errorf("this runner does not do %s yet", missing),
+		Hint: "give the job a tag of another runner, or take the keyword out; COMPAT.md of Slipway lists what works",
+	}
+}
+
+// warn collects what the job's author should know before the job runs.
+func (p *plan) warn() {
+	if len(p.spec.Cache) > 0 {
+		p.warnings = append(p.warnings, "cache: is not supported yet; the job runs without it (Docker's build cache is always warm)")
+	}
+	for _, h := range p.spec.Hooks {
+		if len(h.Script) > 0 {
+			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s is not supported yet; it does not run", h.Name))
+		}
+	}
+	if p.rawSocket = hasSocket(p.volumes); p.rawSocket {
+		p.warnings = append(p.warnings, "the Engine's socket is mounted raw: this job controls the machine, and jobs beside it can read its variables and files")
+	}
+}
+
+// cleanProjectPath takes a project's path only if it can be a folder below another.
+func cleanProjectPath(p string) (string, error) {
+	for part := range strings.SplitSeq(p, "/") {
+		if part == "" || part == "." || part == ".." || strings.ContainsAny(part, ":\\\x00") {
+			return "invalid", &job.Error{Reason: job.SystemFailure, Err: fmt.Errorf("the server sent an invalid project path %q", p)}
+		}
+	}
+	return p, nil
+}

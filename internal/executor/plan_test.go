@@ -1,0 +1,198 @@
+package executor
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// article is the runner of the article's config.toml.
+func article() Settings {
+	return Settings{
+		Version: "1.2.3", Revision: "abc", UserAgent: "slipway 1.2.3",
+		ServerURL: "https://gitlab.example", RunnerID: 5, RunnerName: "Docker Daemon Runner tagged as 'dockerd'", ShortToken: "t0ken_-xy", SystemID: "s_0123456789ab",
+		Instance: "0123456789ab", StateDir: "/var/lib/slipway", Network: "slipway",
+		Image: "docker:20.10.7", BuildsDir: "/builds", CacheDir: "/cache",
+		Volumes:      []string{"/nowhere/docker.sock:/var/run/docker.sock", "/cache", "/builds"},
+		EngineSocket: "/nowhere/docker.sock", Socket: "raw",
+		FeatureFlag: func(name, value string, set bool) bool {
+			if set {
+				return value == "true"
+			}
+			return name == "FF_TIMESTAMPS" || name == "FF_MASK_ALL_DEFAULT_TOKENS"
+		},
+	}
+}
+
+// payload is the recorded one of GitLab's coordinator.
+func payload(t *testing.T) *job.Spec {
+	t.Helper()
+	b, err := os.ReadFile("testdata/payload.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s job.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		t.Fatal(err)
+	}
+	return &s
+}
+
+func planOf(s Settings, spec *job.Spec) *plan {
+	return (&Executor{Settings: s}).plan(Slot{ID: 2, ProjectID: 1}, spec, "random")
+}
+
+// TestPlanGolden holds all that is decided about a job.
+func TestPlanGolden(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		change func(*Settings, *job.Spec)
+	}{
+		{"article", func(*Settings, *job.Spec) {}},
+		{"shared builds", func(s *Settings, spec *job.Spec) {
+			yes := true
+			spec.GitInfo.Protected = &yes
+			s.Volumes = []string{"/srv/builds:/builds", "/cache", "/root/.m2", "/data:/data:ro", "named:/n"}
+			s.CloneURL = "https://git.internal/prefix/"
+			s.Container = docker.Container{Network: "host", Limits: docker.Limits{Memory: 1 << 28}, Security: docker.Security{Privileged: true}}
+			s.AllowedPrivilegedImages = []string{"other:*"}
+			s.ContainerLabels = map[string]string{"team": "$CI_PROJECT_NAMESPACE", "slipway.instance": "forged"}
+		}},
+		{"all variables", func(_ *Settings, spec *job.Spec) {
+			spec.Variables = append(spec.Variables,
+				job.Variable{Key: "GIT_STRATEGY", Value: "clone"}, job.Variable{Key: "GIT_CLEAN_FLAGS", Value: "-ffd -e 'a b'"},
+				job.Variable{Key: "KUBECONFIG", Value: "secret: $CI_JOB_ID", File: true}, job.Variable{Key: "REF", Value: "${KUBECONFIG} $$x $1"},
+				job.Variable{Key: "RAW", Value: "$CI_JOB_ID", Raw: true}, job.Variable{Key: "GIT_CONFIG_COUNT", Value: "1"},
+				job.Variable{Key: "RUNNER_SCRIPT_TIMEOUT", Value: "5m"}, job.Variable{Key: "RUNNER_AFTER_SCRIPT_TIMEOUT", Value: "nonsense"})
+			spec.Image = job.Image{Name: "reg.example/x:$CI_JOB_ID", Entrypoint: []string{""}, ExecutorOpts: job.ExecutorOpts{Docker: job.DockerOpts{User: "1000", Platform: "linux/arm64"}}}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s, spec := article(), payload(t)
+			c.change(&s, spec)
+			p := planOf(s, spec)
+			if p.err != nil {
+				t.Fatal(p.err)
+			}
+			stages := map[string]string{}
+			for _, st := range p.stages {
+				stages[st.name+" within "+st.timeout.String()] = st.text("success")
+			}
+			var volumes []string
+			for _, v := range p.volumes {
+				volumes = append(volumes, strings.Join([]string{v.target, v.bind, v.named, v.folder}, " | "))
+			}
+			p.source.request.Git = job.Git{} // the payload's, unchanged
+			got, err := json.MarshalIndent(map[string]any{
+				"container": p.container, "policies": p.image.policies, "image": p.image.name, "volumes": volumes, "source": p.source.request,
+				"files": p.files, "stages": stages, "warnings": p.warnings, "temp": p.tempDir,
+			}, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, c.name, append(got, '\n'))
+		})
+	}
+}
+
+// TestPlanRefuses lists what a job may not have, with what its author is told.
+func TestPlanRefuses(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name   string
+		change func(*Settings, *job.Spec)
+		want   string
+	}{
+		{"no image", func(s *Settings, spec *job.Spec) { s.Image, spec.Image.Name = "", "" }, "the job names no image"},
+		{"bad image", func(_ *Settings, spec *job.Spec) { spec.Image.Name = "A B" }, `the image name is not valid: "A B"`},
+		{"not allowed", func(s *Settings, spec *job.Spec) { s.AllowedImages, spec.Image.Name = []string{"ruby:*"}, "x/ruby:3" }, "image x/ruby:3 is not allowed on this runner; allowed: ruby:*"},
+		{"user", func(s *Settings, spec *job.Spec) { s.User, spec.Image.ExecutorOpts.Docker.User = "1000", "0" }, `image:docker:user "0" is not allowed`},
+		{"policy", func(s *Settings, spec *job.Spec) {
+			s.PullPolicies, spec.Image.PullPolicies = []string{"always"}, []string{"never"}
+		}, "image:pull_policy [never] is not allowed on this runner; allowed: [always]"},
+		{"services", func(_ *Settings, spec *job.Spec) { spec.Services = []job.Service{{}} }, "this runner does not do services yet"},
+		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{}} }, "this runner does not do artifacts yet"},
+		{"release", func(_ *Settings, spec *job.Spec) { spec.Steps = append(spec.Steps, job.Step{Name: "release"}) }, "this runner does not do release yet"},
+		{"path", func(_ *Settings, spec *job.Spec) { spec.JobInfo.ProjectFullPath = "a/../../etc" }, "the server sent an invalid project path"},
+		{"volume", func(s *Settings, _ *job.Spec) { s.Volumes = []string{"a:b:c:d"} }, `volume "a:b:c:d" has too many colons`},
+		{"relative volume", func(s *Settings, _ *job.Spec) { s.Volumes = []string{"a:b"} }, `volume "a:b" has no absolute path in the container`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s, spec := article(), payload(t)
+			c.change(&s, spec)
+			err := planOf(s, spec).err
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %v, want %q", err, c.want)
+			}
+			if r := job.ResultOf(err, nil); r.Reason != job.ConfigurationError && c.name != "path" {
+				t.Errorf("reason %s", r.Reason)
+			}
+		})
+	}
+}
+
+// TestPlanTrustsNoVariable: what a pipeline can set decides nothing about whose sources and caches a job gets.
+func TestPlanTrustsNoVariable(t *testing.T) {
+	t.Parallel()
+	honest := planOf(article(), payload(t))
+	spec := payload(t)
+	for _, key := range []string{"CI_PROJECT_ID", "CI_PROJECT_PATH", "CI_SERVER_URL", "CI_COMMIT_REF_PROTECTED", "CI_REPOSITORY_URL", "CI_COMMIT_SHA"} {
+		spec.Variables = append(spec.Variables, job.Variable{Key: key, Value: "forged"})
+	}
+	forged := planOf(article(), spec)
+	if diff := cmp.Diff(honest.source.request, forged.source.request, cmp.AllowUnexported(source.Request{})); diff != "" {
+		t.Errorf("the sources differ:\n%s", diff)
+	}
+	if diff := cmp.Diff(honest.volumes, forged.volumes, cmp.AllowUnexported(volume{})); diff != "" {
+		t.Errorf("the volumes differ:\n%s", diff)
+	}
+	if honest.dir != forged.dir {
+		t.Errorf("folder %s, then %s", honest.dir, forged.dir)
+	}
+}
+
+func TestStatusOf(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[string]error{
+		"success":  nil,
+		"failed":   errors.New("x"),
+		"canceled": job.ErrCanceling,
+		"timedout": &job.Error{Reason: job.TimeoutFailure, Err: errors.New("x")},
+	} {
+		if got := statusOf(err); got != want {
+			t.Errorf("statusOf(%v) = %s, want %s", err, got, want)
+		}
+	}
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", strings.ReplaceAll(name, " ", "-")+".golden.json")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("differs from %s (-update writes it anew):\n%s", path, diff)
+	}
+}

@@ -1,0 +1,238 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// cleanUpTimeout bounds what happens after the last stage; what takes longer goes on in the background.
+const cleanUpTimeout = 30 * time.Second
+
+func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
+	s := e.Settings
+	return trace.Options{
+		Dir:               fmt.Sprintf("%s/%d-%s", e.SpoolDir, p.spec.ID, randomHex(4)),
+		Record:            trace.Record{URL: s.ServerURL, RunnerToken: s.ShortToken, JobID: p.spec.ID, Token: p.spec.Token, FailureReasons: p.spec.Features.FailureReasons},
+		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues()),
+		MaskPrefixes:      p.spec.Features.TokenMaskPrefixes,
+		MaskDefaultTokens: s.flag("FF_MASK_ALL_DEFAULT_TOKENS", p.vars),
+		Limit:             s.OutputLimit,
+		Timestamps:        s.flag("FF_TIMESTAMPS", p.vars),
+		Sections:          p.spec.Features.TraceSections,
+		Debug:             p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled,
+		FinalTries:        s.FinalTries,
+		Log:               log,
+	}
+}
+
+// run is the job between its first log line and its last.
+func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan) error {
+	e.header(tr, p)
+	if p.err != nil {
+		return p.err
+	}
+	// A graceful cancel stops the preparation or the script; what follows a script still runs.
+	cancelable, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-tr.Canceling():
+			cancel(job.ErrCanceling)
+		case <-cancelable.Done():
+		}
+	}()
+	w, err := e.Store.Workspace(cancelable, p.source.request)
+	if err != nil {
+		return orCause(cancelable, err)
+	}
+	defer w.Close()
+	s, err := e.prepare(cancelable, tr, p, w)
+	if s != nil {
+		defer e.cleanUp(ctx, tr, p, s)
+	}
+	if err != nil {
+		return orCause(cancelable, err)
+	}
+	return e.stages(ctx, cancelable, tr, p, w, s)
+}
+
+func (e *Executor) header(tr *trace.Trace, p *plan) {
+	s := e.Settings
+	tr.Printf("Running with slipway %s (%s)", s.Version, s.Revision)
+	tr.Printf("  on %s %s, system ID: %s", s.RunnerName, s.ShortToken, s.SystemID)
+	for _, w := range p.warnings {
+		tr.Warnf("WARNING: %s", w)
+	}
+}
+
+// prepare makes sure of the image, fetches the sources and creates the container, as much as possible at once.
+// The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
+// that Git is working in. The session is nil if no container was made.
+func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
+	end := tr.Section(stagePrepare, `Preparing the "docker" executor`)
+	tr.Printf("Using Docker executor with image %s ...", p.image.name)
+	ctx, cancel := context.WithCancel(ctx)
+	out := &heldWriter{out: tr.Stdout()}
+	fetched := make(chan error, 1)
+	go func() { fetched <- e.checkout(ctx, out, p, w) }()
+	wait := func() error { return <-fetched }
+	defer func() {
+		cancel()
+		if wait != nil {
+			_ = wait()
+		}
+	}()
+
+	s, err := e.create(ctx, tr, p, w)
+	end()
+	if err != nil {
+		return nil, err
+	}
+	host, _ := os.Hostname()
+	end = tr.Section(stageEnviron, "Preparing environment")
+	tr.Printf("Running on %s via %s...", p.container.Name, host)
+	err = writeFiles(w.TempDir, p.files)
+	end()
+	if err != nil {
+		return s, err
+	}
+	end = tr.Section(stageSources, "Getting source from Git repository")
+	out.release()
+	err, wait = wait(), nil
+	end()
+	tr.Flush()
+	return s, err
+}
+
+// create makes the container, without starting it.
+func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
+	if t := e.Settings.PrepareTimeout; t > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, t, &job.Error{
+			Reason: job.SystemFailure, Err: fmt.Errorf("preparing took longer than %s", t), Hint: "prepare_timeout in config.toml limits it",
+		})
+		defer cancel()
+	}
+	image, err := e.ensureImage(ctx, tr, p)
+	if err != nil {
+		return nil, orCause(ctx, err)
+	}
+	c := p.container
+	c.Image = image.ID
+	c.Mounts = append(c.Mounts, e.workspaceMounts(p, w)...)
+	if err := e.ensureVolumes(ctx, p, &c); err != nil {
+		return nil, err
+	}
+	if err := e.ensureNetwork(ctx, c.Network); err != nil {
+		return nil, err
+	}
+	id, err := e.Engine.Create(ctx, c)
+	if err != nil {
+		return nil, orCause(ctx, err)
+	}
+	return &session{engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr}, nil
+}
+
+// stages runs the script and what follows it.
+func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session) error {
+	var failure error
+	for _, st := range p.stages {
+		stageCtx := ctx
+		if st.name == stageScript {
+			stageCtx = cancelable
+		}
+		err := e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
+		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil && st.ignoreErrors:
+			tr.Warnf("WARNING: %s failed, but job will continue unaffected: %v", st.name, err)
+		case err != nil && failure == nil:
+			failure = err
+		}
+	}
+	return failure
+}
+
+func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, st stage, status string) error {
+	defer tr.Flush()
+	defer tr.Section(st.name, st.headline)()
+	if st.timeout > 0 {
+		var cancel context.CancelFunc
+		stageCtx, cancel = context.WithTimeoutCause(stageCtx, st.timeout, &job.Error{
+			Reason: job.TimeoutFailure, Err: fmt.Errorf("%s took longer than %s", st.name, st.timeout),
+		})
+		defer cancel()
+	}
+	file := scriptsPrefix + st.name
+	if err := writeFile(w.TempDir, file, st.text(status)); err != nil {
+		return err
+	}
+	return s.run(ctx, stageCtx, path.Join(p.tempDir, file))
+}
+
+// statusOf is CI_JOB_STATUS as after_script sees it.
+func statusOf(failure error) string {
+	var e *job.Error
+	switch {
+	case failure == nil:
+		return "success"
+	case errors.Is(failure, job.ErrCanceling):
+		return "canceled"
+	case errors.As(failure, &e) && e.Reason == job.TimeoutFailure:
+		return "timedout"
+	}
+	return "failed"
+}
+
+// cleanUp removes what the job leaves, whatever became of it.
+func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, s *session) {
+	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
+	if os.Geteuid() != 0 {
+		if err := s.handOver(ctx, p.ownDirs()...); err != nil {
+			e.Log.Warn("files of the job's root user stay until the next job", "error", err)
+		}
+	}
+	if err := e.Engine.Remove(ctx, s.id); err != nil {
+		e.Log.Warn("the job's container cannot be removed now; trying again", "container", s.id, "error", err)
+		go e.removeLater(context.WithoutCancel(ctx), s.id)
+	}
+	s.close()
+}
+
+// removeLater goes on trying: the Engine may be away for a while.
+func (e *Executor) removeLater(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, 24*time.Hour)
+	defer cancel()
+	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		if err := e.Engine.Remove(ctx, id); err == nil {
+			e.Log.Info("a container left by a job is removed now", "container", id)
+			return
+		}
+	}
+}
+
+// orCause prefers why a context ended to what broke because of it.
+func orCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}

@@ -1,0 +1,186 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/script"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// session is the job's container while it runs: the shell that the image's entrypoint became reads lines from stdin,
+// each line runs one stage, and marks in the output say how the stage ended. When the container has ended, the next
+// stage starts it again.
+type session struct {
+	engine *docker.Engine
+	id     string
+	shell  string
+	grace  time.Duration // from TERM to KILL
+	tr     *trace.Trace
+
+	stream         *docker.Stream // nil while the container is not running
+	ended          chan struct{}  // closed when the stream has ended
+	stdout, stderr *markWriter
+}
+
+// start attaches to the container and starts it.
+func (s *session) start(ctx context.Context) error {
+	stream, err := s.engine.Attach(ctx, s.id)
+	if err != nil {
+		return err
+	}
+	s.stream, s.ended = stream, make(chan struct{})
+	s.stdout, s.stderr = &markWriter{out: s.tr.Stdout()}, &markWriter{out: s.tr.Stderr()}
+	go func() {
+		defer close(s.ended)
+		_ = stream.Copy(s.stdout, s.stderr) // how it ended is asked of the Engine
+		s.stdout.flush()
+		s.stderr.flush()
+	}()
+	if err := s.engine.Start(ctx, s.id); err != nil {
+		s.close()
+		return startFailure(err)
+	}
+	return nil
+}
+
+// close lets go of the container, which may go on.
+func (s *session) close() {
+	if s.stream == nil {
+		return
+	}
+	s.stream.Close()
+	<-s.ended
+	s.stream = nil
+}
+
+// run runs the script at path and returns nil if it exits with 0. The end of ctx stops it gently: TERM, the grace
+// period, KILL. The end of jobCtx, of which ctx is a child, leaves it at once: the container is about to be removed.
+// The error of a stopped script is the cause.
+func (s *session) run(jobCtx, ctx context.Context, path string) error {
+	if s.stream == nil {
+		if err := s.start(ctx); err != nil {
+			return err
+		}
+	}
+	nonce := randomHex(16)
+	codes := make(chan int, 2)
+	s.stdout.await(script.Mark(nonce), func(code int) { codes <- code })
+	s.stderr.await(script.Mark(nonce), func(code int) { codes <- code })
+	if _, err := s.stream.Write([]byte(script.Run(s.shell, path, nonce))); err != nil {
+		s.stream.Close() // a container that has ended says more than a broken pipe
+	}
+	stop := ctx.Done()
+	var kill <-chan time.Time
+	for seen := 0; ; {
+		select {
+		case code := <-codes:
+			if seen++; seen < 2 {
+				continue
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return s.scriptEnd(ctx, code)
+		case <-s.ended:
+			s.stream = nil
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return s.containerEnd(ctx)
+		case <-jobCtx.Done():
+			return context.Cause(jobCtx)
+		case <-stop:
+			stop = nil
+			if jobCtx.Err() == nil {
+				s.terminate(ctx)
+				kill = time.After(s.grace)
+			}
+		case <-kill:
+			return s.kill(ctx)
+		}
+	}
+}
+
+// terminate asks the processes of the container to end. That an image has no kill, or that all is over already, is
+// no failure: KILL follows.
+func (s *session) terminate(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+	defer cancel()
+	_, _, _ = s.engine.Exec(ctx, s.id, "0", script.Terminate()...)
+}
+
+// kill ends the container by force and waits for the last of its output.
+func (s *session) kill(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+	defer cancel()
+	if err := s.engine.Kill(ctx, s.id); err != nil {
+		return errors.Join(cause, err)
+	}
+	select {
+	case <-s.ended:
+		s.stream = nil
+	case <-ctx.Done():
+		s.close()
+	}
+	return cause
+}
+
+// scriptEnd says how a script ended whose container goes on.
+func (s *session) scriptEnd(ctx context.Context, code int) error {
+	oom := false
+	if code == killed {
+		oom, _ = s.engine.OOMKilled(ctx, s.id) // a hint only
+	}
+	return exitError(code, oom)
+}
+
+// containerEnd says how the container ended under a script.
+func (s *session) containerEnd(ctx context.Context) error {
+	how, err := s.engine.Wait(ctx, s.id)
+	if err != nil {
+		return fmt.Errorf("the container was lost: %w", err)
+	}
+	if how.Code == 0 {
+		return configurationError(
+			"the image's entrypoint must exec the command it is given; image: entrypoint: [\"\"] leaves it out",
+			"the container ended before the script did")
+	}
+	return exitError(how.Code, how.OOMKilled)
+}
+
+// killed is the exit code of a process that was ended by KILL.
+const killed = 128 + 9
+
+func exitError(code int, oom bool) error {
+	if code == 0 {
+		return nil
+	}
+	e := &job.Error{Reason: job.ScriptFailure, ExitCode: code, Err: fmt.Errorf("exit code %d", code)}
+	if oom {
+		e.Hint = "a process was killed for want of memory: let the job use less, or raise memory in [runners.docker]"
+	}
+	return e
+}
+
+// startFailure explains why a container does not start where the job can mend it.
+func startFailure(err error) error {
+	text := err.Error()
+	switch {
+	case strings.Contains(text, `"sh"`) && (strings.Contains(text, "executable file not found") || strings.Contains(text, "no such file")):
+		return configurationError("use an image with a shell (a -debug variant, or one with busybox)", "the image has no sh, which runs the script: %w", err)
+	case strings.Contains(text, "executable file not found"), strings.Contains(text, "no such file or directory"), strings.Contains(text, "permission denied: unknown"):
+		return configurationError("check image: entrypoint: in .gitlab-ci.yml and the image itself", "the container does not start: %w", err)
+	case strings.Contains(text, "unable to find user"), strings.Contains(text, "no matching entries in passwd"):
+		return configurationError("check image: docker: user: in .gitlab-ci.yml, or user in [runners.docker]", "the container does not start: %w", err)
+	case strings.Contains(text, "argument list too long"):
+		return configurationError("make it a file variable (type File)", "a variable is too large for the environment: %w", err)
+	}
+	return err
+}

@@ -1,0 +1,64 @@
+package executor
+
+import (
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+)
+
+// Settings are what an operator decided for the jobs of one [[runners]] entry, defaults filled in.
+type Settings struct {
+	Version, Revision string // of Slipway
+	UserAgent         string // for Git
+
+	// Who the runner is.
+	ServerURL  string // of GitLab
+	RunnerID   int64
+	RunnerName string
+	ShortToken string
+	SystemID   string
+
+	// Who the process is, for labels. See Sweep.
+	Instance  string
+	StateDir  string
+	Ephemeral bool   // networks and volumes may be removed with the instance
+	Network   string // the bridge that jobs share
+
+	// What jobs run in. Container is the part of docker.Container that the configuration decides.
+	Container                  docker.Container
+	Image                      string
+	AllowedImages              []string // globs; empty = all
+	PullPolicies               []string // tried in this order
+	AllowedPullPolicies        []string // what image:pull_policy may name; empty = PullPolicies
+	User                       string
+	AllowedUsers               []string // what image:docker:user may name; empty = all, or User alone if that is set
+	AllowedPrivilegedImages    []string // globs; empty = all
+	DisableEntrypointOverwrite bool
+	ContainerLabels            map[string]string
+
+	// Where things lie.
+	BuildsDir, CacheDir string // in the container
+	Volumes             []string
+	DisableCache        bool   // /path volumes end with the job
+	VolumeHostDir       string // [runners.docker] cache_dir: /path volumes become folders here
+	EngineSocket        string // path on the host
+	Socket              string // "raw" or "off": what a volume that is the Engine's socket gives
+
+	Environment         []string // KEY=value
+	Shell               string   // "sh" leaves bash out
+	CloneURL            string
+	CAFile              string // for Git
+	PreBuild, PostBuild string // administrators' commands around the script
+
+	PrepareTimeout, GetSourcesTimeout time.Duration // 0 = the job's
+	StopGrace                         time.Duration // from TERM to KILL
+	OutputLimit                       int64         // bytes of job output
+	FinalTries                        int           // of the final update
+	DebugTraceDisabled                bool
+	FeatureFlag                       func(name, jobValue string, set bool) bool
+}
+
+// DefaultStopGrace is how long a canceled script may take to end.
+//
+// GitLab: ten seconds, then the container is stopped.
+const DefaultStopGrace = 10 * time.Second

@@ -1,0 +1,81 @@
+package executor
+
+import (
+	"errors"
+	"io/fs"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+)
+
+// sourcePlan is where the sources come from, and what Git inside the job needs in its environment.
+type sourcePlan struct {
+	request source.Request
+	git     job.Variables
+}
+
+func (sp sourcePlan) environ(vars job.Variables) job.Variables {
+	return append(vars.Unique(), sp.git...).Unique()
+}
+
+// source plans the checkout. Only the payload decides which project and commit; variables choose the manner.
+func (s Settings) source(p *plan) (sourcePlan, error) {
+	spec, vars := p.spec, p.vars
+	strategy, ok := source.ParseStrategy(vars.Get("GIT_STRATEGY"), spec.AllowGitFetch)
+	if !ok {
+		p.warnings = append(p.warnings, "GIT_STRATEGY is "+strconv.Quote(vars.Get("GIT_STRATEGY"))+": not clone, fetch, none or empty; using "+string(strategy))
+	}
+	remote, err := remoteURL(spec.GitInfo.RepoURL, s.CloneURL)
+	if err != nil {
+		return sourcePlan{}, err
+	}
+	r := source.Request{
+		Server: s.ServerURL, ProjectID: spec.JobInfo.ProjectID, ProjectPath: spec.JobInfo.ProjectFullPath,
+		Slot: containerName(s.ShortToken) + "-" + strconv.Itoa(p.slot.ProjectID),
+		Git:  spec.GitInfo, Token: spec.Token, RemoteURL: remote,
+		Strategy: strategy, Checkout: boolOr(vars, "GIT_CHECKOUT", true),
+		CleanFlags: source.Words(vars.Get("GIT_CLEAN_FLAGS")), FetchFlags: source.Words(vars.Get("GIT_FETCH_EXTRA_FLAGS")),
+		Objects: objectsDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
+	}
+	if p.layout.hostRoot != "" {
+		r.Root, r.Rel = p.layout.hostRoot, path.Join(p.layout.below, spec.JobInfo.ProjectFullPath)
+	}
+	if s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
+		r.Umask = fs.FileMode(0o022)
+	}
+	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
+}
+
+// remoteURL is what Git fetches from, without credentials.
+//
+// GitLab: clone_url replaces everything before the project's path.
+func remoteURL(repo, cloneURL string) (string, error) {
+	if repo == "" {
+		return "", nil // GIT_STRATEGY none needs none
+	}
+	u, err := url.Parse(repo)
+	if err != nil {
+		return "", &job.Error{Reason: job.SystemFailure, Err: errors.New("the server sent an invalid repository address")}
+	}
+	u.User = nil
+	if cloneURL != "" {
+		c, err := url.Parse(cloneURL)
+		if err != nil {
+			return "", configurationError("correct clone_url in config.toml", "clone_url: %w", err)
+		}
+		u.Scheme, u.Host = c.Scheme, c.Host
+		u.Path = strings.TrimSuffix(c.Path, "/") + u.Path
+	}
+	return u.String(), nil
+}
+
+func boolOr(vars job.Variables, key string, byDefault bool) bool {
+	if vars.Get(key) == "" {
+		return byDefault
+	}
+	return vars.Bool(key)
+}

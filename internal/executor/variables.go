@@ -1,0 +1,64 @@
+package executor
+
+import (
+	"path"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// flags are the feature flags that Slipway honours; the others are accepted silently.
+var flags = []string{"FF_TIMESTAMPS", "FF_MASK_ALL_DEFAULT_TOKENS", "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"}
+
+func (s Settings) flag(name string, vars job.Variables) bool {
+	v, set := vars.Lookup(name)
+	return s.FeatureFlag(name, v.Value, set)
+}
+
+// variables are all variables of a job, expanded.
+//
+// GitLab: the order of precedence is feature flags, the runner's own and the configuration's environment, the
+// payload's, and last what says where the job runs.
+func (s Settings) variables(slot Slot, spec *job.Spec, dir, tempDir string) job.Variables {
+	var vars job.Variables
+	public := func(key, value string) { vars = append(vars, job.Variable{Key: key, Value: value, Public: true}) }
+	for _, f := range flags {
+		public(f, strconv.FormatBool(s.flag(f, spec.Variables)))
+	}
+	if spec.Image.Name != "" {
+		public("CI_JOB_IMAGE", spec.Image.Name)
+	}
+	for _, e := range s.Environment {
+		key, value, _ := strings.Cut(e, "=")
+		vars = append(vars, job.Variable{Key: key, Value: value})
+	}
+	public("CI_BUILDS_DIR", s.BuildsDir)
+	public("CI_PROJECT_DIR", dir)
+	public("CI_CONCURRENT_ID", strconv.Itoa(slot.ID))
+	public("CI_CONCURRENT_PROJECT_ID", strconv.Itoa(slot.ProjectID))
+	public("CI_SERVER", "yes")
+	public("CI_JOB_STATUS", string(job.Running))
+	public("CI_JOB_TIMEOUT", strconv.Itoa(int(spec.Timeout().Seconds())))
+	vars = append(vars, spec.Variables...)
+	public("CI_RUNNER_SHORT_TOKEN", s.ShortToken)
+	public("CI_DISPOSABLE_ENVIRONMENT", "true")
+	public("CI_RUNNER_VERSION", s.Version)
+	public("CI_RUNNER_REVISION", s.Revision)
+	public("CI_RUNNER_EXECUTABLE_ARCH", runtime.GOOS+"/"+runtime.GOARCH)
+	public("RUNNER_TEMP_PROJECT_DIR", tempDir)
+	return vars.Expanded(func(key string) string { return path.Join(tempDir, key) })
+}
+
+// environ is the variables as the container's processes see them: of a file variable, its path.
+func environ(vars job.Variables, tempDir string) []string {
+	var out []string
+	for _, v := range vars {
+		if v.File {
+			v.Value = path.Join(tempDir, v.Key)
+		}
+		out = append(out, v.Key+"="+v.Value)
+	}
+	return out
+}

@@ -1,0 +1,165 @@
+package executor
+
+import (
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// volume is one entry of [runners.docker] volumes, understood.
+type volume struct {
+	target string
+	bind   string // docker run -v's form; "" for the others
+	named  string // a volume of ours, made if it is not there
+	folder string // a folder of ours on the host, made if it is not there
+	socket bool   // the Engine's socket
+}
+
+// layout says where the workspace lies when the operator mounts a host folder as builds_dir.
+type layout struct {
+	hostRoot string // "" = Slipway's state folder
+	below    string // between builds_dir and the project's path, in both places
+}
+
+// volumes reads the configured volumes.
+//
+// GitLab: "/path" is a cache volume of the runner, project and slot; on a builds_dir shared through a bind, projects lie
+// below <short token>/<concurrent project id>.
+func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
+	var l layout
+	var out []volume
+	for _, text := range s.Volumes {
+		source, target, mode, err := splitVolume(text)
+		if err != nil {
+			return l, nil, err
+		}
+		switch {
+		case source == "" && path.Clean(target) == path.Clean(s.BuildsDir):
+			// Ours to lay out: the workspace is mounted below it.
+		case source == "" && path.Clean(target) == path.Clean(s.CacheDir):
+			out = append(out, volume{target: target, folder: s.cacheFolder(spec)})
+		case source == "":
+			out = append(out, s.cacheVolume(slot, spec, target))
+		case path.Clean(target) == path.Clean(s.BuildsDir) && path.IsAbs(source):
+			l = layout{hostRoot: source, below: path.Join(containerName(s.ShortToken), strconv.Itoa(slot.ProjectID))}
+		case s.isSocket(source):
+			if s.Socket != "off" {
+				out = append(out, volume{target: target, bind: source + ":" + target + suffix(mode), socket: true})
+			}
+		default:
+			out = append(out, volume{target: target, bind: source + ":" + target + suffix(mode)})
+		}
+	}
+	return l, out, nil
+}
+
+// ownDirs are the folders of ours on the host, as the container sees them.
+func (p *plan) ownDirs() []string {
+	dirs := []string{p.dir, p.tempDir}
+	for _, v := range p.volumes {
+		if v.folder != "" {
+			dirs = append(dirs, v.target)
+		}
+	}
+	return dirs
+}
+
+// splitVolume reads source:target:mode, target alone, or target with a mode.
+func splitVolume(text string) (source, target, mode string, err error) {
+	parts := strings.Split(text, ":")
+	switch {
+	case len(parts) == 1:
+		target = parts[0]
+	case len(parts) == 2 && !path.IsAbs(parts[1]) && path.IsAbs(parts[0]):
+		target, mode = parts[0], parts[1] // GitLab: "/path:ro" has no source
+	case len(parts) == 2:
+		source, target = parts[0], parts[1]
+	case len(parts) == 3:
+		source, target, mode = parts[0], parts[1], parts[2]
+	default:
+		return "", "", "", configurationError("correct `volumes` in [runners.docker]", "volume %q has too many colons", text)
+	}
+	if !path.IsAbs(target) {
+		return "", "", "", configurationError("correct `volumes` in [runners.docker]", "volume %q has no absolute path in the container", text)
+	}
+	return source, target, mode, nil
+}
+
+func suffix(mode string) string {
+	if mode == "" {
+		return ""
+	}
+	return ":" + mode
+}
+
+// cacheFolder is where cache_dir lies on the host: one for the project, another for its protected refs.
+func (s Settings) cacheFolder(spec *job.Spec) string {
+	return filepath.Join(s.StateDir, "cache", s.projectKey(spec)+protectedSuffix(spec))
+}
+
+func (s Settings) cacheVolume(slot Slot, spec *job.Spec, target string) volume {
+	if s.DisableCache {
+		return volume{target: target, bind: target} // anonymous: it goes with the container
+	}
+	sum := md5.Sum([]byte(target)) // a name, not a secret
+	name := hex.EncodeToString(sum[:]) + protectedSuffix(spec)
+	owner := fmt.Sprintf("%s-concurrent-%d", s.projectKey(spec), slot.ProjectID)
+	if s.VolumeHostDir != "" {
+		return volume{target: target, folder: filepath.Join(s.VolumeHostDir, owner, name)}
+	}
+	return volume{target: target, named: "slipway-" + owner + "-cache-" + name}
+}
+
+// projectKey names a project of one GitLab, for this runner.
+func (s Settings) projectKey(spec *job.Spec) string {
+	sum := sha256.Sum256([]byte(s.ServerURL + "\n" + s.ShortToken + "\n" + s.SystemID))
+	return fmt.Sprintf("%s-project-%d", hex.EncodeToString(sum[:6]), spec.JobInfo.ProjectID)
+}
+
+// protectedSuffix keeps what jobs of protected refs store from those of others.
+func protectedSuffix(spec *job.Spec) string {
+	if spec.GitInfo.IsProtected() {
+		return "-protected"
+	}
+	return ""
+}
+
+// isSocket reports whether a path on the host is the Engine's socket, by whatever name.
+func (s Settings) isSocket(source string) bool {
+	socket := s.engineSocket()
+	if socket == "" {
+		return false
+	}
+	return resolved(source) == resolved(socket)
+}
+
+func (s Settings) engineSocket() string {
+	if s.EngineSocket != "" {
+		return s.EngineSocket
+	}
+	return strings.TrimPrefix(docker.DefaultHost, "unix://")
+}
+
+func resolved(p string) string {
+	if r, err := filepath.EvalSymlinks(p); err == nil {
+		return r
+	}
+	return path.Clean(p)
+}
+
+func hasSocket(volumes []volume) bool {
+	for _, v := range volumes {
+		if v.socket {
+			return true
+		}
+	}
+	return false
+}

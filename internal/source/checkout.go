@@ -1,0 +1,138 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Checkout brings the job's commit into the project folder and writes the job's .git. What a user would see of Git goes
+// to out. Nothing else may write to the folder meanwhile.
+//
+// A second call for the same workspace starts from an empty folder (GitLab: GET_SOURCES_ATTEMPTS does so).
+// What the job's author or the server is to blame for comes back as a *job.Error; a *PermissionError means that files
+// of the last job must be removed by somebody with more rights first.
+func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
+	begin, processes := time.Now(), w.store.git.started.Load()
+	defer func() {
+		w.store.log.DebugContext(ctx, "sources laid out", slog.String("dir", w.Dir), slog.Duration("took", time.Since(begin)),
+			slog.Int64("git_processes", w.store.git.started.Load()-processes), slog.Any("error", err))
+	}()
+	w.attempts++
+	switch w.req.Strategy {
+	case None:
+		notice(out, "Skipping Git repository setup")
+		notice(out, "Skipping Git checkout")
+		return nil
+	case Empty:
+		notice(out, "Skipping Git repository setup and creating an empty build directory")
+		return w.wipe(ctx)
+	case Fetch, Clone:
+	default:
+		return fmt.Errorf("get sources: unknown strategy %q", w.req.Strategy)
+	}
+	if !isOID(w.req.Git.SHA) {
+		return fmt.Errorf("get sources: %q is not a commit", w.req.Git.SHA)
+	}
+	if w.req.Strategy == Clone || w.attempts > 1 {
+		if err := w.wipe(ctx); err != nil {
+			return err
+		}
+	}
+	err = w.bring(ctx, out)
+	var ge *gitError
+	if errors.As(err, &ge) {
+		fmt.Fprintln(out, strings.TrimRight(ge.stderr, "\n")) // what Git said, in full
+	}
+	if err != nil {
+		return fmt.Errorf("get sources: %w", err)
+	}
+	return nil
+}
+
+func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
+	p, err := w.plan()
+	if err != nil {
+		return err
+	}
+	for _, f := range p.fetch.ignored {
+		fmt.Fprintf(out, "WARNING: GIT_FETCH_EXTRA_FLAGS: %s has no meaning on this runner and is left out\n", f)
+	}
+	if p.depth > 0 {
+		notice(out, fmt.Sprintf("Fetching changes with git depth set to %d...", p.depth))
+	} else {
+		notice(out, "Fetching changes...")
+	}
+	o, err := w.store.git.objects(ctx, w.mirror.dir)
+	if err != nil {
+		return err
+	}
+	defer o.close()
+	src, err := w.obtain(ctx, o, p)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if !w.req.Checkout {
+		notice(out, "Skipping Git checkout")
+		return w.keepTree(o, p, src)
+	}
+	notice(out, fmt.Sprintf("Checking out %.8s as detached HEAD (ref is %s)...", w.req.Git.SHA, w.req.Git.Ref))
+	idx, err := w.layOut(ctx, p.clean, out)
+	if err != nil {
+		return err
+	}
+	return w.writeJobGit(w.req.Git.SHA, src, idx.raw)
+}
+
+// keepTree serves GIT_CHECKOUT=false: the work tree stays on the commit that it has.
+func (w *Workspace) keepTree(o *objects, p plan, src sources) error {
+	rm := &remover{top: w.project, path: w.Dir}
+	if err := rm.remove(w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
+		return err
+	}
+	head := w.checkedOut()
+	if isOID(head) {
+		past, err := o.past(p.depth, w.req.Git.SHA, head)
+		if err != nil {
+			return err
+		}
+		if past.found {
+			idx, err := w.readIndex()
+			if err != nil {
+				return err
+			}
+			if p.depth > 0 {
+				src.past = past
+			}
+			return w.writeJobGit(head, src, idx.raw)
+		}
+	}
+	// GitLab: git init with init.defaultBranch = none.
+	return w.writeJobGit("ref: refs/heads/none", src, nil)
+}
+
+func (w *Workspace) writeJobGit(head string, src sources, index []byte) error {
+	remote, err := cleanRemote(w.req.RemoteURL, w.req.Schemes)
+	if err != nil {
+		return err
+	}
+	g := jobGit{
+		head: head, refs: src.refs, shallow: src.past.boundary, index: index, format: w.req.Git.RepoObjectFormat,
+		remote: remote.String(), objects: w.req.Objects, umask: w.req.Umask,
+	}
+	if err := g.write(w.project); err != nil {
+		return withPath("write", filepath.Join(w.Dir, ".git"), err)
+	}
+	return nil
+}
+
+// notice prints a line of the runner's own, green as GitLab's are.
+func notice(out io.Writer, text string) { fmt.Fprintf(out, "\x1b[32;1m%s\x1b[0;m\n", text) }

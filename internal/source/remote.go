@@ -1,0 +1,60 @@
+package source
+
+import (
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// tokenVariable carries the job token to the credential helper: the environment of a process is its owner's alone,
+// its arguments are everybody's.
+const tokenVariable = "SLIPWAY_JOB_TOKEN"
+
+// gitUser is the user name that goes with a job token.
+const gitUser = "gitlab-ci-token"
+
+// credentialHelper is run by Git's shell with the arguments get, store and erase.
+const credentialHelper = `!f() { test "$1" = get && printf 'username=` + gitUser + `\npassword=%s\n' "$` + tokenVariable + `"; }; f`
+
+// cleanRemote is the URL that Git fetches from: without credentials, over one of the schemes.
+func cleanRemote(raw string, schemes []string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		// The error of url.Parse quotes the URL, credentials included.
+		return nil, fmt.Errorf("the repository's URL cannot be read")
+	}
+	u.User, u.Fragment, u.RawQuery = nil, "", ""
+	if !slices.Contains(schemes, u.Scheme) {
+		return nil, fmt.Errorf("the repository's URL %s is none of %s", u, strings.Join(schemes, ", "))
+	}
+	if u.Host == "" && u.Scheme != "file" {
+		return nil, fmt.Errorf("the repository's URL %s has no host", u)
+	}
+	return u, nil
+}
+
+// baseURL is the server that u is on, with a slash at its end.
+func baseURL(u *url.URL) string {
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}).String()
+}
+
+// remoteConfig is what a fetch from u needs. Credentials and headers are bound to the server: one that redirects
+// elsewhere does not take them along.
+func remoteConfig(u *url.URL, r *Request) []setting {
+	base := baseURL(u)
+	var config []setting
+	if r.Token != "" {
+		config = append(config, setting{"credential." + base + ".helper", credentialHelper})
+	}
+	if r.UserAgent != "" {
+		config = append(config, setting{"http.userAgent", r.UserAgent})
+	}
+	if r.CorrelationID != "" {
+		config = append(config, setting{"http." + base + ".extraHeader", "X-Gitaly-Correlation-Id: " + r.CorrelationID})
+	}
+	if r.CAFile != "" {
+		config = append(config, setting{"http.sslCAInfo", r.CAFile})
+	}
+	return config
+}

@@ -1,0 +1,232 @@
+package source
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// Request says which sources a job wants and where.
+type Request struct {
+	Server      string // base URL of the GitLab instance; with ProjectID it names the mirror
+	ProjectID   int64
+	ProjectPath string // group/project, for people
+	Slot        string // tells workspaces of one project apart: letters, digits, ".", "_" and "-"
+
+	// Root and Rel put the project folder at Root/Rel and the temporary one at Root/Rel.tmp instead of into the state
+	// folder, for an operator who mounts a folder of the host over the builds folder. Jobs may write anywhere below
+	// Root. Two slots must not share a Rel.
+	Root, Rel string
+
+	Git       job.Git
+	Token     job.Secret
+	RemoteURL string // what Git fetches from, and the remote that the job sees; "" = Git.RepoURL. Credentials in it are dropped
+
+	Strategy   Strategy    // "" = Fetch
+	Checkout   bool        // GIT_CHECKOUT; false = fetch, but touch nothing in the work tree
+	CleanFlags []string    // Words of GIT_CLEAN_FLAGS
+	FetchFlags []string    // Words of GIT_FETCH_EXTRA_FLAGS
+	Umask      fs.FileMode // of all that the job gets. GitLab: 0000, 0022 with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR
+
+	Objects       string   // path of Workspace.ObjectsDir inside the container
+	CAFile        string   // certificates that the Git server may have, "" = the system's
+	UserAgent     string   // of requests to the Git server
+	CorrelationID string   // sent to the Git server, may be empty
+	Schemes       []string // of RemoteURL; nil = http and https
+}
+
+// Workspace is one job's place on the host. It is held, with its mirror, until Close.
+type Workspace struct {
+	Dir        string // host path of the project folder: CI_PROJECT_DIR
+	TempDir    string // host path of RUNNER_TEMP_PROJECT_DIR, empty at first
+	ObjectsDir string // host path to mount read-only at Request.Objects
+
+	store    *Store
+	req      Request
+	mirror   *mirror
+	state    string // host-only folder with the index
+	project  *os.File
+	slot     *lock
+	use      *lock
+	attempts int
+}
+
+var slotName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
+
+// Workspace makes the folders of a job and holds them for it, waiting for another job in the same slot to end. It does
+// no Git yet: the job's container can be made from the three folders meanwhile, but nothing may run in it before
+// Checkout has returned.
+func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err error) {
+	if err := req.complete(); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	key := req.key()
+	w := &Workspace{store: s, req: req, mirror: &mirror{dir: filepath.Join(s.dir, "mirrors", key), git: s.git}}
+	w.ObjectsDir = w.mirror.objectsDir()
+	slot := filepath.Join(s.dir, "workspaces", key, req.Slot)
+	w.state = filepath.Join(slot, "git")
+	for _, d := range []string{w.mirror.dir, filepath.Dir(slot), slot, w.state} {
+		if err := privateDir(d); err != nil {
+			return nil, fmt.Errorf("open workspace: %w", err)
+		}
+	}
+	defer func() {
+		if err != nil {
+			w.Close()
+		}
+	}()
+	if w.slot, err = acquire(ctx, filepath.Join(slot, "lock"), exclusive); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	if w.use, err = acquire(ctx, filepath.Join(w.mirror.dir, useLock), shared); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	if err := w.mirror.create(req.Git.RepoObjectFormat); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	if err := w.folders(ctx, slot); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	return w, nil
+}
+
+// complete fills in defaults and refuses what would be dangerous in a path or a file of ours.
+func (r *Request) complete() error {
+	if r.RemoteURL == "" {
+		r.RemoteURL = r.Git.RepoURL
+	}
+	if r.Schemes == nil {
+		r.Schemes = []string{"http", "https"}
+	}
+	if r.Strategy == "" {
+		r.Strategy = Fetch
+	}
+	r.Umask &= 0o777
+	switch {
+	case r.Server == "" || r.ProjectID <= 0:
+		return errors.New("the request names no project")
+	case !slotName.MatchString(r.Slot):
+		return fmt.Errorf("bad slot name %q", r.Slot)
+	case r.Root == "" && r.Rel != "", r.Root != "" && !(filepath.IsAbs(r.Root) && r.Rel != "." && filepath.IsLocal(r.Rel)):
+		return fmt.Errorf("bad project folder %q in %q", r.Rel, r.Root)
+	case !filepath.IsAbs(r.Objects) || strings.ContainsAny(r.Objects, "\n\""):
+		return fmt.Errorf("bad path of the objects in the container %q", r.Objects)
+	}
+	return nil
+}
+
+var unreadable = regexp.MustCompile(`[^a-z0-9.-]+`)
+
+// key names the project in paths. Its path on the server may change and is left out.
+func (r *Request) key() string {
+	server := strings.TrimRight(strings.ToLower(r.Server), "/")
+	host := server
+	if _, rest, ok := strings.Cut(server, "://"); ok {
+		host = rest
+	}
+	format := r.Git.RepoObjectFormat
+	if format == "sha1" {
+		format = ""
+	}
+	id := strconv.FormatInt(r.ProjectID, 10)
+	sum := sha256.Sum256([]byte(server + "\n" + id + "\n" + format))
+	host = strings.Trim(unreadable.ReplaceAllString(host, "-"), ".-")
+	return host[:min(40, len(host))] + "-" + id + "-" + hex.EncodeToString(sum[:6])
+}
+
+// folders opens the project folder and empties the temporary one.
+func (w *Workspace) folders(ctx context.Context, slot string) error {
+	root, project, temp := slot, "project", "tmp"
+	if w.req.Root != "" {
+		root, project, temp = w.req.Root, w.req.Rel, w.req.Rel+".tmp"
+		if err := os.MkdirAll(root, 0o755); err != nil {
+			return err
+		}
+	}
+	if w.req.Strategy == Empty {
+		project += "-empty" // GitLab: the kept work tree of other jobs is not lost
+	}
+	w.Dir, w.TempDir = filepath.Join(root, project), filepath.Join(root, temp)
+	top, err := openRoot(root)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	if w.project, err = w.folder(top, project); err != nil {
+		return withPath("open", w.Dir, err)
+	}
+	tmp, err := w.folder(top, temp)
+	if err != nil {
+		return withPath("open", w.TempDir, err)
+	}
+	defer tmp.Close()
+	return w.clear(ctx, tmp, w.TempDir)
+}
+
+// folder opens rel below top, makes what is missing, and puts a folder in the place of anything else.
+func (w *Workspace) folder(top *os.File, rel string) (*os.File, error) {
+	at := top
+	for name := range strings.SplitSeq(filepath.Clean(rel), "/") {
+		next, err := openDir(at, name)
+		if err == unix.ENOTDIR || err == unix.ELOOP { // a link to somewhere, say
+			err = unix.Unlinkat(int(at.Fd()), name, 0)
+		}
+		if next == nil && (err == nil || err == unix.ENOENT) {
+			if err = unix.Mkdirat(int(at.Fd()), name, 0o700); err == nil || err == unix.EEXIST {
+				next, err = openDir(at, name)
+			}
+			if err == nil {
+				err = next.Chmod(0o777 &^ w.req.Umask)
+			}
+		}
+		if at != top {
+			at.Close()
+		}
+		if err != nil {
+			if next != nil {
+				next.Close()
+			}
+			return nil, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// clear empties a folder that jobs write to, and gives it its mode back.
+func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error {
+	none, err := parseIndex(nil, 0)
+	if err != nil {
+		return err
+	}
+	rm := &remover{top: dir, path: path}
+	if err := rm.remove(dir, ".git", filepath.Join(path, ".git")); err != nil {
+		return err
+	}
+	s := &sweep{index: none, umask: w.req.Umask, remover: rm}
+	return s.run(ctx, dir)
+}
+
+// Close gives the workspace and the mirror back. The folders stay for the next job.
+func (w *Workspace) Close() error {
+	if w.project != nil {
+		w.project.Close()
+		w.project = nil
+	}
+	w.use.release()
+	w.slot.release()
+	w.use, w.slot = nil, nil
+	return nil
+}

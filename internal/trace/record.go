@@ -1,0 +1,156 @@
+package trace
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// recordName is the record's file in the job's spool folder.
+const recordName = "record.json"
+
+// Record is what is kept on disk, readable for the owner only, while a job runs: enough to end the job when the
+// runner was killed.
+type Record struct {
+	URL            string            `json:"url"`          // of the server
+	RunnerToken    string            `json:"runner_token"` // its short form
+	JobID          int64             `json:"job_id"`
+	Token          job.Secret        `json:"token"`           // the job's
+	FailureReasons []job.Reason      `json:"failure_reasons"` // what the server knows
+	Labels         map[string]string `json:"labels,omitempty"`
+
+	// Open and the upload fill in the rest.
+
+	Timestamps bool   `json:"timestamps"`
+	Debug      bool   `json:"debug"`
+	Sent       int64  `json:"sent"`     // bytes that the server has
+	Size       int64  `json:"size"`     // bytes of the log at that time, and
+	Checksum   string `json:"checksum"` // their checksum
+	// Final is how the job ended, once that stands in the log and only its delivery is missing.
+	Final *Final `json:"final,omitempty"`
+}
+
+// Final is the end of a job as the server is told.
+type Final struct {
+	State    job.State  `json:"state"`
+	Reason   job.Reason `json:"reason,omitempty"`
+	ExitCode int        `json:"exit_code,omitempty"`
+}
+
+// save replaces the record of dir. It is not synced to the disk: the record is for a killed runner, not for a power cut.
+func (r *Record) save(dir string) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("write job record: %w", err)
+	}
+	path := filepath.Join(dir, recordName)
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return fmt.Errorf("write job record: %w", err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("write job record: %w", err)
+	}
+	return nil
+}
+
+// Left is a job that a runner began and did not end.
+type Left struct {
+	Dir    string
+	Record Record
+}
+
+// Interrupted lists the jobs whose spool folders lie in root, which no running process may use. Folders without a
+// record, from before a job's start or after its end, are removed. The error tells of folders that cannot be read,
+// the others are listed all the same.
+func Interrupted(root string) ([]Left, error) {
+	entries, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list interrupted jobs: %w", err)
+	}
+	var lefts []Left
+	var errs []error
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		left := Left{Dir: filepath.Join(root, e.Name())}
+		data, err := os.ReadFile(filepath.Join(left.Dir, recordName))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = removeEmpty(left.Dir)
+		} else if err == nil {
+			if err = json.Unmarshal(data, &left.Record); err == nil {
+				lefts = append(lefts, left)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("read interrupted job %s: %w", left.Dir, err))
+		}
+	}
+	return lefts, errors.Join(errs...)
+}
+
+// removeEmpty removes a spool folder without a record. It takes only the files that this package makes: the folder
+// may be somebody's.
+func removeEmpty(dir string) error {
+	for _, name := range []string{spoolName, recordName + ".new"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return os.Remove(dir)
+}
+
+// Finish ends an interrupted job: a line that says why is added to its log, what the server lacks of the log is
+// sent, the job ends as runner_system_failure, and its folder is removed. A job that had ended, and whose end could
+// only not be delivered, ends as it did. The bytes on disk decide what the log is.
+//
+// ctx bounds the delivery. After an error the folder is still there, for another try.
+func Finish(ctx context.Context, server Server, left Left, why string, log *slog.Logger) error {
+	log = orDiscard(log)
+	store, err := openSpool(left.Dir, log)
+	if err != nil {
+		return fmt.Errorf("finish job %d: %w", left.Record.JobID, err)
+	}
+	defer store.close()
+	rec := left.Record
+	if rec.Final == nil {
+		addLast(store, rec.Timestamps, "Job failed (system failure): "+why)
+		rec.Final = &Final{State: job.Failed, Reason: job.SystemFailure}
+	}
+	u := newUploader(server, store, left.Dir, rec, log)
+	u.save()
+	if err := u.finish(ctx, DefaultFinalTries); err != nil {
+		return fmt.Errorf("finish job %d: %w", rec.JobID, err)
+	}
+	return removeDir(left.Dir)
+}
+
+// addLast writes an error as the last line of an interrupted log.
+func addLast(store *spool, timestamps bool, text string) {
+	if size, _ := store.sums(); size > 0 && store.last != '\n' {
+		store.runner([]byte("\n"))
+	}
+	w := sink(store.runner)
+	if timestamps {
+		w = (&stamper{stream: runnerStream, next: store.runner}).write
+	}
+	w([]byte(errorColour + "ERROR: " + text + reset + "\n"))
+}
+
+// removeDir removes the spool folder of a job that is over.
+func removeDir(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove spool: %w", err)
+	}
+	return nil
+}
