@@ -15,13 +15,14 @@ import (
 
 // demoOptions is what a demo is made of.
 type demoOptions struct {
-	Sleep  time.Duration // how long the sample's long step takes
-	Keep   bool          // leave the containers, images and files behind
-	Build  Build
-	Log    *slog.Logger
-	Stdout io.Writer // job logs and the table
-	Stderr io.Writer // what the demo does meanwhile
-	Colour bool      // Stdout is a terminal
+	Sleep   time.Duration // how long the sample's long step takes
+	Keep    bool          // leave the containers, images and files behind
+	Offline bool          // take stand-in images without looking for a registry
+	Build   Build
+	Log     *slog.Logger
+	Stdout  io.Writer // job logs and the table
+	Stderr  io.Writer // what the demo does meanwhile
+	Colour  bool      // Stdout is a terminal
 }
 
 func (a *app) demoCommand() *cobra.Command {
@@ -36,6 +37,7 @@ slipway run the project's pipeline twice, shows both job logs and compares the t
 	}
 	fs := cmd.Flags()
 	fs.DurationVar(&o.Sleep, "sleep", 10*time.Second, "how long the sample's long build step takes")
+	fs.BoolVar(&o.Offline, "offline", false, "take stand-in images without looking for an outside registry")
 	fs.BoolVar(&o.Keep, "keep", false, "leave containers, images and files behind")
 	return cmd
 }

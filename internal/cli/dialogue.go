@@ -86,24 +86,45 @@ func (d *dialogue) secret(ctx context.Context) (string, error) {
 	if !ok {
 		return d.line(ctx)
 	}
-	fd := int(f.Fd())
-	before, err := term.GetState(fd)
+	before, err := term.MakeRaw(int(f.Fd()))
 	if err != nil {
-		return "", fmt.Errorf("read the terminal's state: %w", err)
+		return "", fmt.Errorf("hide the answer: %w", err)
 	}
-	// After Ctrl-C the read below never returns, so the echo is switched on again here.
-	defer func() { _ = term.Restore(fd, before) }()
-	answer, err := wait(ctx, func() (string, error) {
-		b, err := term.ReadPassword(fd)
-		if errors.Is(err, io.EOF) {
-			err = errNoAnswer
-		}
-		return string(b), err
-	})
+	answer, err := wait(ctx, func() (string, error) { return readKeys(f) })
+	if restoreErr := term.Restore(int(f.Fd()), before); restoreErr != nil {
+		return "", fmt.Errorf("restore the terminal: %w", restoreErr)
+	}
 	if err == nil {
-		fmt.Fprintln(d.out) // the terminal did not show it
+		fmt.Fprintln(d.out) // the terminal did not show the user's Enter
 	}
 	return answer, err
+}
+
+// readKeys reads a line from a terminal in raw mode. (term.ReadPassword does not take Ctrl-D for an end.)
+func readKeys(r io.Reader) (string, error) {
+	var line []byte
+	b := make([]byte, 1)
+	for {
+		if _, err := io.ReadFull(r, b); err != nil {
+			return "", errNoAnswer
+		}
+		switch key := b[0]; key {
+		case '\r', '\n':
+			return string(line), nil
+		case 'C' - '@':
+			return "", errInterrupted
+		case 'D' - '@':
+			if len(line) == 0 {
+				return "", errNoAnswer
+			}
+		case '\b', 0x7f: // Backspace
+			line = line[:max(0, len(line)-1)]
+		case 'U' - '@':
+			line = nil
+		default:
+			line = append(line, key)
+		}
+	}
 }
 
 // wait runs a read that cannot be interrupted and gives up on it when ctx ends.

@@ -40,7 +40,7 @@ func TestTerminal(t *testing.T) {
 	}{
 		{"everything", func(tt *terminal) {
 			tt.answer(url, srv.URL+"\n")
-			tt.answerUnseen(token, typedToken+"\n")
+			tt.answerUnseen(token, "x\x15"+typedToken+"y\x7f\r")
 			tt.answer("name of this runner", "typed\n")
 			tt.answer("executor [docker]", "\n")
 			tt.answer("image", "\n")

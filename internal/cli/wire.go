@@ -150,8 +150,3 @@ func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 	}
 	return spec, err
 }
-
-// runDemo runs the sample pipeline twice.
-func runDemo(ctx context.Context, o demoOptions) error { return errNotWired }
-
-var errNotWired = errors.New("not wired yet")

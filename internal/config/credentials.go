@@ -52,7 +52,19 @@ func setCredentials(file string, src []byte, r *Runner, to Credentials, getenv f
 	}
 	want := maps.Clone(f.tree)
 	want[f.name] = list
+	if _, inline := f.tree[f.name].([]any); inline {
+		want[f.name] = anys(list)
+	}
 	return proven(file, apply(string(src), changes), want)
+}
+
+// anys is the list as the TOML library gives runners = [{…}].
+func anys(list []map[string]any) []any {
+	out := make([]any, len(list))
+	for i, m := range list {
+		out[i] = m
+	}
+	return out
 }
 
 // literal is a key and its value, as TOML writes it and as it is read back.

@@ -63,7 +63,8 @@ func text(pos Position, key, msg, hint string) string {
 // Problems lists the mistakes of an error that Load or a rewrite returned, in the order of their lines, for those who
 // print mistake and cure apart.
 func Problems(err error) []*Error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
 		var all []*Error
 		for _, e := range joined.Unwrap() {
 			all = append(all, Problems(e)...)

@@ -16,5 +16,8 @@ func (Secret) GoString() string { return masked }
 // LogValue hides the value.
 func (Secret) LogValue() slog.Value { return slog.StringValue(masked) }
 
+// MarshalJSON hides the value: logs may be JSON.
+func (Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + masked + `"`), nil }
+
 // Reveal returns the value.
 func (s Secret) Reveal() string { return string(s) }

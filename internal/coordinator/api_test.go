@@ -261,11 +261,13 @@ func TestOutcomes(t *testing.T) {
 	}{
 		{"success", nil, job.Success, nil, Outcome{State: job.Success}},
 		{
-			"failure", nil, job.Failed, object{"failure_reason": "script_failure", "exit_code": 3},
+			"failure", nil, job.Failed,
+			object{"failure_reason": "script_failure", "exit_code": 3},
 			Outcome{State: job.Failed, FailureReason: job.ScriptFailure, ExitCode: 3},
 		},
 		{
-			"unlisted reason", nil, job.Failed, object{"failure_reason": "bad_weather"},
+			"unlisted reason", nil, job.Failed,
+			object{"failure_reason": "bad_weather"},
 			Outcome{State: job.Failed, FailureReason: job.UnknownFailure},
 		},
 		{"canceled gracefully", func(j *Job) { j.Cancel(true) }, job.Failed, nil, Outcome{State: Canceled}},

@@ -43,16 +43,23 @@ func (c *Coordinator) Inject(f Fault) (remove func()) {
 // takeFault finds the fault that strikes the request, if any.
 func (c *Coordinator) takeFault(x *exchange) (Fault, bool) {
 	c.mu.Lock()
+	faults := slices.Clone(c.faults)
+	c.mu.Unlock()
+	// Match is the test's own code, and may ask the coordinator: no lock here.
+	faults = slices.DeleteFunc(faults, func(f *Fault) bool {
+		return f.Endpoint != "" && f.Endpoint != x.endpoint || f.Match != nil && !f.Match(x.r)
+	})
+	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i, f := range c.faults {
+	for _, f := range faults {
+		i := slices.Index(c.faults, f)
 		switch {
-		case f.Endpoint != "" && f.Endpoint != x.endpoint, f.Match != nil && !f.Match(x.r):
+		case i < 0: // used up or removed meanwhile
 			continue
 		case f.Skip > 0:
 			f.Skip--
 			continue
-		}
-		if f.Times > 0 {
+		case f.Times > 0:
 			f.Times--
 		}
 		if f.Times == 0 {

@@ -69,7 +69,7 @@ func (c *Coordinator) record(x *exchange) {
 	x.job.requests = append(x.job.requests, x.rec)
 }
 
-// recorded adds how the call was answered.
+// recorded adds how the call is going to be answered.
 func (c *Coordinator) recorded(x *exchange, status int) {
 	if x.rec == nil {
 		return

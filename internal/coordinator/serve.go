@@ -71,7 +71,7 @@ func jsonReply(status int, v any) reply {
 }
 
 func message(status int, detail string) reply {
-	msg := strconv.Itoa(status) + " " + http.StatusText(status)
+	msg := strconv.Itoa(status) + " " + strings.TrimPrefix(http.StatusText(status), "Requested ")
 	if detail != "" {
 		msg += " - " + detail
 	}
@@ -103,12 +103,11 @@ func (c *Coordinator) serve(e Endpoint, handle func(*exchange) reply) http.Handl
 		x := &exchange{endpoint: e, w: watched, r: r}
 		rep := c.answer(x, handle)
 		if rep.status != 0 {
-			err := rep.write(watched)
-			if err != nil && rep.undelivered != nil {
+			c.recorded(x, rep.status)
+			if err := rep.write(watched); err != nil && rep.undelivered != nil {
 				rep.undelivered()
 			}
 		}
-		c.recorded(x, watched.status)
 		c.opts.Log.Debug("request", "endpoint", string(e), "path", r.URL.Path, "status", watched.status,
 			"duration", time.Since(start))
 	}

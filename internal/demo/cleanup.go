@@ -27,6 +27,9 @@ func (d *demo) cleanUp(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// patienceInUse is how often the removal of an outside image is tried that something else may be using by now.
+const patienceInUse = 10
+
 // removeImages removes from the Engine what the demo brought there: every name of its registry, the article's images
 // unless they were there before, and what an aborted or failed build left without a name. An Engine that is still busy
 // with taking an aborted build down gets some time for it.
@@ -35,30 +38,35 @@ func (d *demo) removeImages(ctx context.Context, before []string) error {
 		d.note("kept: the images %s/… on the Engine", d.registry.Host)
 		return nil
 	}
-	for {
-		err := d.tryRemoveImages(ctx, before)
-		if err == nil {
+	for try := 1; ; try++ {
+		own, outside := d.tryRemoveImages(ctx, before)
+		switch {
+		case own == nil && outside == nil:
+			return nil
+		case own == nil && try == patienceInUse:
+			d.note("left on the Engine, because it is in use: %v", outside)
 			return nil
 		}
 		select {
 		case <-time.After(300 * time.Millisecond):
 		case <-ctx.Done():
-			return err
+			return errors.Join(own, outside)
 		}
 	}
 }
 
-func (d *demo) tryRemoveImages(ctx context.Context, before []string) error {
-	errs := []error{d.Engine.RemoveLabeled(ctx, nonceLabel, d.nonce)}
+func (d *demo) tryRemoveImages(ctx context.Context, before []string) (own, outside error) {
+	own = d.Engine.RemoveLabeled(ctx, standInLabel, d.registry.Host)
 	now, err := d.Engine.Images(ctx)
-	errs = append(errs, err)
+	own = errors.Join(own, err)
 	for _, name := range now {
-		ours := strings.HasPrefix(name, d.registry.Host+"/")
-		pulled := d.sample.Registry == "" && (name == dockerName || name == alpineName+":latest") && !slices.Contains(before, name)
-		if ours || pulled {
-			errs = append(errs, d.Engine.RemoveImage(ctx, name))
+		switch {
+		case strings.HasPrefix(name, d.registry.Host+"/"):
+			own = errors.Join(own, d.Engine.RemoveImage(ctx, name))
+		case d.fromHub && (name == dockerName || name == alpineName+":latest") && !slices.Contains(before, name):
+			outside = errors.Join(outside, d.Engine.RemoveImage(ctx, name))
 		}
 	}
 	// Only now have the layers of a broken build lost the name of their base.
-	return errors.Join(append(errs, d.Engine.RemoveLabeled(ctx, nonceLabel, d.nonce))...)
+	return errors.Join(own, d.Engine.RemoveLabeled(ctx, standInLabel, d.registry.Host)), outside
 }

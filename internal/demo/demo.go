@@ -25,7 +25,7 @@ type demo struct {
 	Options
 	socket   string // the Engine's
 	dir      string // everything on disk
-	nonce    string // of the long step; also the label of all that is made of stand-ins
+	fromHub  bool   // the article's images come from outside, not from the registry
 	sample   sample
 	repo     repository
 	registry *Registry
@@ -33,12 +33,12 @@ type demo struct {
 	undo     undo
 }
 
-// nonceLabel is on the stand-in images, so on every image and container made of them too.
-const nonceLabel = "slipway.demo"
+// standInLabel is on the stand-in images, so on every image and container made of them too. Its value is the registry.
+const standInLabel = "slipway.demo"
 
 // Run shows the demo. It takes away all that it made, also when it fails or ctx ends.
 func Run(ctx context.Context, o Options) (err error) {
-	d := &demo{Options: o, nonce: strings.ToLower(rand.Text()[:8])}
+	d := &demo{Options: o}
 	if d.socket, err = localSocket(o.Engine.Host()); err != nil {
 		return err
 	}
@@ -103,10 +103,11 @@ func (d *demo) startRegistry(ctx context.Context) (err error) {
 
 // chooseImages takes the article's images where they can be had, and puts stand-ins into the registry where not.
 func (d *demo) chooseImages(ctx context.Context) error {
-	d.sample = sample{Nonce: d.nonce, Sleep: d.Sleep}
+	d.sample = sample{Nonce: strings.ToLower(rand.Text()[:8]), Sleep: d.Sleep}
 	why := "stand-ins are wanted"
 	if !d.Offline {
 		if reachable(ctx, hubURL) {
+			d.fromHub = true
 			d.note("images come from Docker Hub")
 			return nil
 		}
@@ -118,7 +119,7 @@ func (d *demo) chooseImages(ctx context.Context) error {
 		d.note("  %-15s %-22s → %s", c.file, c.from, c.to)
 	}
 	for name, recipe := range map[string]Recipe{alpineName + ":latest": Alpine(), dockerName: DockerClient()} {
-		recipe.Labels = map[string]string{nonceLabel: d.nonce}
+		recipe.Labels = map[string]string{standInLabel: d.registry.Host}
 		if err := d.registry.Push(ctx, name, recipe); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -45,8 +46,8 @@ func (e commandEngine) RemoveImage(ctx context.Context, name string) error {
 }
 
 func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) error {
-	label := "label=" + key + "=" + value
-	containers, err := dockerOutput(ctx, nil, "ps", "--all", "--quiet", "--filter", label)
+	filter := "label=" + key + "=" + value
+	containers, err := dockerOutput(ctx, nil, "ps", "--all", "--quiet", "--filter", filter)
 	if err != nil {
 		return err
 	}
@@ -55,7 +56,7 @@ func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) err
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	_, err = dockerOutput(ctx, nil, "image", "prune", "--force", "--filter", label)
+	_, err = dockerOutput(ctx, nil, "image", "prune", "--force", "--filter", filter)
 	return err
 }
 
@@ -96,7 +97,7 @@ func leftOnEngine(t *testing.T, notes string) []string {
 	}
 	left := slices.DeleteFunc(names, func(n string) bool { return !strings.HasPrefix(n, m[1]+"/") })
 	for _, list := range [][]string{{"ps", "--all"}, {"image", "ls", "--all"}} {
-		out := docker(t, append(list, "--quiet", "--filter", "label="+nonceLabel)...)
+		out := docker(t, append(list, "--quiet", "--filter", "label="+standInLabel+"="+m[1])...)
 		left = append(left, strings.Fields(out)...)
 	}
 	return left
@@ -170,12 +171,7 @@ func TestRunInterrupted(t *testing.T) {
 		Sleep: time.Hour, Engine: commandEngine{"unix://" + defaultSocket},
 		StartRunner: func(ctx context.Context, config, state string) (func() error, error) {
 			r.run = func(ctx context.Context, spec *job.Spec, log io.Writer) error {
-				return r.inContainer(ctx, spec, writerFunc(func(b []byte) (int, error) {
-					if bytes.Contains(b, []byte(" ---> Running in ")) {
-						cancel(interrupt)
-					}
-					return log.Write(b)
-				}))
+				return r.inContainer(ctx, spec, &watcher{log, " ---> Running in ", func() { cancel(interrupt) }})
 			}
 			return r.start(ctx, config, state)
 		},
@@ -188,15 +184,26 @@ func TestRunInterrupted(t *testing.T) {
 	}
 }
 
-type writerFunc func([]byte) (int, error)
+// watcher calls seen when a text goes by.
+type watcher struct {
+	io.Writer
+	text string
+	seen func()
+}
 
-func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+func (w *watcher) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(w.text)) {
+		w.seen()
+	}
+	return w.Writer.Write(b)
+}
 
 // noEngine is an Engine that a demo must not need.
 type noEngine struct {
 	commandEngine
 	images []string // that are there; RemoveImage takes them away
 	busy   int      // so many calls of RemoveImage fail
+	inUse  string   // cannot be removed
 }
 
 func (e *noEngine) Images(context.Context) ([]string, error) { return slices.Clone(e.images), nil }
@@ -204,6 +211,9 @@ func (e *noEngine) Images(context.Context) ([]string, error) { return slices.Clo
 func (e *noEngine) RemoveImage(_ context.Context, name string) error {
 	if e.busy--; e.busy >= 0 {
 		return errors.New("busy")
+	}
+	if name == e.inUse {
+		return errors.New("in use")
 	}
 	e.images = slices.DeleteFunc(e.images, func(n string) bool { return n == name })
 	return nil
@@ -266,28 +276,46 @@ func TestRemoveImages(t *testing.T) {
 	const own = "127.0.0.1:5000"
 	there := []string{own + "/app:main", own + "/alpine@sha256:0", "127.0.0.1:50001/app:main", "docker:20.10.7", "docker:20.10.7-dind", "alpine:latest", "x/alpine:latest"}
 	for _, tc := range []struct {
-		name     string
-		standIns bool
-		before   []string
-		want     []string
+		name   string
+		hub    bool
+		before []string
+		inUse  string
+		want   []string
 	}{
-		{"stand-ins", true, nil, there[2:]},
-		{"pulled from outside", false, nil, []string{there[2], there[4], there[6]}},
-		{"one was there before", false, []string{"alpine:latest"}, []string{there[2], there[4], there[5], there[6]}},
+		{"stand-ins", false, nil, "", there[2:]},
+		{"pulled from outside", true, nil, "", []string{there[2], there[4], there[6]}},
+		{"one was there before", true, []string{"alpine:latest"}, "", []string{there[2], there[4], there[5], there[6]}},
+		{"one is in use", true, nil, "alpine:latest", []string{there[2], there[4], there[5], there[6]}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			e := &noEngine{images: slices.Clone(there), busy: 2}
-			d := &demo{Options: Options{Engine: e}, registry: &Registry{Host: own}}
-			if tc.standIns {
-				d.sample.Registry = own
-			}
-			if err := d.removeImages(t.Context(), tc.before); err != nil {
-				t.Error(err)
-			}
-			if diff := cmp.Diff(tc.want, e.images); diff != "" {
-				t.Errorf("images that stay (-want +got):\n%s", diff)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				e := &noEngine{images: slices.Clone(there), busy: 2, inUse: tc.inUse}
+				var notes bytes.Buffer
+				d := &demo{Options: Options{Engine: e, Notes: &notes}, registry: &Registry{Host: own}, fromHub: tc.hub}
+				if err := d.removeImages(t.Context(), tc.before); err != nil {
+					t.Error(err)
+				}
+				if diff := cmp.Diff(tc.want, e.images); diff != "" {
+					t.Errorf("images that stay (-want +got):\n%s", diff)
+				}
+				if said := strings.Contains(notes.String(), "in use"); said != (tc.inUse != "") {
+					t.Errorf("notes: %s", &notes)
+				}
+			})
 		})
 	}
+}
+
+func TestRemoveImagesGivesUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), cleanUpTime)
+		defer cancel()
+		e := &noEngine{images: []string{"127.0.0.1:5000/app:main"}, inUse: "127.0.0.1:5000/app:main"}
+		d := &demo{Options: Options{Engine: e}, registry: &Registry{Host: "127.0.0.1:5000"}}
+		if err := d.removeImages(ctx, nil); err == nil || !strings.Contains(err.Error(), "in use") {
+			t.Errorf("error: %v", err)
+		}
+	})
 }

@@ -66,6 +66,9 @@ func (l *jobLog) pass(line []byte) error {
 	}
 	text := section.ReplaceAll(line, nil)
 	if marks := len(text) != len(line); marks && len(bytes.TrimSpace(colour.ReplaceAll(text, nil))) == 0 {
+		if !(goesOn && stream == l.stream) {
+			l.stream = "" // what goes on from here goes on from a line that is not shown
+		}
 		return nil
 	}
 	if !l.colour {

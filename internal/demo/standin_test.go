@@ -15,6 +15,7 @@ import (
 func load(t *testing.T, r Recipe, tag string) string {
 	t.Helper()
 	name := fmt.Sprintf("slipway-test/%s:%d", tag, os.Getpid())
+	r.Labels = map[string]string{"slipway-test": name} // an image of its own, whatever runs beside this test
 	var archive bytes.Buffer
 	if err := r.WriteArchive(&archive, name); err != nil {
 		t.Fatal(err)
@@ -90,13 +91,13 @@ func TestDynamicProgramBringsItsLibraries(t *testing.T) {
 	}
 	r := Alpine()
 	r.Programs = map[string]string{"/usr/bin/git": "/usr/bin/git"}
-	r.User, r.WorkingDir, r.Labels = "1000", "/tmp", map[string]string{"slipway-test": "git"}
+	r.User, r.WorkingDir = "1000", "/tmp"
 	image := load(t, r, "git")
 	script := "git init -q --template= repo && cd repo && git -c user.name=x -c user.email=x commit -q --allow-empty -m one && git log --format=%s && id -u"
 	if got := docker(t, "run", "--rm", "--network", "none", image, "sh", "-c", script); got != "one\n1000\n" {
 		t.Errorf("git in the image printed %q", got)
 	}
-	if got := docker(t, "image", "inspect", "--format", `{{index .Config.Labels "slipway-test"}}`, image); got != "git\n" {
+	if got := docker(t, "image", "inspect", "--format", `{{index .Config.Labels "slipway-test"}}`, image); got != image+"\n" {
 		t.Errorf("label: %q", got)
 	}
 }

@@ -135,23 +135,42 @@ func kindOf(message string) PullKind {
 	return PullFailed
 }
 
-// RemoveImages removes every name below one of an image host or path ("127.0.0.1:5000/"), and the images without
-// another name.
-func (e *Engine) RemoveImages(ctx context.Context, prefix string) error {
+// Images lists every name of every image, tags and digests.
+func (e *Engine) Images(ctx context.Context) ([]string, error) {
 	list, err := e.api.ImageList(ctx, client.ImageListOptions{})
 	if err != nil {
-		return fmt.Errorf("list images: %w", err)
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	var names []string
+	for _, img := range list.Items {
+		names = append(append(names, img.RepoTags...), img.RepoDigests...)
+	}
+	return names, nil
+}
+
+// RemoveImage takes a name off an image, and removes the image with what only it needs when that was its last name.
+// A name that is not there is no error.
+func (e *Engine) RemoveImage(ctx context.Context, name string) error {
+	_, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true})
+	if err != nil && !IsNotFound(err) {
+		return fmt.Errorf("remove image %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveLabeled removes all containers with a label ("key=value"), and then all images with it that have no name.
+func (e *Engine) RemoveLabeled(ctx context.Context, label string) error {
+	containers, err := e.Containers(ctx, label)
+	if err != nil {
+		return err
 	}
 	var errs []error
-	for _, img := range list.Items {
-		for _, name := range append(img.RepoTags, img.RepoDigests...) {
-			if !strings.HasPrefix(name, prefix) {
-				continue
-			}
-			if _, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{PruneChildren: true}); err != nil && !IsNotFound(err) {
-				errs = append(errs, fmt.Errorf("remove image %s: %w", name, err))
-			}
-		}
+	for _, c := range containers {
+		errs = append(errs, e.Remove(ctx, c.ID))
+	}
+	_, err = e.api.ImagePrune(ctx, client.ImagePruneOptions{Filters: make(client.Filters).Add("dangling", "true").Add("label", label)})
+	if err != nil {
+		errs = append(errs, fmt.Errorf("remove images with label %s: %w", label, err))
 	}
 	return errors.Join(errs...)
 }

@@ -28,7 +28,6 @@ import (
 const (
 	alpine       = "slipway.test/alpine:1"
 	dockerClient = "slipway.test/docker:1"
-	imagePrefix  = "slipway.test/"
 )
 
 // asSlipway makes the test binary behave as the command: the race detector then watches it too.
@@ -40,7 +39,9 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	if e, err := docker.Connect(context.Background(), docker.Options{}); err == nil {
-		_ = e.RemoveImages(context.Background(), imagePrefix)
+		for _, name := range []string{alpine, dockerClient} {
+			_ = e.RemoveImage(context.Background(), name)
+		}
 	}
 	os.Exit(code)
 }

@@ -26,7 +26,7 @@ func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan) (d
 	var last error
 	for i, policy := range p.image.policies {
 		if i > 0 {
-			tr.Warnf("WARNING: %v; trying pull policy %s", last, policy)
+			tr.Warnf("%v; trying pull policy %s", last, policy)
 		}
 		img, err := e.imageBy(ctx, tr, p, policy)
 		if err == nil {
@@ -68,7 +68,7 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy
 		if try == pullTries || !errors.As(err, &pull) || pull.Kind != docker.PullUnreachable {
 			return docker.Image{}, err
 		}
-		tr.Warnf("WARNING: %v; trying again in %s", err, pullPause)
+		tr.Warnf("%v; trying again in %s", err, pullPause)
 		select {
 		case <-time.After(pullPause):
 		case <-ctx.Done():
@@ -82,7 +82,7 @@ func (e *Executor) auth(tr *trace.Trace, p *plan) (docker.Credentials, string) {
 	var sources []docker.AuthSource
 	add := func(s docker.AuthSource, err error) {
 		if err != nil {
-			tr.Warnf("WARNING: %v", err)
+			tr.Warnf("%v", err)
 			return
 		}
 		sources = append(sources, s)

@@ -71,7 +71,7 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 	tr.Printf("Running with slipway %s (%s)", s.Version, s.Revision)
 	tr.Printf("  on %s %s, system ID: %s", s.RunnerName, s.ShortToken, s.SystemID)
 	for _, w := range p.warnings {
-		tr.Warnf("WARNING: %s", w)
+		tr.Warnf("%s", w)
 	}
 }
 
@@ -156,7 +156,7 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil && st.ignoreErrors:
-			tr.Warnf("WARNING: %s failed, but job will continue unaffected: %v", st.name, err)
+			tr.Warnf("%s failed, but job will continue unaffected: %v", st.name, err)
 		case err != nil && failure == nil:
 			failure = err
 		}

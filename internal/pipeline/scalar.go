@@ -12,9 +12,6 @@ import (
 //
 // GitLab: YAML 1.1 as Ruby's Psych reads it, with commas and base 60.
 var (
-	scalarTrue     = regexp.MustCompile(`(?i)^(yes|true|on)$`)
-	scalarFalse    = regexp.MustCompile(`(?i)^(no|false|off)$`)
-	scalarNull     = regexp.MustCompile(`(?i)^(|~|null)$`)
 	scalarInfinity = regexp.MustCompile(`(?i)^([-+]?)\.inf$`)
 	scalarNaN      = regexp.MustCompile(`(?i)^\.nan$`)
 	scalarTime     = regexp.MustCompile(`^-?\d{4}-\d{1,2}-\d{1,2}(?:[Tt]|\s+)\d{1,2}:\d\d:\d\d(?:\.\d*)?(?:\s*(?:Z|[-+]\d{1,2}:?(?:\d\d)?))?$`)
@@ -27,13 +24,18 @@ var (
 // resolveScalar gives the kind of an unquoted scalar and its text as Ruby prints the value: yes is "true", 010 is "8",
 // 20.10 is "20.1". ok is false for a date or time, which GitLab refuses to load.
 func resolveScalar(s string) (k kind, text string, ok bool) {
-	switch {
-	case scalarNull.MatchString(s):
+	switch strings.ToLower(s[:min(6, len(s))]) {
+	case "", "~", "null":
 		return kindNull, "", true
-	case scalarTrue.MatchString(s):
+	case "yes", "true", "on":
 		return kindBool, "true", true
-	case scalarFalse.MatchString(s):
+	case "no", "false", "off":
 		return kindBool, "false", true
+	}
+	if !strings.ContainsRune("0123456789+-.:", rune(s[0])) {
+		return kindString, s, true
+	}
+	switch {
 	case scalarTime.MatchString(s), scalarDate.MatchString(s):
 		return kindString, s, false
 	case scalarInfinity.MatchString(s):
@@ -48,13 +50,16 @@ func resolveScalar(s string) (k kind, text string, ok bool) {
 	case scalarSixty.MatchString(s):
 		return kindNumber, sixtyText(s), true
 	}
-	digits := strings.NewReplacer("_", "", ",", "").Replace(s)
+	digits := strings.ReplaceAll(strings.ReplaceAll(s, "_", ""), ",", "")
 	switch {
 	case scalarFloat.MatchString(s):
 		if f, err := strconv.ParseFloat(digits, 64); err == nil || math.IsInf(f, 0) {
 			return kindNumber, floatText(f), true
 		}
 	case scalarInteger.MatchString(s):
+		if strings.TrimLeft(digits, "+-")[0] != '0' {
+			return kindNumber, strings.TrimPrefix(digits, "+"), true
+		}
 		if i, ok := new(big.Int).SetString(digits, 0); ok {
 			return kindNumber, i.String(), true
 		}

@@ -31,7 +31,7 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 		return nil
 	case Empty:
 		notice(out, "Skipping Git repository setup and creating an empty build directory")
-		return w.wipe(ctx)
+		return w.clear(ctx, w.project, w.Dir)
 	case Fetch, Clone:
 	default:
 		return fmt.Errorf("get sources: unknown strategy %q", w.req.Strategy)
@@ -63,8 +63,8 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 	for _, f := range p.fetch.ignored {
 		fmt.Fprintf(out, "WARNING: GIT_FETCH_EXTRA_FLAGS: %s has no meaning on this runner and is left out\n", f)
 	}
-	if p.depth > 0 {
-		notice(out, fmt.Sprintf("Fetching changes with git depth set to %d...", p.depth))
+	if d := w.req.Git.Depth; d > 0 {
+		notice(out, fmt.Sprintf("Fetching changes with git depth set to %d...", d))
 	} else {
 		notice(out, "Fetching changes...")
 	}

@@ -38,11 +38,11 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 	if err := errors.Join(err, removed.Flush()); err != nil {
 		return nil, err
 	}
-	if w.checkedOut() != w.req.Git.SHA || s.intact != len(idx.entries) {
+	if idx.raw == nil || w.checkedOut() != w.req.Git.SHA || s.intact != len(idx.entries) {
 		if idx, err = w.readTree(ctx); err != nil {
 			return nil, err
 		}
-		if err := w.emptySubmodules(idx); err != nil {
+		if err := w.emptySubmodules(s, idx); err != nil {
 			return nil, err
 		}
 	}
@@ -99,14 +99,13 @@ func (w *Workspace) call(args ...string) gitCall {
 }
 
 // emptySubmodules: the folders may hold what was kept from another commit, in which they were no submodules.
-func (w *Workspace) emptySubmodules(idx *index) error {
-	for _, name := range idx.submodules() {
-		dir, err := w.openTracked(filepath.Dir(name))
+func (w *Workspace) emptySubmodules(s *sweep, idx *index) error {
+	for _, path := range idx.submodules() {
+		dir, err := w.openTracked(filepath.Dir(path))
 		if err != nil {
-			return withPath("open", filepath.Join(w.Dir, name), err)
+			return withPath("open", filepath.Join(w.Dir, path), err)
 		}
-		rm := &remover{top: w.project, path: w.Dir}
-		err = rm.empty(dir, filepath.Base(name), filepath.Join(w.Dir, name))
+		err = s.hollow(dir, filepath.Base(path), path)
 		dir.Close()
 		if err != nil {
 			return err

@@ -39,8 +39,8 @@ func baseURL(u *url.URL) string {
 	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/"}).String()
 }
 
-// remoteConfig is what a fetch from u needs. Credentials and headers are bound to the server: one that redirects
-// elsewhere does not take them along.
+// remoteConfig is what a fetch from u needs. The credentials are bound to the server: if it redirects elsewhere, they
+// do not go along.
 func remoteConfig(u *url.URL, r *Request) []setting {
 	base := baseURL(u)
 	var config []setting

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -38,8 +39,9 @@ func newGitServer(tb testing.TB, initArgs ...string) *gitServer {
 	s := &gitServer{Repo: filepath.Join(root, "group", "demo.git"), token: testToken}
 	gitIn(tb, root, append([]string{"init", "-q", "--bare", "-b", "main"}, append(initArgs, s.Repo)...)...)
 	backend := &cgi.Handler{
-		Path: filepath.Join(gitIn(tb, root, "--exec-path"), "git-http-backend"),
-		Env:  []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
+		Stderr: io.Discard,
+		Path:   filepath.Join(gitIn(tb, root, "--exec-path"), "git-http-backend"),
+		Env:    []string{"GIT_PROJECT_ROOT=" + root, "GIT_HTTP_EXPORT_ALL=1", "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*"},
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()

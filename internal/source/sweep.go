@@ -136,11 +136,16 @@ func (s *sweep) file(at *os.File, name, path string, ent entry) error {
 	return s.remover.remove(at, name, s.full(path))
 }
 
-// submodule leaves an empty folder: Git believes what a .git in there says.
 func (s *sweep) submodule(at *os.File, name, path string, e os.DirEntry) error {
 	if !e.IsDir() {
 		return s.discard(at, name, path, e)
 	}
+	s.intact++
+	return s.hollow(at, name, path)
+}
+
+// hollow empties the folder of a submodule: Git believes what a .git in there says.
+func (s *sweep) hollow(at *os.File, name, path string) error {
 	if err := s.remover.empty(at, name, s.full(path)); err != nil {
 		return err
 	}
@@ -149,7 +154,6 @@ func (s *sweep) submodule(at *os.File, name, path string, e os.DirEntry) error {
 		return withPath("open", s.full(path), err)
 	}
 	defer f.Close()
-	s.intact++
 	return s.restore(f, path)
 }
 

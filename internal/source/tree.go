@@ -125,8 +125,9 @@ func (r *remover) inside(dir *os.File, name, path string, depth int) error {
 		return withPath("open", path, err)
 	}
 	defer f.Close()
-	if os.Geteuid() != 0 {
-		_ = unix.Fchmod(int(f.Fd()), 0o700) // ours but closed to us, or somebody else's: then it may be open to all
+	var st unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) == nil && int(st.Uid) == os.Geteuid() && st.Mode&0o700 != 0o700 {
+		_ = unix.Fchmod(int(f.Fd()), 0o700) // ours, but closed to us
 	}
 	return each(f, path, func(e os.DirEntry) error {
 		return r.entry(f, e.Name(), filepath.Join(path, e.Name()), depth+1)

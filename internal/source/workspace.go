@@ -187,9 +187,11 @@ func (w *Workspace) folder(top *os.File, rel string) (*os.File, error) {
 			if err = unix.Mkdirat(int(at.Fd()), name, 0o700); err == nil || err == unix.EEXIST {
 				next, err = openDir(at, name)
 			}
-			if err == nil {
-				err = next.Chmod(0o777 &^ w.req.Umask)
-			}
+		}
+		if err == nil {
+			// A job may have closed it, or asked for another umask. What belongs to others is left to complain about
+			// when it gets in the way.
+			_ = next.Chmod(0o777 &^ w.req.Umask)
 		}
 		if at != top {
 			at.Close()

@@ -47,7 +47,7 @@ func TestFinalUpdate(t *testing.T) {
 		{
 			"down",
 			[]any{errDown, errDown, errDown, errDown},
-			[]string{"0s PATCH", "0s PUT failed", "1s PUT failed", "2s PUT failed", "4s PUT failed", "8s PUT failed"},
+			[]string{"0s PATCH", "0s PUT failed", "1s PUT failed", "3s PUT failed", "7s PUT failed", "15s PUT failed"},
 		},
 		{"403", []any{job.Ack{Verdict: job.Forbidden, Standing: job.Aborted}}, []string{"0s PATCH", "0s PUT failed"}},
 		{"404", []any{job.Ack{Verdict: job.NotFound}}, []string{"0s PATCH", "0s PUT failed"}},
@@ -77,9 +77,7 @@ func TestFinalUpdate(t *testing.T) {
 func TestServerLostTheLog(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
 		write(t, tr.Stdout(), "abc\n")
-		s.mu.Lock()
-		s.log = []byte("xyz\n") // as long, but not ours: the final update finds out
-		s.mu.Unlock()
+		s.set(func(s *server) { s.log = []byte("xyz\n") }) // as long, but not ours: the final update finds out
 		mustClose(t, tr, succeeded)
 		diff(t, "log", "abc\n\x1b[32;1mJob succeeded\x1b[0;m\n", s.text())
 	})
@@ -124,7 +122,9 @@ func TestFinalTries(t *testing.T) {
 	bubble(t, change, func(t *testing.T, tr *Trace, s *server, ctx context.Context) {
 		write(t, tr.Stdout(), "abc\n")
 		s.took()
-		s.onPatch = func(int64, []byte) (*job.Ack, error) { return nil, errDown }
+		s.set(func(s *server) {
+			s.onPatch = func(int64, []byte) (*job.Ack, error) { return nil, errDown }
+		})
 		left := undelivered(t, tr, t.Context(), errDown)
 		diff(t, "calls", []string{"0s PATCH", "1s PATCH", "3s PATCH", "7s PATCH"}, s.took())
 
@@ -139,13 +139,15 @@ func TestFinalTries(t *testing.T) {
 
 func TestEndless412(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
-		s.onUpdate = func(u job.Update) (*job.Ack, error) {
-			if u.State == job.Running {
-				return nil, nil
+		s.set(func(s *server) {
+			s.onUpdate = func(u job.Update) (*job.Ack, error) {
+				if u.State == job.Running {
+					return nil, nil
+				}
+				s.log = nil
+				return &job.Ack{Verdict: job.Resend}, nil
 			}
-			s.log = nil
-			return &job.Ack{Verdict: job.Resend}, nil
-		}
+		})
 		undelivered(t, tr, t.Context(), errResend)
 	})
 }

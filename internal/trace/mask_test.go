@@ -47,7 +47,8 @@ func TestMask(t *testing.T) {
 		{"second", Options{}, "?a=1&rss_token=abc def", "?a=1&rss_token=[MASKED] def"},
 		{"both", Options{}, "?rss_token=abc&authenticity_token=def'", "?rss_token=[MASKED]&authenticity_token=[MASKED]'"},
 		{
-			"case", Options{},
+			"case",
+			Options{},
 			"?X-Amz-Credential=A%2Fb&X-AMZ-SIGNATURE=1\"&x-amz-Security-Token=2\n",
 			"?X-Amz-Credential=[MASKED]&X-AMZ-SIGNATURE=[MASKED]\"&x-amz-Security-Token=[MASKED]\n",
 		},

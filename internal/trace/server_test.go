@@ -117,6 +117,13 @@ func (s *server) took() []string {
 	return out
 }
 
+// set changes the server between two calls.
+func (s *server) set(change func(s *server)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
 func (s *server) text() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -155,4 +162,13 @@ func inTurn(acks ...any) func() (*job.Ack, error) {
 		}
 		return nil, nil
 	}
+}
+
+// sinkServer takes everything.
+type sinkServer struct{}
+
+func (sinkServer) Update(context.Context, job.Update) (job.Ack, error) { return job.Ack{}, nil }
+
+func (sinkServer) PatchTrace(context.Context, int64, []byte, bool) (job.Ack, error) {
+	return job.Ack{}, nil
 }

@@ -71,13 +71,16 @@ func (s *stamper) entry(now time.Time, text []byte) {
 	s.line = s.line[:0]
 }
 
-// show makes an entry of a line that was begun before t and is still open: a prompt, or dots that show progress.
-func (s *stamper) show(t time.Time) {
-	if len(s.line) > 0 && s.began.Before(t) {
-		s.entry(time.Now(), nil)
-		s.plus = true
-		s.pass()
+// show makes an entry of a line that was begun before t and is still open: a prompt, or dots that show progress. It
+// reports whether there was one.
+func (s *stamper) show(t time.Time) bool {
+	if len(s.line) == 0 || !s.began.Before(t) {
+		return false
 	}
+	s.entry(time.Now(), nil)
+	s.plus = true
+	s.pass()
+	return true
 }
 
 // end makes an entry of an open line and lets the next text begin a new one.

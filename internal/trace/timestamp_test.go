@@ -84,7 +84,7 @@ func TestStamperKeepsTheText(t *testing.T) {
 			}
 			got.WriteString(text)
 		}
-		if want := strings.TrimSuffix(in.String(), "\n"); strings.TrimSuffix(got.String(), "\n") != want {
+		if want := strings.TrimSuffix(in.String(), "\n"); got.String() != want {
 			t.Fatalf("got %q, want %q", got.String(), want)
 		}
 	})

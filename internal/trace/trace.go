@@ -206,9 +206,11 @@ func (t *Trace) showLines(begunBefore time.Time) {
 	if !t.timestamps || t.closed {
 		return
 	}
-	t.stdout.lines.show(begunBefore)
-	t.stderr.lines.show(begunBefore)
-	t.stored()
+	for _, s := range []*stream{t.stdout, t.stderr} {
+		if s.lines.show(begunBefore) {
+			t.stored()
+		}
+	}
 }
 
 // stored follows a write to the spool.

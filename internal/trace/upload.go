@@ -152,8 +152,7 @@ func (u *uploader) next(now time.Time) (patch bool, at time.Time) {
 		at = u.asked
 	}
 	at = at.Add(min(max(u.interval, minKeepAlive), maxKeepAlive))
-	size, _ := u.spool.sums()
-	if size <= u.sent {
+	if u.allSent() {
 		return false, at
 	}
 	u.asleep.Store(false) // more does not change the time
@@ -301,7 +300,7 @@ func (u *uploader) end(r job.Result) {
 		u.rec.Final.Reason = cmp.Or(r.Reason, job.ScriptFailure).KnownTo(u.rec.FailureReasons)
 	}
 	if err := u.rec.save(u.dir); err != nil {
-		u.log.Debug("the job's record does not say how it ended", "error", err)
+		u.log.Warn("the job's record does not say how it ended", "error", err)
 	}
 }
 
@@ -320,7 +319,7 @@ func (u *uploader) finish(ctx context.Context, tries int) error {
 		case errors.Is(err, errResend) && !resent:
 			resent = true
 			continue
-		case u.sent > before:
+		case u.sent > before && !u.allSent(): // a long log over a bad line
 			failed, retry, wait = 0, firstRetry, firstRetry
 		default:
 			if failed++; failed >= tries {
@@ -336,6 +335,11 @@ func (u *uploader) finish(ctx context.Context, tries int) error {
 		}
 	}
 	return nil
+}
+
+func (u *uploader) allSent() bool {
+	size, _ := u.spool.sums()
+	return u.sent >= size
 }
 
 // deliver tries once. A wait without an error is how long the server needs before it wants to be asked again.

@@ -157,7 +157,7 @@ func TestUploadInPieces(t *testing.T) {
 func TestCanceling(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, ctx context.Context) {
 		at(time.Second, s)
-		s.standing = job.Canceling
+		s.set(func(s *server) { s.standing = job.Canceling })
 		began := time.Now()
 		<-tr.Canceling()
 		if d := time.Since(began); d > 5*time.Second {
@@ -195,9 +195,7 @@ func TestAbort(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, nil, func(t *testing.T, tr *Trace, s *server, ctx context.Context) {
 				at(time.Second, s)
-				s.mu.Lock()
-				tt.change(s)
-				s.mu.Unlock()
+				s.set(tt.change)
 				write(t, tr.Stdout(), "a\n")
 				<-ctx.Done()
 				if err := context.Cause(ctx); !errors.Is(err, job.ErrAborted) {
@@ -217,9 +215,7 @@ func TestAbortAtTheEnd(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
 		at(time.Second, s)
 		s.took()
-		s.onPatch = func(int64, []byte) (*job.Ack, error) {
-			return &job.Ack{Verdict: job.Forbidden, Standing: job.Aborted}, nil
-		}
+		s.set(func(s *server) { s.standing = job.Aborted })
 		mustClose(t, tr, succeeded) // the server knows better: nothing to deliver, nothing to keep
 		diff(t, "calls", []string{"1s PATCH"}, s.took())
 	})
@@ -228,7 +224,7 @@ func TestAbortAtTheEnd(t *testing.T) {
 func TestNotFoundPieceIsNoReasonToStop(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, ctx context.Context) {
 		turn := inTurn(job.Ack{Verdict: job.NotFound}, job.Ack{Verdict: job.NotFound})
-		s.onPatch = func(int64, []byte) (*job.Ack, error) { return turn() }
+		s.set(func(s *server) { s.onPatch = func(int64, []byte) (*job.Ack, error) { return turn() } })
 		write(t, tr.Stdout(), "a\n")
 		at(6*time.Second, s)
 		diff(t, "calls", []string{"0s PUT running", "0s PATCH", "3s PATCH", "5s PUT running", "6s PATCH"}, s.took())
@@ -242,9 +238,11 @@ func TestNotFoundPieceIsNoReasonToStop(t *testing.T) {
 
 func TestNotFoundPieceAtTheEnd(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
-		s.onPatch = func(int64, []byte) (*job.Ack, error) { return &job.Ack{Verdict: job.NotFound}, nil }
 		var final job.Update
-		s.onUpdate = func(u job.Update) (*job.Ack, error) { final = u; return &job.Ack{}, nil }
+		s.set(func(s *server) {
+			s.onPatch = func(int64, []byte) (*job.Ack, error) { return &job.Ack{Verdict: job.NotFound}, nil }
+			s.onUpdate = func(u job.Update) (*job.Ack, error) { final = u; return &job.Ack{}, nil }
+		})
 		write(t, tr.Stdout(), "a\n")
 		mustClose(t, tr, exit3) // the state is told without the log
 		diff(t, "state", job.Failed, final.State)
@@ -255,28 +253,24 @@ func TestNotFoundPieceAtTheEnd(t *testing.T) {
 func TestOutOfRange(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
 		write(t, tr.Stdout(), "abcd\n")
-		s.mu.Lock()
-		s.log = s.log[:2] // the server lost something
-		s.mu.Unlock()
+		s.set(func(s *server) { s.log = s.log[:2] }) // it lost something
 		s.took()
 		write(t, tr.Stdout(), "efgh\n")
 		at(3*time.Second, s)
 		diff(t, "calls", []string{"3s PATCH", "3s PATCH"}, s.took())
 		diff(t, "log", "abcd\nefgh\n", s.text())
 
-		refuse := true // whatever is asked
-		s.onPatch = func(start int64, _ []byte) (*job.Ack, error) {
-			if !refuse {
-				return nil, nil
+		s.set(func(s *server) {
+			s.onPatch = func(start int64, _ []byte) (*job.Ack, error) { // whatever is asked
+				return &job.Ack{Verdict: job.OutOfRange, Offset: 5 - start%5}, nil
 			}
-			return &job.Ack{Verdict: job.OutOfRange, Offset: 5 - start%5}, nil
-		}
+		})
 		write(t, tr.Stdout(), "ijkl\n")
 		at(9*time.Second, s)
 		diff(t, "no endless argument", []string{
 			"6s PATCH", "6s PATCH", "8s PUT running", "9s PATCH", "9s PATCH",
 		}, s.took())
-		refuse = false
+		s.set(func(s *server) { s.onPatch = nil })
 		mustClose(t, tr, succeeded)
 		diff(t, "log", "abcd\nefgh\nijkl\n\x1b[32;1mJob succeeded\x1b[0;m\n", s.text())
 	})
@@ -288,15 +282,17 @@ func TestServerVanishesForAMinute(t *testing.T) {
 	bubble(t, change, func(t *testing.T, tr *Trace, s *server, ctx context.Context) {
 		write(t, tr.Stdout(), "0\n")
 		want := "0\n"
-		s.onUpdate = func(job.Update) (*job.Ack, error) { return nil, errDown }
 		lost := false
-		s.onPatch = func(start int64, chunk []byte) (*job.Ack, error) {
-			if !lost { // the first piece arrives, its answer does not
-				lost = true
-				s.log = append(s.log, chunk...)
+		s.set(func(s *server) {
+			s.onUpdate = func(job.Update) (*job.Ack, error) { return nil, errDown }
+			s.onPatch = func(_ int64, chunk []byte) (*job.Ack, error) {
+				if !lost { // the first piece arrives, its answer does not
+					lost = true
+					s.log = append(s.log, chunk...)
+				}
+				return nil, errDown
 			}
-			return nil, errDown
-		}
+		})
 		for i := 1; i < 60; i++ {
 			at(time.Duration(i)*time.Second, s)
 			line := fmt.Sprintln(i)
@@ -306,9 +302,7 @@ func TestServerVanishesForAMinute(t *testing.T) {
 		if n := len(s.took()); n > 40 {
 			t.Errorf("%d calls in a minute", n)
 		}
-		s.mu.Lock()
-		s.onUpdate, s.onPatch = nil, nil
-		s.mu.Unlock()
+		s.set(func(s *server) { s.onUpdate, s.onPatch = nil, nil })
 		at(65*time.Second, s)
 		diff(t, "log", want, s.text())
 		if ctx.Err() != nil {
