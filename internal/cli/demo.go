@@ -54,9 +54,10 @@ func (a *app) demo(ctx context.Context, o demoOptions) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	signals, stop := notify(syscall.SIGTERM, os.Interrupt)
+	signals, stop := notify(syscall.SIGTERM, syscall.SIGQUIT, os.Interrupt)
 	defer stop()
 	go signalActions{
+		drain: func() { cancel(job.ErrShutdown) }, // a demo takes no jobs from others that could be left to end
 		abort: func(os.Signal) { cancel(job.ErrShutdown) },
 		exit:  exitAtOnce,
 	}.handle(ctx, signals)

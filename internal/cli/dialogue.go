@@ -68,8 +68,13 @@ func (e *endError) Error() string { return e.err.Error() }
 // line reads an answer that may be seen.
 func (d *dialogue) line(ctx context.Context) (string, error) {
 	answer, err := wait(ctx, func() (string, error) { return readLine(d.in) })
-	if _, ok := d.terminal(); !ok && err == nil {
-		fmt.Fprintln(d.out) // a terminal shows the user's Enter
+	if _, ok := d.terminal(); ok {
+		return answer, err
+	}
+	if err == nil {
+		fmt.Fprintln(d.out) // a terminal would show the user's Enter
+	} else if errors.Is(err, errNoAnswer) {
+		err = withHint(err, "with --non-interactive nothing is asked")
 	}
 	return answer, err
 }

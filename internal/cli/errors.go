@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/docker"
 )
 
 // errInterrupted: the user pressed Ctrl-C (or sent SIGTERM) while a command waited.
@@ -93,6 +95,8 @@ func hintOf(err error) string {
 		hinted *hintError
 		usage  *usageError
 		file   *config.Error
+		engine *docker.ConnectError
+		sample *demo.Error
 	)
 	switch {
 	case errors.As(err, &hinted):
@@ -101,6 +105,10 @@ func hintOf(err error) string {
 		return usage.hint
 	case errors.As(err, &file):
 		return file.Hint
+	case errors.As(err, &engine):
+		return engine.Hint
+	case errors.As(err, &sample):
+		return sample.Hint
 	}
 	return ""
 }

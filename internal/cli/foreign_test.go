@@ -137,3 +137,37 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 }
+
+// TestFindUnit asks a systemctl of our own making.
+func TestFindUnit(t *testing.T) {
+	for state, want := range map[string]bool{"active": true, "activating": true, "inactive": false, "unknown": false} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "systemctl"), "#!/bin/sh\ntest \"$*\" = 'is-active gitlab-runner.service' && echo "+state+"\nexit 3\n")
+		if err := os.Chmod(filepath.Join(dir, "systemctl"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("PATH", dir)
+		r, found := findUnit(t.Context())
+		if found != want || found && r.String() != "gitlab-runner (unit gitlab-runner.service)" {
+			t.Errorf("%s: got %v, %v", state, r, found)
+		}
+	}
+	t.Setenv("PATH", "")
+	if _, found := findUnit(t.Context()); found {
+		t.Error("found a unit without systemctl")
+	}
+}
+
+func TestHasCacheVolume(t *testing.T) {
+	t.Parallel()
+	for volume, want := range map[string]bool{
+		"/cache": true, "/srv:/cache": true, "/srv:/cache/:ro": true, "/cache:/other": false, "/cache2": false,
+	} {
+		if got := hasCacheVolume([]string{"/x", volume}); got != want {
+			t.Errorf("%s: %t, want %t", volume, got, want)
+		}
+	}
+	if hasCacheVolume(nil) {
+		t.Error("none: true")
+	}
+}

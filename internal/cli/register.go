@@ -1,20 +1,16 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/gitlab"
-	"github.com/slipway-ci/slipway/internal/job"
 )
 
 // registerFlags are the flags of register.
@@ -123,18 +119,6 @@ const (
 	defaultExecutor      = "docker"
 )
 
-// registration is a runner on its way into the config.
-type registration struct {
-	*registerFlags
-	path     string
-	conn     connector
-	dialogue *dialogue // nil = ask nothing
-	asked    bool      // the token was typed in and can be typed in again
-	known    bool      // to the server, which gave what follows
-	id       int64
-	expires  *time.Time
-}
-
 func (a *app) register(ctx context.Context, f registerFlags) error {
 	warning, err := f.settle()
 	if err != nil {
@@ -205,146 +189,3 @@ func (a *app) configToExtend(ctx context.Context) (path string, cfg *config.Conf
 	return path, cfg, err
 }
 
-// settings makes the runner complete and sees that it is one that slipway can run.
-func (r *registration) settings(ctx context.Context) error {
-	run := r.runner
-	if r.dialogue == nil {
-		if err := r.missing(); err != nil {
-			return err
-		}
-	} else if err := r.questions(ctx); err != nil {
-		return err
-	}
-	if !hasCacheVolume(run.Docker.Volumes) {
-		run.Docker.Volumes = append(run.Docker.Volumes, "/cache") // GitLab: so that caches outlive their job
-	}
-	return checkRunner(run)
-}
-
-// missing says what has to be given when nothing is asked, and fills in what has a default.
-func (r *registration) missing() error {
-	run := r.runner
-	var errs []error
-	need := func(value, flag, env string) {
-		if value == "" {
-			errs = append(errs, usagef("or the variable "+env, "--%s is missing", flag))
-		}
-	}
-	need(run.URL, "url", "CI_SERVER_URL")
-	need(run.Token.Reveal()+r.registrationToken, "token", "CI_SERVER_TOKEN")
-	need(run.Docker.Image, "docker-image", "DOCKER_IMAGE")
-	run.Name = cmp.Or(run.Name, hostname())
-	run.Executor = cmp.Or(run.Executor, defaultExecutor)
-	return errors.Join(errs...)
-}
-
-// obtain gets the runner's ID and, for a registration token, its token from the server.
-func (r *registration) obtain(ctx context.Context) error {
-	switch {
-	case r.known: // verified when it was typed in
-		return nil
-	case r.runner.Token != "":
-		return r.verify(ctx)
-	}
-	for {
-		err := r.create(ctx)
-		if err == nil {
-			return nil
-		}
-		if !r.asked || !errors.Is(err, job.ErrForbidden) {
-			return err
-		}
-		printError(r.dialogue.out, err)
-		if err := r.askToken(ctx); err != nil || r.known {
-			return err
-		}
-	}
-}
-
-// verify asks the server for the runner of an authentication token.
-func (r *registration) verify(ctx context.Context) error {
-	client, err := r.conn.client(r.runner)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	reg, err := client.Verify(ctx)
-	if errors.Is(err, job.ErrForbidden) && !strings.HasPrefix(r.runner.Token.Reveal(), authenticationPrefix) {
-		return withHint(err, "the token of a runner's page begins with %s; a registration token goes to --registration-token", authenticationPrefix)
-	}
-	return r.accepted(ctx, reg, err)
-}
-
-// create makes a runner with a registration token.
-func (r *registration) create(ctx context.Context) error {
-	with := *r.runner
-	with.Token = config.Secret(r.registrationToken)
-	client, err := r.conn.client(&with)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	o := r.server
-	o.Description = r.runner.Name
-	for tag := range strings.SplitSeq(r.tags, ",") {
-		if tag = strings.TrimSpace(tag); tag != "" {
-			o.Tags = append(o.Tags, tag)
-		}
-	}
-	reg, err := client.Register(ctx, o)
-	return r.accepted(ctx, reg, err)
-}
-
-func (r *registration) accepted(ctx context.Context, reg gitlab.Registration, err error) error {
-	if err != nil {
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		return err
-	}
-	r.known, r.id, r.expires = true, reg.ID, reg.ExpiresAt
-	r.runner.Token = config.Secret(reg.Token)
-	return nil
-}
-
-// write puts the runner into the config. A runner that was just created and cannot be written is deleted again: its
-// token would be lost.
-func (r *registration) write(ctx context.Context) error {
-	run := r.runner
-	run.ID, run.TokenObtainedAt = r.id, time.Now()
-	if r.expires != nil {
-		run.TokenExpiresAt = *r.expires
-	}
-	err := config.AddRunner(r.path, run)
-	if err == nil || r.registrationToken == "" || r.leaveRunner {
-		return err
-	}
-	client, clientErr := r.conn.client(run)
-	if clientErr == nil {
-		defer client.Close()
-		clientErr = client.Unregister(context.WithoutCancel(ctx))
-	}
-	if clientErr != nil {
-		return errors.Join(err, withHint(clientErr, "delete runner %d in GitLab", r.id))
-	}
-	return err
-}
-
-func hasCacheVolume(volumes []string) bool {
-	for _, v := range volumes {
-		for part := range strings.SplitSeq(v, ":") {
-			if part == "/cache" {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-func hostname() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "slipway"
-	}
-	return name
-}

@@ -84,6 +84,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 	if err != nil {
 		return err
 	}
+	a.noteForeign(path, foreign)
 	cfg, warnings, err := config.Load(path)
 	if err != nil {
 		return err

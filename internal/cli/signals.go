@@ -106,7 +106,7 @@ func exitAtOnce(sig os.Signal) {
 
 // untilInterrupt is a context for a command that answers Ctrl-C by stopping cleanly.
 func untilInterrupt(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGQUIT)
 }
 
 // shutdownOf reports whether a run ended because a signal asked for it.

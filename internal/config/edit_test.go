@@ -139,6 +139,7 @@ func TestRemoveRunner(t *testing.T) {
 		{"comment at the end", a + "\n" + b + "\n# end\n", a + "\n# end\n"},
 		{"its tables apart", b + "\n[session_server]\n  session_timeout = 1\n\n" + docker + "\n" + a, "[session_server]\n  session_timeout = 1\n\n" + a},
 		{"what looks like tables", "x = '''\n# no comment'''\n" + b + "  pre_build_script = \"\"\"\n\n[[runners]]\ntoken = 1\n# no\n\"\"\"\n" + a, "x = '''\n# no comment'''\n" + a},
+		{"the end of a string above", a + "  x = '''\n# no comment'''\n" + b + c, a + "  x = '''\n# no comment'''\n" + c},
 		{"a list over lines", b + "  environment = [\n    # one\n    \"A=1\",\n\n  ]\n\n" + a, a},
 		{
 			"Windows", strings.ReplaceAll(a+"\n# of b\n"+b+docker+"\n"+c, "\n", "\r\n"),

@@ -106,7 +106,8 @@ func (s *scanner) header() {
 	}
 	s.table = path
 	s.until("]\n")
-	_ = s.at("]") && s.at("]")
+	for s.at("]") {
+	}
 	s.sections = append(s.sections, section{path: path, head: s.lineStart(start), end: s.lineEnd(s.pos)})
 }
 

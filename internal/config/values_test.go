@@ -154,7 +154,12 @@ func TestKeysAreOneOrTheOther(t *testing.T) {
 func TestNearest(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ key, want string }{
-		{"voulmes", "volumes"}, {"Volume", "volumes"}, {"imgae", "image"}, {"img", ""}, {"privileged_", "privileged"}, {"x", ""},
+		{"voulmes", "volumes"},
+		{"Volume", "volumes"},
+		{"imgae", "image"},
+		{"img", ""},
+		{"privileged_", "privileged"},
+		{"x", ""},
 		{strings.Repeat("volumes", 10), ""},
 	} {
 		got, ok := nearest(c.key, []string{"volumes", "image", "privileged", "memory"})

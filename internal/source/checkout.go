@@ -82,7 +82,7 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 	}
 	if !w.req.Checkout {
 		notice(out, "Skipping Git checkout")
-		return w.keepTree(o, p, src)
+		return w.keepTree(ctx, o, p, src)
 	}
 	notice(out, fmt.Sprintf("Checking out %.8s as detached HEAD (ref is %s)...", w.req.Git.SHA, w.req.Git.Ref))
 	idx, err := w.layOut(ctx, p.clean, out)
@@ -93,9 +93,9 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 }
 
 // keepTree serves GIT_CHECKOUT=false: the work tree stays on the commit that it has.
-func (w *Workspace) keepTree(o *objects, p plan, src sources) error {
+func (w *Workspace) keepTree(ctx context.Context, o *objects, p plan, src sources) error {
 	rm := &remover{top: w.project, path: w.Dir}
-	if err := rm.remove(w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
+	if err := rm.remove(ctx, w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
 		return err
 	}
 	head := w.checkedOut()

@@ -26,7 +26,7 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 		index: idx, keep: !clean.all, umask: w.req.Umask, remover: rm,
 		report: func(path string, dir bool) { removed.WriteString(removing(path, dir)) },
 	}
-	if err := rm.remove(w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
+	if err := rm.remove(ctx, w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
 		return nil, err
 	}
 	if s.keep {
@@ -42,7 +42,7 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 		if idx, err = w.readTree(ctx); err != nil {
 			return nil, err
 		}
-		if err := w.emptySubmodules(s, idx); err != nil {
+		if err := w.emptySubmodules(ctx, s, idx); err != nil {
 			return nil, err
 		}
 	}
@@ -57,7 +57,7 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 	if err := s.unpark(idx); err != nil {
 		return nil, err
 	}
-	return idx, rm.remove(w.project, ".git", filepath.Join(w.Dir, ".git"))
+	return idx, rm.remove(ctx, w.project, ".git", filepath.Join(w.Dir, ".git"))
 }
 
 // readTree has Git write what is missing or different, and the index.
@@ -99,13 +99,13 @@ func (w *Workspace) call(args ...string) gitCall {
 }
 
 // emptySubmodules: the folders may hold what was kept from another commit, in which they were no submodules.
-func (w *Workspace) emptySubmodules(s *sweep, idx *index) error {
+func (w *Workspace) emptySubmodules(ctx context.Context, s *sweep, idx *index) error {
 	for _, path := range idx.submodules() {
 		dir, err := w.openTracked(filepath.Dir(path))
 		if err != nil {
 			return withPath("open", filepath.Join(w.Dir, path), err)
 		}
-		err = s.hollow(dir, filepath.Base(path), path)
+		err = s.hollow(ctx, dir, filepath.Base(path), path)
 		dir.Close()
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package source
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -165,7 +166,7 @@ func tempDir(tb testing.TB) string {
 			return
 		}
 		defer top.Close()
-		if err := (&remover{top: top, path: filepath.Dir(dir)}).remove(top, filepath.Base(dir), dir); err != nil {
+		if err := (&remover{top: top, path: filepath.Dir(dir)}).remove(context.Background(), top, filepath.Base(dir), dir); err != nil {
 			tb.Error(err)
 		}
 	})

@@ -61,20 +61,20 @@ func (s *sweep) dir(ctx context.Context, f *os.File, rel string, depth int) erro
 		case name == ".git" && s.keep && e.IsDir() && !tracked:
 			return s.park(f, rel)
 		case name == ".git":
-			return s.discard(f, name, path, e)
+			return s.discard(ctx, f, name, path, e)
 		case isEntry && ent.submodule():
-			return s.submodule(f, name, path, e)
+			return s.submodule(ctx, f, name, path, e)
 		case isEntry:
-			return s.file(f, name, path, ent)
+			return s.file(ctx, f, name, path, ent)
 		case s.index.dirs[path] && e.IsDir():
 			return s.enter(ctx, f, name, path, depth)
 		case s.index.dirs[path]:
-			return s.discard(f, name, path, e)
+			return s.discard(ctx, f, name, path, e)
 		case !s.keep, special(e), len(path) > longestPath, depth > deepestPath:
-			return s.discard(f, name, path, e)
+			return s.discard(ctx, f, name, path, e)
 		case tracked && name == ".gitattributes":
 			// It would tell Git how to write the files of the commit.
-			return s.discard(f, name, path, e)
+			return s.discard(ctx, f, name, path, e)
 		case e.IsDir():
 			return s.enter(ctx, f, name, path, depth)
 		}
@@ -124,7 +124,7 @@ func (s *sweep) restore(f *os.File, rel string) error {
 }
 
 // file removes a tracked file that is not as the checkout left it; Git writes it again.
-func (s *sweep) file(at *os.File, name, path string, ent entry) error {
+func (s *sweep) file(ctx context.Context, at *os.File, name, path string, ent entry) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(at.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return withPath("read", s.full(path), err)
@@ -133,20 +133,20 @@ func (s *sweep) file(at *os.File, name, path string, ent entry) error {
 		s.intact++
 		return nil
 	}
-	return s.remover.remove(at, name, s.full(path))
+	return s.remover.remove(ctx, at, name, s.full(path))
 }
 
-func (s *sweep) submodule(at *os.File, name, path string, e os.DirEntry) error {
+func (s *sweep) submodule(ctx context.Context, at *os.File, name, path string, e os.DirEntry) error {
 	if !e.IsDir() {
-		return s.discard(at, name, path, e)
+		return s.discard(ctx, at, name, path, e)
 	}
 	s.intact++
-	return s.hollow(at, name, path)
+	return s.hollow(ctx, at, name, path)
 }
 
 // hollow empties the folder of a submodule: Git believes what a .git in there says.
-func (s *sweep) hollow(at *os.File, name, path string) error {
-	if err := s.remover.empty(at, name, s.full(path)); err != nil {
+func (s *sweep) hollow(ctx context.Context, at *os.File, name, path string) error {
+	if err := s.remover.empty(ctx, at, name, s.full(path)); err != nil {
 		return err
 	}
 	f, err := openDir(at, name)
@@ -188,11 +188,11 @@ func (s *sweep) unpark(now *index) error {
 	return nil
 }
 
-func (s *sweep) discard(at *os.File, name, path string, e os.DirEntry) error {
+func (s *sweep) discard(ctx context.Context, at *os.File, name, path string, e os.DirEntry) error {
 	if s.report != nil {
 		s.report(path, e.IsDir())
 	}
-	return s.remover.remove(at, name, s.full(path))
+	return s.remover.remove(ctx, at, name, s.full(path))
 }
 
 func (s *sweep) full(rel string) string { return filepath.Join(s.remover.path, rel) }

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -64,33 +65,33 @@ type remover struct {
 const tooDeep = 100
 
 // remove removes the entry name of dir. path is what an error calls it.
-func (r *remover) remove(dir *os.File, name, path string) error {
-	if err := r.entry(dir, name, path, 0); err != nil {
+func (r *remover) remove(ctx context.Context, dir *os.File, name, path string) error {
+	if err := r.entry(ctx, dir, name, path, 0); err != nil {
 		return err
 	}
-	return r.drain()
+	return r.drain(ctx)
 }
 
 // empty removes what is in the folder name of dir.
-func (r *remover) empty(dir *os.File, name, path string) error {
-	if err := r.inside(dir, name, path, 0); err != nil {
+func (r *remover) empty(ctx context.Context, dir *os.File, name, path string) error {
+	if err := r.inside(ctx, dir, name, path, 0); err != nil {
 		return err
 	}
-	return r.drain()
+	return r.drain(ctx)
 }
 
-func (r *remover) drain() error {
+func (r *remover) drain(ctx context.Context) error {
 	for len(r.deep) > 0 {
 		name := r.deep[0]
 		r.deep = r.deep[1:]
-		if err := r.entry(r.top, name, filepath.Join(r.path, name), 0); err != nil {
+		if err := r.entry(ctx, r.top, name, filepath.Join(r.path, name), 0); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *remover) entry(dir *os.File, name, path string, depth int) error {
+func (r *remover) entry(ctx context.Context, dir *os.File, name, path string, depth int) error {
 	at := int(dir.Fd())
 	switch err := unix.Unlinkat(at, name, 0); err {
 	case nil, unix.ENOENT:
@@ -109,7 +110,7 @@ func (r *remover) entry(dir *os.File, name, path string, depth int) error {
 		r.deep = append(r.deep, short)
 		return nil
 	}
-	if err := r.inside(dir, name, path, depth); err != nil {
+	if err := r.inside(ctx, dir, name, path, depth); err != nil {
 		return err
 	}
 	if err := unix.Unlinkat(at, name, unix.AT_REMOVEDIR); err != nil && err != unix.ENOENT {
@@ -119,7 +120,7 @@ func (r *remover) entry(dir *os.File, name, path string, depth int) error {
 }
 
 // inside empties the folder name of dir.
-func (r *remover) inside(dir *os.File, name, path string, depth int) error {
+func (r *remover) inside(ctx context.Context, dir *os.File, name, path string, depth int) error {
 	f, err := openDir(dir, name)
 	if err != nil {
 		return withPath("open", path, err)
@@ -130,6 +131,9 @@ func (r *remover) inside(dir *os.File, name, path string, depth int) error {
 		_ = unix.Fchmod(int(f.Fd()), 0o700) // ours, but closed to us
 	}
 	return each(f, path, func(e os.DirEntry) error {
-		return r.entry(f, e.Name(), filepath.Join(path, e.Name()), depth+1)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return r.entry(ctx, f, e.Name(), filepath.Join(path, e.Name()), depth+1)
 	})
 }

@@ -214,7 +214,7 @@ func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error 
 		return err
 	}
 	rm := &remover{top: dir, path: path}
-	if err := rm.remove(dir, ".git", filepath.Join(path, ".git")); err != nil {
+	if err := rm.remove(ctx, dir, ".git", filepath.Join(path, ".git")); err != nil {
 		return err
 	}
 	s := &sweep{index: none, umask: w.req.Umask, remover: rm}

@@ -1,12 +1,10 @@
 package trace
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -108,49 +106,4 @@ func removeEmpty(dir string) error {
 		}
 	}
 	return os.Remove(dir)
-}
-
-// Finish ends an interrupted job: a line that says why is added to its log, what the server lacks of the log is
-// sent, the job ends as runner_system_failure, and its folder is removed. A job that had ended, and whose end could
-// only not be delivered, ends as it did. The bytes on disk decide what the log is.
-//
-// ctx bounds the delivery. After an error the folder is still there, for another try.
-func Finish(ctx context.Context, server Server, left Left, why string, log *slog.Logger) error {
-	log = orDiscard(log)
-	store, err := openSpool(left.Dir, log)
-	if err != nil {
-		return fmt.Errorf("finish job %d: %w", left.Record.JobID, err)
-	}
-	defer store.close()
-	rec := left.Record
-	if rec.Final == nil {
-		addLast(store, rec.Timestamps, "Job failed (system failure): "+why)
-		rec.Final = &Final{State: job.Failed, Reason: job.SystemFailure}
-	}
-	u := newUploader(server, store, left.Dir, rec, log)
-	u.save()
-	if err := u.finish(ctx, DefaultFinalTries); err != nil {
-		return fmt.Errorf("finish job %d: %w", rec.JobID, err)
-	}
-	return removeDir(left.Dir)
-}
-
-// addLast writes an error as the last line of an interrupted log.
-func addLast(store *spool, timestamps bool, text string) {
-	if size, _ := store.sums(); size > 0 && store.last != '\n' {
-		store.runner([]byte("\n"))
-	}
-	w := sink(store.runner)
-	if timestamps {
-		w = (&stamper{stream: runnerStream, next: store.runner}).write
-	}
-	w([]byte(errorColour + "ERROR: " + text + reset + "\n"))
-}
-
-// removeDir removes the spool folder of a job that is over.
-func removeDir(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove spool: %w", err)
-	}
-	return nil
 }

@@ -113,6 +113,10 @@ func TestFinish(t *testing.T) {
 		{"the server has what was sent", func(*server) {}, []string{"0s PATCH", "0s PUT failed"}},
 		{"it has less", func(s *server) { s.log = s.log[:1] }, []string{"0s PATCH", "0s PATCH", "0s PUT failed"}},
 		{"its last answer was lost", func(s *server) { s.log = append(s.log, "de"...) }, []string{"0s PATCH", "0s PATCH", "0s PUT failed"}},
+		{
+			"it has more than the disk", func(s *server) { s.log = append(s.log, strings.Repeat("x", 100)...) },
+			[]string{"0s PATCH", "0s PUT failed", "0s PATCH", "0s PUT failed"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			bubble(t, nil, func(t *testing.T, tr *Trace, s *server, _ context.Context) {

@@ -134,8 +134,8 @@ func makeSpool(o Options, log *slog.Logger) (*spool, error) {
 // Close ends the log with how the job did, sends it to the last byte, tells the server the final state and removes
 // the spool folder. A silent result is told to nobody. ctx bounds the delivery.
 //
-// An error says that the server does not know how the job ended; if it does not, the spool folder is still there,
-// and Finish can try again.
+// After an error the spool folder is still there, for Finish to try again: the server does not know how the job ended,
+// or, which does no harm, the folder could not be removed.
 func (t *Trace) Close(ctx context.Context, r job.Result) error {
 	t.mu.Lock()
 	if t.closed {

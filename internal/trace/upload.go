@@ -1,10 +1,8 @@
 package trace
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -21,11 +19,6 @@ type Server interface {
 	PatchTrace(ctx context.Context, start int64, chunk []byte, debug bool) (job.Ack, error)
 }
 
-// DefaultFinalTries is how often the end of a job is sent when Options.FinalTries is 0.
-//
-// GitLab: job_status_final_update_retry_limit.
-const DefaultFinalTries = 10
-
 const (
 	startInterval = 3 * time.Second        // between two PATCHes, until the server says otherwise
 	flushInterval = 200 * time.Millisecond // between two PATCHes at stage boundaries
@@ -38,16 +31,11 @@ const (
 
 	// openLine is how old an open line must be to be shown as it is.
 	openLine = time.Second
-
-	// GitLab: the back-off of the final update; after a 202 the server's own waits begin with a second.
-	firstRetry, maxRetry = time.Second, time.Hour
-	notReadyWait         = time.Second
 )
 
 var (
 	errGone     = errors.New("the server no longer wants the job")
 	errNotFound = errors.New("the server does not find the job's log")
-	errResend   = errors.New("the server's copy of the log is not ours")
 	errRange    = errors.New("the server refuses every range of the log")
 )
 
@@ -288,92 +276,4 @@ func (u *uploader) save() {
 	if err := u.rec.save(u.dir); err != nil {
 		u.log.Debug("the job's record is behind", "error", err)
 	}
-}
-
-// end notes how the job ended, for finish and for a crash before that is through. It may be called while run works.
-func (u *uploader) end(r job.Result) {
-	u.recMu.Lock()
-	defer u.recMu.Unlock()
-	u.rec.Final = &Final{State: r.State, ExitCode: r.ExitCode}
-	if r.State == job.Failed {
-		// GitLab: a failure without a reason is the script's.
-		u.rec.Final.Reason = cmp.Or(r.Reason, job.ScriptFailure).KnownTo(u.rec.FailureReasons)
-	}
-	if err := u.rec.save(u.dir); err != nil {
-		u.log.Warn("the job's record does not say how it ended", "error", err)
-	}
-}
-
-// finish sends the rest of the log, then the job's final state, until the server has both or gives the job up. The
-// error says why it has not: ctx is over, or tries attempts in a row were in vain.
-func (u *uploader) finish(ctx context.Context, tries int) error {
-	retry, resent := firstRetry, false
-	for failed := 0; !u.gone; {
-		before := u.sent
-		wait, err := u.deliver(ctx)
-		switch {
-		case u.gone || err == nil && wait == 0:
-			return nil
-		case err == nil:
-			failed, retry = 0, firstRetry
-		case errors.Is(err, errResend) && !resent:
-			resent = true
-			continue
-		case u.sent > before && !u.allSent(): // a long log over a bad line
-			failed, retry, wait = 0, firstRetry, firstRetry
-		default:
-			if failed++; failed >= tries {
-				return fmt.Errorf("deliver the end of the job after %d tries: %w", tries, err)
-			}
-			wait, retry = retry, min(2*retry, maxRetry)
-		}
-		u.report(err)
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("deliver the end of the job: %w", errors.Join(context.Cause(ctx), err))
-		case <-time.After(wait):
-		}
-	}
-	return nil
-}
-
-func (u *uploader) allSent() bool {
-	size, _ := u.spool.sums()
-	return u.sent >= size
-}
-
-// deliver tries once. A wait without an error is how long the server needs before it wants to be asked again.
-func (u *uploader) deliver(ctx context.Context) (wait time.Duration, err error) {
-	switch err := u.send(ctx); {
-	case errors.Is(err, errNotFound):
-		u.report(err) // the state can be told all the same
-	case err != nil:
-		return 0, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	size, sum := u.spool.sums()
-	f := u.rec.Final
-	ack, err := u.server.Update(ctx, job.Update{
-		State: f.State, Reason: f.Reason, ExitCode: f.ExitCode, Checksum: sum, ByteSize: size,
-	})
-	switch {
-	case err != nil:
-		return 0, err
-	case ack.Verdict == job.Accepted:
-		return 0, nil
-	}
-	u.heed(ack)
-	switch ack.Verdict {
-	case job.Forbidden, job.NotFound:
-		u.abort()
-		return 0, nil
-	case job.Resend:
-		u.sent = 0
-		return 0, errResend
-	}
-	if ack.Interval > 0 {
-		return ack.Interval, nil
-	}
-	return notReadyWait, nil
 }
