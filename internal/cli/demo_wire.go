@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,9 @@ import (
 
 // runDemo runs the sample pipeline twice, with the same runner that serves a real GitLab.
 func runDemo(ctx context.Context, o demoOptions) error {
+	if _, err := demo.LocalSocket(cmp.Or(os.Getenv("DOCKER_HOST"), docker.DefaultHost)); err != nil {
+		return err
+	}
 	engine, err := docker.Connect(ctx, docker.Options{})
 	if err != nil {
 		return err

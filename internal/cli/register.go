@@ -188,4 +188,3 @@ func (a *app) configToExtend(ctx context.Context) (path string, cfg *config.Conf
 	}
 	return path, cfg, err
 }
-

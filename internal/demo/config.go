@@ -22,8 +22,8 @@ func runnerConfig(url, token, socket string) string {
 	).Replace(text)
 }
 
-// localSocket gives the path of the Engine's socket, and refuses an Engine that is not on this machine.
-func localSocket(host string) (string, error) {
+// LocalSocket gives the path of the Engine's socket, and refuses an Engine that is not on this machine.
+func LocalSocket(host string) (string, error) {
 	if socket, ok := strings.CutPrefix(host, "unix://"); ok && socket != "" {
 		return socket, nil
 	}

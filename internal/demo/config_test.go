@@ -25,13 +25,13 @@ func TestRunnerConfig(t *testing.T) {
 
 func TestLocalSocket(t *testing.T) {
 	t.Parallel()
-	if socket, err := localSocket("unix:///run/user/1000/docker.sock"); socket != "/run/user/1000/docker.sock" || err != nil {
-		t.Errorf("localSocket = %q, %v", socket, err)
+	if socket, err := LocalSocket("unix:///run/user/1000/docker.sock"); socket != "/run/user/1000/docker.sock" || err != nil {
+		t.Errorf("LocalSocket = %q, %v", socket, err)
 	}
 	for _, host := range []string{"tcp://10.0.0.1:2375", "ssh://root@host", "tcp://127.0.0.1:2375", ""} {
 		var e *Error
-		if _, err := localSocket(host); !errors.As(err, &e) || !strings.Contains(e.Hint, "unset DOCKER_HOST") {
-			t.Errorf("localSocket(%q): %v", host, err)
+		if _, err := LocalSocket(host); !errors.As(err, &e) || !strings.Contains(e.Hint, "unset DOCKER_HOST") {
+			t.Errorf("LocalSocket(%q): %v", host, err)
 		}
 	}
 }

@@ -39,7 +39,7 @@ const standInLabel = "slipway.demo"
 // Run shows the demo. It takes away all that it made, also when it fails or ctx ends.
 func Run(ctx context.Context, o Options) (err error) {
 	d := &demo{Options: o}
-	if d.socket, err = localSocket(o.Engine.Host()); err != nil {
+	if d.socket, err = LocalSocket(o.Engine.Host()); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.cleanUp(ctx)) }()

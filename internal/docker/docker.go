@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
@@ -122,12 +123,17 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 
 func connectError(host string, err error) error {
 	e := &ConnectError{Host: host, Err: err}
+	const start = "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
 	switch {
-	case errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrPermission), strings.Contains(err.Error(), "permission denied"):
 		e.Err = errors.New("permission denied")
 		e.Hint = "run as root or as a member of the docker group: sudo usermod -aG docker $USER, then log in again"
-	case errors.Is(err, fs.ErrNotExist), strings.Contains(err.Error(), "connection refused"), client.IsErrConnectionFailed(err):
-		e.Hint = "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
+	case errors.Is(err, fs.ErrNotExist):
+		e.Err, e.Hint = errors.New("there is no such socket"), start
+	case errors.Is(err, syscall.ECONNREFUSED):
+		e.Err, e.Hint = errors.New("connection refused"), start
+	case client.IsErrConnectionFailed(err):
+		e.Hint = start
 	}
 	return e
 }

@@ -118,12 +118,3 @@ func ResultOf(err, cause error) Result {
 	}
 	return r
 }
-
-// IsSystem reports whether the runner or its machine is to blame, not the job.
-func (r Result) IsSystem() bool {
-	switch r.Reason {
-	case ScriptFailure, TimeoutFailure, jobCanceled:
-		return false
-	}
-	return r.State == Failed
-}

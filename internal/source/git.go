@@ -35,7 +35,10 @@ func findGit(home string) (*git, error) {
 	if err != nil {
 		return nil, fmt.Errorf("git is not installed on this machine: %w", err)
 	}
-	out, err := exec.Command(path, "version").Output()
+	g := &git{path: path, home: home}
+	cmd := exec.Command(path, "version")
+	cmd.Env = g.env(gitCall{})
+	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("run git: %w", err)
 	}
@@ -52,7 +55,7 @@ func findGit(home string) (*git, error) {
 	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
 		return nil, fmt.Errorf("git %s is too old: %d.%d or newer is needed", version, oldestMajor, oldestMinor)
 	}
-	return &git{path: path, home: home}, nil
+	return g, nil
 }
 
 // gitCall is one Git command.
