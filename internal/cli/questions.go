@@ -93,8 +93,11 @@ func (r *registration) askToken(ctx context.Context) error {
 		}
 		r.runner.Token = config.Secret(token)
 		err := r.verify(ctx)
-		if err == nil || errors.Is(err, job.ErrForbidden) {
+		switch {
+		case err == nil, errors.Is(err, job.ErrForbidden):
 			return err
+		case errors.Is(err, errInterrupted):
+			return &endError{err}
 		}
 		return &endError{&awayError{err}}
 	})
@@ -126,9 +129,7 @@ func checkExecutor(executor string) error {
 // checkRunner finds what config.Load would find fault with once the runner stands in a config, and names the flags.
 func checkRunner(r *config.Runner) error {
 	c := *r
-	if c.Token == "" {
-		c.Token = "-" // the server is yet to give it
-	}
+	c.Token = "-" // the server knows better, and need not stand in one file more
 	dir, err := os.MkdirTemp("", "slipway-register-")
 	if err != nil {
 		return fmt.Errorf("check the settings: %w", err)

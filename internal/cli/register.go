@@ -114,11 +114,6 @@ func (f *registerFlags) settle() (warning string, err error) {
 	return warning, nil
 }
 
-const (
-	authenticationPrefix = "glrt-"
-	defaultExecutor      = "docker"
-)
-
 func (a *app) register(ctx context.Context, f registerFlags) error {
 	warning, err := f.settle()
 	if err != nil {

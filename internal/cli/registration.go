@@ -14,6 +14,11 @@ import (
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
+const (
+	authenticationPrefix = "glrt-" // of the tokens that are shown on a runner's page
+	defaultExecutor      = "docker"
+)
+
 // registration is a runner on its way into the config.
 type registration struct {
 	*registerFlags

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -98,6 +99,9 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 	}
 	logWarnings(log, warnings)
 	f.warnIgnored(log)
+	if !slices.ContainsFunc(cfg.Runners, func(r *config.Runner) bool { return r.Unsupported == "" }) {
+		log.Warn("the config has no runner to serve; slipway register adds one", "config", path)
+	}
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

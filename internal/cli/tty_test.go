@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -31,6 +33,14 @@ func TestTerminal(t *testing.T) {
 	srv := httptest.NewServer(c)
 	t.Cleanup(srv.Close)
 
+	asked := make(chan struct{})
+	silent := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // so that the server notices when the client leaves
+		close(asked)
+		<-r.Context().Done()
+	}))
+	t.Cleanup(silent.Close)
+
 	const url, token = "URL of the GitLab server", "token of the runner"
 	for _, tc := range []struct {
 		name  string
@@ -49,6 +59,12 @@ func TestTerminal(t *testing.T) {
 		{"Ctrl-C at the token", func(tt *terminal) {
 			tt.answer(url, srv.URL+"\n")
 			tt.answerUnseen(token, "\x03")
+		}, exitInterrupted, "error: interrupted"},
+		{"Ctrl-C while the server is asked", func(tt *terminal) {
+			tt.answer(url, silent.URL+"\n")
+			tt.answerUnseen(token, typedToken+"\r")
+			<-asked
+			tt.press("\x03")
 		}, exitInterrupted, "error: interrupted"},
 		{"Ctrl-D at a question", func(tt *terminal) { tt.answer(url, "\x04") }, exitFailure, "nothing was written"},
 		{"Ctrl-D at the token", func(tt *terminal) {

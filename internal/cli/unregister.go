@@ -91,7 +91,7 @@ func (a *app) unregisterOne(ctx context.Context, conn connector, path string, r 
 		return withHint(fmt.Errorf("%s is off the server, but still in the config: %w", describe(r), err),
 			"take the [[runners]] at %s out by hand", r.Pos)
 	}
-	if strings.HasPrefix(r.Token.Reveal(), "glrt-") {
+	if strings.HasPrefix(r.Token.Reveal(), authenticationPrefix) {
 		fmt.Fprintf(a.stdout, "%s: this machine was removed from it on %s; the runner's page stays\n", describe(r), r.URL)
 	} else {
 		fmt.Fprintf(a.stdout, "%s was deleted on %s\n", describe(r), r.URL)

@@ -174,8 +174,11 @@ func TestKey(t *testing.T) {
 		t.Errorf("%s and %s", base.key(), same.key())
 	}
 	for _, other := range []Request{
-		{Server: base.Server, ProjectID: 8}, {Server: "https://other", ProjectID: 7}, {Server: "http://gitlab.example.com/sub", ProjectID: 7},
-		{Server: base.Server, ProjectID: 7, Git: job.Git{RepoObjectFormat: "sha256"}}, {Server: "https://../..", ProjectID: 7},
+		{Server: base.Server, ProjectID: 8},
+		{Server: "https://other", ProjectID: 7},
+		{Server: "http://gitlab.example.com/sub", ProjectID: 7},
+		{Server: base.Server, ProjectID: 7, Git: job.Git{RepoObjectFormat: "sha256"}},
+		{Server: "https://../..", ProjectID: 7},
 	} {
 		if key := other.key(); key == base.key() || strings.ContainsAny(key, "/\\") || strings.HasPrefix(key, ".") {
 			t.Errorf("%+v has the key %s", other, key)

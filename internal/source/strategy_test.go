@@ -197,8 +197,14 @@ func TestParseStrategy(t *testing.T) {
 		want  Strategy
 		ok    bool
 	}{
-		{"", true, Fetch, true}, {"", false, Clone, true}, {"clone", true, Clone, true}, {"fetch", false, Fetch, true},
-		{"none", true, None, true}, {"empty", true, Empty, true}, {"Fetch", false, Clone, false}, {"x", true, Fetch, false},
+		{"", true, Fetch, true},
+		{"", false, Clone, true},
+		{"clone", true, Clone, true},
+		{"fetch", false, Fetch, true},
+		{"none", true, None, true},
+		{"empty", true, Empty, true},
+		{"Fetch", false, Clone, false},
+		{"x", true, Fetch, false},
 	} {
 		if got, ok := ParseStrategy(c.value, c.allow); got != c.want || ok != c.ok {
 			t.Errorf("%q, %t: got %s, %t, want %s, %t", c.value, c.allow, got, ok, c.want, c.ok)
