@@ -1,7 +1,7 @@
 # What a newcomer needs: make demo, make test. CI runs .ci/run, which is make test.
-export SLIPWAY_NEED_ENGINE ?=
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS := -X github.com/slipway-ci/slipway/internal/cli.version=$(VERSION)
+REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
+LDFLAGS := -X main.version=$(VERSION) -X main.revision=$(REVISION)
 SLEEP ?= 10s
 GOFUMPT := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2

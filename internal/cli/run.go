@@ -86,6 +86,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		return err
 	}
 	a.noteForeign(path, foreign)
+	seen, _ := os.Stat(path) // Load says what is wrong with it
 	cfg, warnings, err := config.Load(path)
 	if err != nil {
 		return err
@@ -121,7 +122,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		},
 		exit: exitAtOnce,
 	}.handle(ctx, signals)
-	go runner.Watch(ctx, path, runner.WatchInterval, reload)
+	go runner.Watch(ctx, path, seen, runner.WatchInterval, reload)
 
 	log.Info("starting", "version", a.build.Version, "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
 	stateDir, err := a.stateDir(cfg)

@@ -23,10 +23,15 @@ type session struct {
 	grace  time.Duration // from TERM to KILL
 	tr     *trace.Trace
 
+	sharesPIDs bool // with the host or another container
+
 	stream         *docker.Stream // nil while the container is not running
 	ended          chan struct{}  // closed when the stream has ended
 	stdout, stderr *markWriter
 }
+
+// streams is how many streams end with a mark: stdout and stderr.
+const streams = 2
 
 // start attaches to the container and starts it.
 func (s *session) start(ctx context.Context) error {
@@ -69,18 +74,16 @@ func (s *session) run(jobCtx, ctx context.Context, path string) error {
 		}
 	}
 	nonce := randomHex(16)
-	codes := make(chan int, 2)
+	codes := make(chan int, streams)
 	s.stdout.await(script.Mark(nonce), func(code int) { codes <- code })
 	s.stderr.await(script.Mark(nonce), func(code int) { codes <- code })
 	if _, err := s.stream.Write([]byte(script.Run(s.shell, path, nonce))); err != nil {
 		s.stream.Close() // a container that has ended says more than a broken pipe
 	}
-	stop := ctx.Done()
-	var kill <-chan time.Time
 	for seen := 0; ; {
 		select {
 		case code := <-codes:
-			if seen++; seen < 2 {
+			if seen++; seen < streams {
 				continue
 			}
 			if ctx.Err() != nil {
@@ -95,24 +98,46 @@ func (s *session) run(jobCtx, ctx context.Context, path string) error {
 			return s.containerEnd(ctx)
 		case <-jobCtx.Done():
 			return context.Cause(jobCtx)
-		case <-stop:
-			stop = nil
-			if jobCtx.Err() == nil {
-				s.terminate(ctx)
-				kill = time.After(s.grace)
-			}
-		case <-kill:
-			return s.kill(ctx)
+		case <-ctx.Done():
+			return s.stop(jobCtx, ctx, codes, streams-seen)
 		}
 	}
 }
 
-// terminate asks the processes of the container to end. That an image has no kill, or that all is over already, is
-// no failure: KILL follows.
-func (s *session) terminate(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+// stop asks the processes of the container to end, and ends them when the grace period is over. It returns when the
+// script and all that it started have ended, with the cause of ctx; awaited are the marks still to come.
+func (s *session) stop(jobCtx, ctx context.Context, codes <-chan int, awaited int) error {
+	if jobCtx.Err() != nil {
+		return context.Cause(jobCtx)
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
-	_, _, _ = s.engine.Exec(ctx, s.id, "0", script.Terminate()...)
+	if s.sharesPIDs {
+		cancel() // TERM would reach the processes of others
+	}
+	gone := make(chan struct{})
+	go func() {
+		// That an image has no kill is no failure: KILL follows.
+		if code, _, err := s.engine.Exec(grace, s.id, "0", script.Terminate()...); err == nil && code == 0 {
+			close(gone)
+		}
+	}()
+	for left := gone; left != nil || awaited > 0; {
+		select {
+		case <-codes:
+			awaited--
+		case <-left:
+			left = nil
+		case <-s.ended:
+			s.stream = nil
+			return context.Cause(ctx)
+		case <-jobCtx.Done():
+			return context.Cause(jobCtx)
+		case <-grace.Done():
+			return s.kill(ctx)
+		}
+	}
+	return context.Cause(ctx)
 }
 
 // kill ends the container by force and waits for the last of its output.
@@ -134,11 +159,11 @@ func (s *session) kill(ctx context.Context) error {
 
 // scriptEnd says how a script ended whose container goes on.
 func (s *session) scriptEnd(ctx context.Context, code int) error {
-	oom := false
-	if code == killed {
-		oom, _ = s.engine.OOMKilled(ctx, s.id) // a hint only
+	if code == 0 {
+		return nil
 	}
-	return exitError(code, oom)
+	oom, _ := s.engine.OOMKilled(ctx, s.id) // a hint only
+	return exitError(code, memoryHint(oom))
 }
 
 // containerEnd says how the container ended under a script.
@@ -147,26 +172,32 @@ func (s *session) containerEnd(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("the container was lost: %w", err)
 	}
-	if how.Code == 0 {
-		return configurationError(
-			"the image's entrypoint must exec the command it is given; image: entrypoint: [\"\"] leaves it out",
-			"the container ended before the script did")
+	switch {
+	case how.Code == 0:
+		return configurationError(entrypointHint, "the container ended before the script did")
+	case how.Code < signaled: // nothing that a script can do ends its container this way
+		return exitError(how.Code, entrypointHint)
 	}
-	return exitError(how.Code, how.OOMKilled)
+	return exitError(how.Code, memoryHint(how.OOMKilled))
 }
 
-// killed is the exit code of a process that was ended by KILL.
-const killed = 128 + 9
+const entrypointHint = `the image's entrypoint must exec the command it is given; image: entrypoint: [""] leaves it out`
 
-func exitError(code int, oom bool) error {
+// The exit code of a process that was ended by a signal is this and the signal's number.
+const signaled = 128
+
+func exitError(code int, hint string) error {
 	if code == 0 {
 		return nil
 	}
-	e := &job.Error{Reason: job.ScriptFailure, ExitCode: code, Err: fmt.Errorf("exit code %d", code)}
-	if oom {
-		e.Hint = "a process was killed for want of memory: let the job use less, or raise memory in [runners.docker]"
+	return &job.Error{Reason: job.ScriptFailure, ExitCode: code, Err: fmt.Errorf("exit code %d", code), Hint: hint}
+}
+
+func memoryHint(oom bool) string {
+	if !oom {
+		return ""
 	}
-	return e
+	return "a process was killed for want of memory: let the job use less, or raise memory in [runners.docker]"
 }
 
 // startFailure explains why a container does not start where the job can mend it.

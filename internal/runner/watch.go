@@ -12,13 +12,10 @@ import (
 const WatchInterval = 3 * time.Second
 
 // Watch calls changed each time the file at path is found changed (another file, size or modification time), looking
-// every so often until ctx ends. A missing file is no change: it may be about to be replaced. What the file says is
+// every so often until ctx ends. last is what the file was before it was read, so that no change is missed; nil if it
+// was not there. A missing file is no change: it may be about to be replaced. What the file says is
 // for changed to judge; one that cannot be used should leave things as they are, Watch calls again for the next change.
-func Watch(ctx context.Context, path string, every time.Duration, changed func()) {
-	last, err := os.Stat(path)
-	if err != nil {
-		last = nil
-	}
+func Watch(ctx context.Context, path string, last os.FileInfo, every time.Duration, changed func()) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {

@@ -69,7 +69,7 @@ func TestWatch(t *testing.T) {
 				got, done := 0, make(chan struct{})
 				go func() {
 					defer close(done)
-					Watch(ctx, path, WatchInterval, func() { got++ })
+					Watch(ctx, path, seen(path), WatchInterval, func() { got++ })
 				}()
 				<-time.After(WatchInterval / 2)
 				tt.edit(t, path)
@@ -92,7 +92,7 @@ func TestWatchAFileThatComesLater(t *testing.T) {
 		defer stop()
 		called := make(chan time.Time, 1)
 		start := time.Now()
-		go Watch(ctx, path, WatchInterval, func() { called <- time.Now() })
+		go Watch(ctx, path, seen(path), WatchInterval, func() { called <- time.Now() })
 		<-time.After(10 * time.Second)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -101,4 +101,12 @@ func TestWatchAFileThatComesLater(t *testing.T) {
 			t.Errorf("called back after %s, want 12 s", after)
 		}
 	})
+}
+
+func seen(path string) os.FileInfo {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
+	}
+	return info
 }
