@@ -111,7 +111,8 @@ func (r *rig) makeProject(ctx context.Context) error {
 		}
 	}
 	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"}, {"add", "-A"},
+		{"init", "-q", "-b", "main"},
+		{"add", "-A"},
 		{"-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "bench"},
 		{"clone", "-q", "--bare", ".", r.checkout + ".git"},
 	} {

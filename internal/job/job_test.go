@@ -63,9 +63,14 @@ func TestPayloadForms(t *testing.T) {
 func TestExpanded(t *testing.T) {
 	t.Parallel()
 	vs := Variables{
-		{Key: "A", Value: "1"}, {Key: "A", Value: "2"}, {Key: "B", Value: "$A-${A}-$UNKNOWN-$$A-$1-$@-${}"},
-		{Key: "C", Value: "$B"}, {Key: "RAW", Value: "$A", Raw: true}, {Key: "FILE", Value: "content $A", File: true},
-		{Key: "D", Value: "$FILE $RAW"}, {Key: "END", Value: "100%$"},
+		{Key: "A", Value: "1"},
+		{Key: "A", Value: "2"},
+		{Key: "B", Value: "$A-${A}-$UNKNOWN-$$A-$1-$@-${}"},
+		{Key: "C", Value: "$B"},
+		{Key: "RAW", Value: "$A", Raw: true},
+		{Key: "FILE", Value: "content $A", File: true},
+		{Key: "D", Value: "$FILE $RAW"},
+		{Key: "END", Value: "100%$"},
 	}
 	got := map[string]string{}
 	for _, v := range vs.Expanded(func(key string) string { return "/tmp/" + key }) {

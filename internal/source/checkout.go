@@ -23,7 +23,15 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 		w.store.log.DebugContext(ctx, "sources laid out", slog.String("dir", w.Dir), slog.Duration("took", time.Since(begin)),
 			slog.Int64("git_processes", w.store.git.started.Load()-processes), slog.Any("error", err))
 	}()
+	if err := w.removeStale(ctx); err != nil {
+		return err
+	}
 	w.attempts++
+	defer func() {
+		if errors.As(err, new(*PermissionError)) {
+			w.attempts-- // nothing is wrong with the rest
+		}
+	}()
 	switch w.req.Strategy {
 	case None:
 		notice(out, "Skipping Git repository setup")
@@ -34,10 +42,10 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 		return w.clear(ctx, w.project, w.Dir)
 	case Fetch, Clone:
 	default:
-		return fmt.Errorf("get sources: unknown strategy %q", w.req.Strategy)
+		return fmt.Errorf("unknown GIT_STRATEGY %q", w.req.Strategy)
 	}
 	if !isOID(w.req.Git.SHA) {
-		return fmt.Errorf("get sources: %q is not a commit", w.req.Git.SHA)
+		return fmt.Errorf("%q is not a commit", w.req.Git.SHA)
 	}
 	if w.req.Strategy == Clone || w.attempts > 1 {
 		if err := w.wipe(ctx); err != nil {
@@ -49,10 +57,7 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 	if errors.As(err, &ge) {
 		fmt.Fprintln(out, strings.TrimRight(ge.stderr, "\n")) // what Git said, in full
 	}
-	if err != nil {
-		return fmt.Errorf("get sources: %w", err)
-	}
-	return nil
+	return err
 }
 
 func (w *Workspace) bring(ctx context.Context, out io.Writer) error {

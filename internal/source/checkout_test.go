@@ -144,6 +144,11 @@ func TestSameCommitSameBytes(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(w.Dir, "dir", "out", "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"a", "link", "dir/b"} { // chown -R, without effect
+		if err := os.Lchown(filepath.Join(w.Dir, name), os.Getuid(), os.Getgid()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	// Meanwhile the branch moves on and other jobs fetch it.
 	next := srv.commit(t, "refs/heads/main", sha, map[string]string{"later": "1"})
 	r := srv.pipeline(t, 2, next)

@@ -153,15 +153,18 @@ var deeds = map[string]func(site) error{
 	"closed folders": func(s site) error {
 		return errors.Join(s.write("closed/in/file", "x"), s.Chmod("closed/in", 0), s.Chmod("closed", 0o111))
 	},
-	"attributes of a folder": func(s site) error {
-		if info, err := s.Lstat("dir"); err != nil || !info.IsDir() {
-			return err
+	"extended attributes": func(s site) error {
+		for _, name := range []string{"a", "dir"} {
+			f, err := s.Open(name)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if err := unix.Fsetxattr(int(f.Fd()), "user.evil", []byte("x"), 0); err != nil && err != unix.ENOTSUP {
+				return err
+			}
 		}
-		err := unix.Setxattr(filepath.Join(s.Name(), "dir"), "user.evil", []byte("x"), 0)
-		if err == unix.ENOTSUP {
-			return nil
-		}
-		return err
+		return nil
 	},
 	"device": func(s site) error {
 		if os.Geteuid() != 0 {
@@ -249,8 +252,10 @@ func TestHostile(t *testing.T) {
 			if got := inJob(t, w, "status", "--porcelain", "--ignored"); got != "" {
 				t.Errorf("git status: %s", got)
 			}
-			if n, err := unix.Listxattr(filepath.Join(w.Dir, "dir"), nil); err == nil && n > 0 {
-				t.Error("extended attributes were left")
+			for _, name := range []string{"a", "dir"} {
+				if n, err := unix.Listxattr(filepath.Join(w.Dir, name), nil); err == nil && n > 0 {
+					t.Errorf("%s: extended attributes were left", name)
+				}
 			}
 			s.unharmed(t)
 
@@ -287,7 +292,7 @@ func TestHostileSequences(t *testing.T) {
 	w, _ := checkout(t, store, r)
 	s := newSite(t, w)
 	names := slices.Sorted(maps.Keys(deeds))
-	deadline := time.Now().Add(3 * time.Second)
+	deadline := time.Now().Add(1500 * time.Millisecond)
 	rapid.Check(t, func(rt *rapid.T) {
 		if time.Now().After(deadline) {
 			return // a loaded machine: what was tried so far is enough
@@ -338,17 +343,22 @@ func TestUnprivileged(t *testing.T) {
 	}
 }
 
-// plantForeign makes a folder that only root can empty.
+// plantForeign makes folders of user 1000 that hold what only root can remove.
 func plantForeign(t *testing.T) string {
 	dir := tempDir(t)
-	foreign := filepath.Join(dir, "project", "foreign")
-	if err := os.MkdirAll(foreign, 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"project", "tidy", "tidy.tmp", "project.tmp"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(path, 0o777), os.Chown(path, 1000, 1000)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(foreign, "file"), nil, 0o644); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"project", "tidy.tmp"} {
+		foreign := filepath.Join(dir, name, "foreign")
+		if err := errors.Join(os.Mkdir(foreign, 0o755), os.WriteFile(filepath.Join(foreign, "file"), nil, 0o644)); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := errors.Join(os.Chmod(dir, 0o777), os.Chmod(filepath.Dir(foreign), 0o777)); err != nil {
+	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -363,15 +373,18 @@ func TestForeignFiles(t *testing.T) {
 	}
 	srv, store := newGitServer(t), newStore(t)
 	r := srv.pipeline(t, 1, srv.commit(t, "refs/heads/main", "", sample))
-	r.Root, r.Rel = root, "project"
-	w, err := store.Workspace(t.Context(), r)
-	var pe *PermissionError
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	err = w.Checkout(t.Context(), io.Discard)
-	if !errors.As(err, &pe) || !errors.Is(err, fs.ErrPermission) || !strings.HasPrefix(pe.Path, root) {
-		t.Errorf("got %v, want a PermissionError for a path below %s", err, root)
+	for _, rel := range []string{"project", "tidy"} {
+		r.Root, r.Rel, r.Slot = root, rel, rel
+		w := open(t, store, r)
+		if n := len(snapshot(t, w.TempDir)); n != 1 {
+			t.Errorf("the temporary folder holds %d entries", n-1)
+		}
+		for range 2 { // until somebody has removed them
+			err := w.Checkout(t.Context(), io.Discard)
+			var pe *PermissionError
+			if !errors.As(err, &pe) || !errors.Is(err, fs.ErrPermission) || !strings.HasPrefix(pe.Path, w.Dir+"/") {
+				t.Errorf("%s: got %v, want a PermissionError for a path in the project folder", rel, err)
+			}
+		}
 	}
 }

@@ -22,6 +22,7 @@ type entry struct {
 	ino           uint32
 	mode          uint32
 	uid, gid, len uint32
+	oid           string // of the content, as bytes
 }
 
 func (e entry) submodule() bool { return e.mode == 0o160000 }
@@ -50,7 +51,7 @@ func parseIndex(raw []byte, oidSize int) (*index, error) {
 		n := func(i int) uint32 { return binary.BigEndian.Uint32(rest[4*i:]) }
 		e := entry{
 			ctime: [2]uint32{n(0), n(1)}, mtime: [2]uint32{n(2), n(3)},
-			ino: n(5), mode: n(6), uid: n(7), gid: n(8), len: n(9),
+			ino: n(5), mode: n(6), uid: n(7), gid: n(8), len: n(9), oid: string(rest[stat : stat+oidSize]),
 		}
 		head := stat + oidSize + 2
 		const extended = 0x4000
@@ -94,9 +95,8 @@ func (idx *index) submodules() []string {
 	return names
 }
 
-// untouched reports whether st is the file that the checkout wrote. A job can set every time of a file but that of
-// its last change; Git compares that by the second, this by the nanosecond.
-func (e entry) untouched(st *unix.Stat_t, umask uint32) bool {
+// looksSame reports whether st may be the file that the checkout wrote. Only untouched makes sure.
+func (e entry) looksSame(st *unix.Stat_t, umask uint32) bool {
 	want := uint32(unix.S_IFREG) | 0o666&^umask
 	switch e.mode {
 	case 0o100755:
@@ -104,9 +104,13 @@ func (e entry) untouched(st *unix.Stat_t, umask uint32) bool {
 	case 0o120000:
 		want = unix.S_IFLNK | 0o777
 	}
-	return st.Mode == want && sameTime(e.ctime, st.Ctim) && sameTime(e.mtime, st.Mtim) &&
+	return st.Mode == want && sameTime(e.mtime, st.Mtim) &&
 		e.ino == uint32(st.Ino) && e.uid == st.Uid && e.gid == st.Gid && e.len == uint32(st.Size)
 }
+
+// untouched reports whether nobody has done anything to the file. A job can set every time of a file but that of its
+// last change; Git compares that by the second, this by the nanosecond.
+func (e entry) untouched(st *unix.Stat_t) bool { return sameTime(e.ctime, st.Ctim) }
 
 // sameTime: a Git built without nanoseconds writes zeroes.
 func sameTime(t [2]uint32, ts unix.Timespec) bool {

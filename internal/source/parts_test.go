@@ -114,9 +114,17 @@ func TestParseIndex(t *testing.T) {
 			if err := unix.Lstat(filepath.Join(dir, name), &st); err != nil {
 				t.Fatal(err)
 			}
-			if !e.untouched(&st, 0o022) {
+			if !e.looksSame(&st, 0o022) || !e.untouched(&st) {
 				t.Errorf("%s is taken for changed", name)
 			}
+			d, err := openRoot(filepath.Dir(filepath.Join(dir, name)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !e.sameContent(d, filepath.Base(name)) {
+				t.Errorf("%s is taken for another content", name)
+			}
+			d.Close()
 		}
 		got[name] = fmt.Sprintf("%o", e.mode)
 	}

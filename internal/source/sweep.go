@@ -99,16 +99,11 @@ func (s *sweep) restore(f *os.File, rel string) error {
 	if err := unix.Fstat(fd, &st); err != nil {
 		return withPath("read", s.full(rel), err)
 	}
-	if n, err := unix.Flistxattr(fd, nil); err == nil && n > 0 {
-		buf := make([]byte, n)
-		if n, err = unix.Flistxattr(fd, buf); err == nil {
-			for attr := range strings.SplitSeq(string(buf[:n]), "\x00") {
-				if strings.HasPrefix(attr, "user.") || strings.HasPrefix(attr, "system.posix_acl_") {
-					_ = unix.Fremovexattr(fd, attr)
-				}
-			}
-			_ = unix.Fstat(fd, &st)
+	for _, name := range extras(fd) {
+		if err := unix.Fremovexattr(fd, name); err != nil {
+			return withPath("remove "+name+" of", s.full(rel), err)
 		}
+		_ = unix.Fstat(fd, &st) // an access list is in the mode too
 	}
 	if uid := os.Geteuid(); uid == 0 && (st.Uid != 0 || st.Gid != uint32(os.Getegid())) {
 		if err := unix.Fchown(fd, 0, os.Getegid()); err != nil {
@@ -123,13 +118,15 @@ func (s *sweep) restore(f *os.File, rel string) error {
 	return nil
 }
 
-// file removes a tracked file that is not as the checkout left it; Git writes it again.
+// file removes a tracked file that is not as the checkout left it; Git writes it again. A file to which something was
+// done that left no trace (chown -R to the owner that it has) is read and stays: to write it anew would change the
+// index, and with it what a docker build has cached.
 func (s *sweep) file(ctx context.Context, at *os.File, name, path string, ent entry) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(int(at.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return withPath("read", s.full(path), err)
 	}
-	if ent.untouched(&st, uint32(s.umask)) {
+	if ent.looksSame(&st, uint32(s.umask)) && (ent.untouched(&st) || ent.sameContent(at, name)) {
 		s.intact++
 		return nil
 	}

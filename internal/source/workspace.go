@@ -2,6 +2,7 @@ package source
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -61,6 +62,7 @@ type Workspace struct {
 	slot     *lock
 	use      *lock
 	attempts int
+	stale    string // in the project folder: the last job's temporary files, if they could not be removed
 }
 
 var slotName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
@@ -171,8 +173,29 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 	if err != nil {
 		return withPath("open", w.TempDir, err)
 	}
-	defer tmp.Close()
-	return w.clear(ctx, tmp, w.TempDir)
+	err = w.clear(ctx, tmp, w.TempDir)
+	tmp.Close()
+	var denied *PermissionError
+	if !errors.As(err, &denied) {
+		return err
+	}
+	// The job needs an empty folder now. Checkout tells whoever can remove files of others.
+	w.stale = "slipway-" + rand.Text()
+	if err := unix.Renameat(int(top.Fd()), temp, int(w.project.Fd()), w.stale); err != nil {
+		return withPath("move", w.TempDir, err)
+	}
+	if tmp, err = w.folder(top, temp); err != nil {
+		return withPath("open", w.TempDir, err)
+	}
+	return tmp.Close()
+}
+
+func (w *Workspace) removeStale(ctx context.Context) error {
+	if w.stale == "" {
+		return nil
+	}
+	rm := &remover{top: w.project, path: w.Dir}
+	return rm.remove(ctx, w.project, w.stale, filepath.Join(w.Dir, w.stale))
 }
 
 // folder opens rel below top, makes what is missing, and puts a folder in the place of anything else.
