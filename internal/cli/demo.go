@@ -52,6 +52,8 @@ func (a *app) demo(ctx context.Context, o demoOptions) error {
 	}
 	o.Log = log
 
+	listening, deaf := context.WithCancel(ctx) // outlives the first signal, for the second one
+	defer deaf()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	signals, stop := notify(syscall.SIGTERM, syscall.SIGQUIT, os.Interrupt)
@@ -60,7 +62,7 @@ func (a *app) demo(ctx context.Context, o demoOptions) error {
 		drain: func() { cancel(job.ErrShutdown) }, // a demo takes no jobs from others that could be left to end
 		abort: func(os.Signal) { cancel(job.ErrShutdown) },
 		exit:  exitAtOnce,
-	}.handle(ctx, signals)
+	}.handle(listening, signals)
 
 	err = runDemo(ctx, o)
 	if err != nil && ctx.Err() != nil {

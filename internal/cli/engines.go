@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -26,9 +27,11 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.conn != nil {
+		ctx, cancel := context.WithTimeout(ctx, signOfLife)
+		defer cancel()
 		return e.conn, e.conn.Ping(ctx)
 	}
-	conn, err := docker.Connect(ctx, e.options)
+	conn, err := e.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +47,15 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
 	e.conn = conn
 	return conn, nil
+}
+
+// signOfLife is how long an Engine may take to answer a ping.
+const signOfLife = 20 * time.Second
+
+func (e *engine) connect(ctx context.Context) (*docker.Engine, error) {
+	ctx, cancel := context.WithTimeout(ctx, signOfLife)
+	defer cancel()
+	return docker.Connect(ctx, e.options)
 }
 
 // engines are the Engines of a configuration, one connection each.

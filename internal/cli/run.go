@@ -104,6 +104,8 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		log.Warn("the config has no runner to serve; slipway register adds one", "config", path)
 	}
 
+	listening, deaf := context.WithCancel(ctx) // outlives the first signal, for the second one
+	defer deaf()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	signals, stop := notify(syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
@@ -121,7 +123,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 			cancel(job.ErrShutdown)
 		},
 		exit: exitAtOnce,
-	}.handle(ctx, signals)
+	}.handle(listening, signals)
 	go runner.Watch(ctx, path, seen, runner.WatchInterval, reload)
 
 	log.Info("starting", "version", a.build.Version, "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)

@@ -28,7 +28,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		DisableEntrypointOverwrite: d.DisableEntrypointOverwrite, ContainerLabels: d.ContainerLabels,
 		BuildsDir: r.BuildsDir, CacheDir: r.CacheDir, Volumes: d.Volumes, DisableCache: d.DisableCache, VolumeHostDir: d.CacheDir,
 		EngineSocket: socket, Socket: r.Slipway.Socket,
-		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r),
+		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r), ServerTLS: c.serverTLS(r),
 		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
@@ -63,12 +63,13 @@ func containerSettings(d *config.Docker) docker.Container {
 	}
 }
 
-// caFile is what Git trusts besides the system: the file that the configuration names, or the one that lies where
-// GitLab's runner looks for it.
-func (c connector) caFile(r *config.Runner) string {
-	path := r.TLSCAFile
+// caFile is what Git trusts besides the system.
+func (c connector) caFile(r *config.Runner) string { return c.tlsFile(r, r.TLSCAFile, ".crt") }
+
+// tlsFile is a file that the configuration names, or the one that lies where GitLab's runner looks for it, or "".
+func (c connector) tlsFile(r *config.Runner, path, suffix string) string {
 	if u, err := url.Parse(r.URL); path == "" && err == nil {
-		found := filepath.Join(c.certs, u.Hostname()+".crt")
+		found := filepath.Join(c.certs, u.Hostname()+suffix)
 		if _, err := os.Stat(found); err == nil {
 			path = found
 		}
@@ -77,4 +78,21 @@ func (c connector) caFile(r *config.Runner) string {
 		return abs
 	}
 	return path
+}
+
+// serverTLS are the certificates that GitLab is reached with, for jobs that call it themselves.
+//
+// GitLab: the runner's own key is among them.
+func (c connector) serverTLS(r *config.Runner) job.Variables {
+	var out job.Variables
+	for _, f := range []struct{ key, path string }{
+		{"CI_SERVER_TLS_CA_FILE", c.caFile(r)},
+		{"CI_SERVER_TLS_CERT_FILE", c.tlsFile(r, r.TLSCertFile, ".auth.crt")},
+		{"CI_SERVER_TLS_KEY_FILE", c.tlsFile(r, r.TLSKeyFile, ".auth.key")},
+	} {
+		if content, err := os.ReadFile(f.path); err == nil { // the client of GitLab complains about one that is not there
+			out = append(out, job.Variable{Key: f.key, Value: string(content), Public: true, File: true, Raw: true})
+		}
+	}
+	return out
 }

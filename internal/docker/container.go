@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -77,6 +78,9 @@ type Extras struct {
 	Tmpfs                      map[string]string
 }
 
+// macAPIVersion is the first Engine API that takes a MAC address where our client puts it.
+const macAPIVersion = "1.44"
+
 // Create makes a container with an open stdin, without starting it, and returns its ID.
 func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 	cfg := &container.Config{
@@ -97,6 +101,9 @@ func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 		opts.Platform = &p
 	}
 	if c.Extras.MacAddress != "" {
+		if older(e.apiVersion, macAPIVersion) {
+			return "", errors.New("mac_address needs Docker Engine 25.0 or newer")
+		}
 		mac, err := net.ParseMAC(c.Extras.MacAddress)
 		if err != nil {
 			return "", fmt.Errorf("mac_address: %w", err)
@@ -194,13 +201,26 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 	}
 }
 
-// OOMKilled reports whether the kernel killed a process of the running container for want of memory.
+// oomPatience is how long the news of a killed process may take to arrive after its exit code.
+const oomPatience = 200 * time.Millisecond
+
+// OOMKilled reports whether the kernel killed a process of the container, which may go on, for want of memory. It
+// looks at the latest events only, and waits a moment for more: the container's own state tells no sooner than its end.
 func (e *Engine) OOMKilled(ctx context.Context, id string) (bool, error) {
-	st, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
-	if err != nil {
-		return false, fmt.Errorf("inspect container: %w", err)
+	ctx, cancel := context.WithTimeout(ctx, oomPatience)
+	defer cancel()
+	events := e.api.Events(ctx, client.EventsListOptions{
+		Since: "1", Filters: make(client.Filters).Add("container", id).Add("event", "oom"),
+	})
+	select {
+	case <-events.Messages:
+		return true, nil
+	case err := <-events.Err:
+		if ctx.Err() != nil {
+			return false, nil
+		}
+		return false, fmt.Errorf("read events: %w", err)
 	}
-	return st.Container.State != nil && st.Container.State.OOMKilled, nil
 }
 
 // Kill ends all processes of the container at once. A container that is not running is no error.

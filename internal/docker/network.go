@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
@@ -27,13 +28,19 @@ func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[strin
 			"com.docker.network.bridge.name": name,
 		},
 	})
-	switch {
-	case errdefs.IsConflict(err):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("create network %s: %w", name, err)
+	if err == nil {
+		return true, nil
 	}
-	return true, nil
+	// Somebody else may have made it meanwhile; the Engine has several ways to say so.
+	if n, ierr := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{}); ierr == nil {
+		return false, checkBridge(n.Network.Network)
+	}
+	return false, fmt.Errorf("create network %s: %w", name, err)
+}
+
+// IsNoNetwork reports whether a container could not be started because its network is gone.
+func IsNoNetwork(err error) bool {
+	return IsNotFound(err) && strings.Contains(err.Error(), "network")
 }
 
 const icc = "com.docker.network.bridge.enable_icc"

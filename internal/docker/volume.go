@@ -7,14 +7,14 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// EnsureVolume makes sure of a local volume of that name.
-func (e *Engine) EnsureVolume(ctx context.Context, name, driver string, opts, labels map[string]string) error {
+// EnsureVolume makes sure of a volume of that name and returns where it lies on the Engine's machine.
+func (e *Engine) EnsureVolume(ctx context.Context, name, driver string, opts, labels map[string]string) (dir string, err error) {
 	// The Engine returns an existing volume of that name as it is.
-	_, err := e.api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: name, Driver: driver, DriverOpts: opts, Labels: labels})
+	made, err := e.api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: name, Driver: driver, DriverOpts: opts, Labels: labels})
 	if err != nil {
-		return fmt.Errorf("create volume %s: %w", name, err)
+		return "", fmt.Errorf("create volume %s: %w", name, err)
 	}
-	return nil
+	return made.Volume.Mountpoint, nil
 }
 
 // Object is a network or a volume in a list.

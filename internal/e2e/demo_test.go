@@ -114,7 +114,7 @@ func leavesNothing(t *testing.T, e *docker.Engine) {
 			t.Fatal(err)
 		}
 		for _, i := range images {
-			if strings.HasPrefix(i, "127.0.0.1:") {
+			if strings.HasPrefix(i, "127.0.0.1:") && (strings.Contains(i, "/demo/sample") || strings.Contains(i, "/docker:20.10.7")) {
 				return false
 			}
 		}

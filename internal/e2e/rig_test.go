@@ -24,22 +24,30 @@ import (
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
-// The images that jobs run in, made of this machine's programs and loaded into the Engine once.
-const (
-	alpine       = "slipway.test/alpine:1"
-	dockerClient = "slipway.test/docker:1"
+// The images that jobs run in, made of this machine's programs and loaded into the Engine once. Two test runs at once
+// do not take them away from each other.
+var (
+	alpine       = fmt.Sprintf("slipway.test/alpine:%d", os.Getpid())
+	dockerClient = fmt.Sprintf("slipway.test/docker:%d", os.Getpid())
+	gitImage     = fmt.Sprintf("slipway.test/git:%d", os.Getpid())
+	gitUserImage = fmt.Sprintf("slipway.test/git-user:%d", os.Getpid())
 )
+
+func testImages() map[string]demo.Recipe {
+	return map[string]demo.Recipe{alpine: demo.Alpine(), dockerClient: demo.DockerClient(), gitImage: gitRecipe(""), gitUserImage: gitRecipe("1000")}
+}
 
 // asSlipway makes the test binary behave as the command: the race detector then watches it too.
 const asSlipway = "SLIPWAY_TEST_AS_COMMAND"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asSlipway) != "" {
+		go countGoroutines(os.Stderr)
 		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, cli.Build{Version: "test", Revision: "test"}))
 	}
 	code := m.Run()
 	if e, err := docker.Connect(context.Background(), docker.Options{}); err == nil {
-		for _, name := range []string{alpine, dockerClient} {
+		for name := range testImages() {
 			_ = e.RemoveImage(context.Background(), name)
 		}
 	}
@@ -70,7 +78,7 @@ var imagesLoaded struct {
 
 func loadImages(e *docker.Engine) error {
 	imagesLoaded.Do(func() {
-		for name, recipe := range map[string]demo.Recipe{alpine: demo.Alpine(), dockerClient: demo.DockerClient()} {
+		for name, recipe := range testImages() {
 			if err := load(e, name, recipe); err != nil {
 				imagesLoaded.err = err
 				return
@@ -99,6 +107,8 @@ type rig struct {
 	docker  string // further lines of [runners.docker]
 	runner  string // further lines of [[runners]]
 	global  string // further lines of the file
+	command func(args ...string) *exec.Cmd
+	server  *httptest.Server
 	process *exec.Cmd
 	log     *lockedBuffer
 }
@@ -113,19 +123,19 @@ func globalKeys(lines string) option { return func(r *rig) { r.global += lines +
 // newRig starts a Slipway with the config of the article, on an Engine that has the test images.
 func newRig(t *testing.T, options ...option) *rig {
 	t.Helper()
-	r := &rig{t: t, engine: engine(t), dir: t.TempDir(), log: &lockedBuffer{}, global: "concurrent = 4\n"}
+	r := &rig{t: t, engine: engine(t), dir: t.TempDir(), command: slipway, log: &lockedBuffer{}, global: "concurrent = 4\n"}
 	for _, o := range options {
 		o(r)
 	}
 	r.Coordinator = coordinator.New(coordinator.Options{LongPoll: 10 * time.Second, UpdateInterval: time.Second})
-	server := httptest.NewServer(r.Coordinator)
-	r.url = server.URL
+	r.server = httptest.NewServer(r.Coordinator)
+	r.url = r.server.URL
 	r.token = r.AddRunner(coordinator.Runner{Description: "rig", Tags: []string{"dockerd"}, RunUntagged: true}).Token
 	r.writeConfig()
 	t.Cleanup(func() {
 		r.stop()
 		r.Close()
-		server.Close()
+		r.server.Close()
 		r.removeTraces()
 		if t.Failed() {
 			t.Logf("slipway's log:\n%s", r.log)
@@ -156,18 +166,20 @@ func (r *rig) writeConfig() {
     pull_policy = "if-not-present"
     volumes = ["/cache", "/builds"]
 %s`, r.global, r.stateDir(), r.url, r.token.Reveal(), r.runner, alpine, r.docker)
-	if strings.Contains(r.docker, "volumes =") {
-		text = strings.Replace(text, "    volumes = [\"/cache\", \"/builds\"]\n", "", 1)
+	for _, line := range []string{`volumes = ["/cache", "/builds"]`, `pull_policy = "if-not-present"`} {
+		if key, _, _ := strings.Cut(line, "="); strings.Contains(r.docker, key) {
+			text = strings.Replace(text, "    "+line+"\n", "", 1)
+		}
 	}
 	if err := os.WriteFile(r.configPath(), []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
-// start runs `slipway run` and waits until it serves.
+// start runs `slipway run`.
 func (r *rig) start() {
 	r.t.Helper()
-	r.process = slipway("run", "--config", r.configPath(), "--log-level", "debug")
+	r.process = r.command("run", "--config", r.configPath(), "--log-level", "debug")
 	r.process.Stdout, r.process.Stderr = r.log, r.log
 	if err := r.process.Start(); err != nil {
 		r.t.Fatal(err)
@@ -301,7 +313,7 @@ func lacks(t *testing.T, log string, texts ...string) {
 // slipway is the command as a process.
 func slipway(args ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asSlipway+"=1")
+	cmd.Env = append(os.Environ(), asSlipway+"=1", "GORACE=atexit_sleep_ms=0")
 	return cmd
 }
 

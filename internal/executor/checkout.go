@@ -6,15 +6,20 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 )
 
-// maxAttempts is the most that GET_SOURCES_ATTEMPTS may ask for.
+// How often the sources may be tried to get, and how long to wait in between.
 //
-// GitLab: values are clamped to 1..10.
-const maxAttempts = 10
+// GitLab: GET_SOURCES_ATTEMPTS is clamped to 1..10; without FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY there is no pause.
+const (
+	maxAttempts = 10
+	firstPause  = 5 * time.Second
+	lastPause   = 5 * time.Minute
+)
 
 // checkout fetches and lays out the sources, as often as the job allows.
 func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *source.Workspace) error {
@@ -27,7 +32,8 @@ func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *sour
 	}
 	attempts, _ := strconv.Atoi(p.vars.Get("GET_SOURCES_ATTEMPTS"))
 	attempts = min(max(attempts, 1), maxAttempts)
-	for try := 1; ; try++ {
+	pauses := e.Settings.flag("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", p.vars)
+	for try, pause := 1, firstPause; ; try, pause = try+1, min(2*pause, lastPause) {
 		err := e.checkoutOnce(ctx, out, p, w)
 		if err == nil {
 			return nil
@@ -35,10 +41,19 @@ func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *sour
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if try == attempts {
+		if try == attempts || errors.Is(err, source.ErrFlags) {
 			return fmt.Errorf("get sources: %w", err)
 		}
-		fmt.Fprintf(out, "WARNING: %v; trying again from an empty folder\n", err)
+		if !pauses {
+			fmt.Fprintf(out, "WARNING: %v; trying again from an empty folder\n", err)
+			continue
+		}
+		fmt.Fprintf(out, "WARNING: %v; trying again in %s from an empty folder\n", err, pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 	}
 }
 

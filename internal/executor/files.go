@@ -2,8 +2,10 @@ package executor
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 
@@ -46,6 +48,21 @@ func writeFile(dir, name, content string) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
+}
+
+// emptyFolder removes what is in a folder that the job wrote to: the file variables are secrets that nobody needs now.
+func emptyFolder(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("open the job's temporary folder: %w", err)
+	}
+	defer root.Close()
+	entries, err := fs.ReadDir(root.FS(), ".")
+	errs := []error{err}
+	for _, e := range entries {
+		errs = append(errs, root.RemoveAll(e.Name()))
+	}
+	return errors.Join(errs...)
 }
 
 // heldWriter keeps what is written until it is released, then passes everything on: what is done early appears in

@@ -19,26 +19,41 @@ const (
 	pullPause = 3 * time.Second
 )
 
-// ensureImage makes sure of the job's image by its pull policies in turn and returns what the Engine knows of it.
+// ensureImage makes sure of the job's image and returns what the Engine knows of it.
 func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan) (docker.Image, error) {
-	name := p.image.name
-	tr.Printf("Using effective pull policy of %v for container %s", p.image.policies, name)
-	var last error
-	for i, policy := range p.image.policies {
-		if i > 0 {
-			tr.Warnf("%v; trying pull policy %s", last, policy)
-		}
-		img, err := e.imageBy(ctx, tr, p, policy)
-		if err == nil {
-			tr.Printf("Using docker image %s for %s%s ...", img.ID, name, digestOf(img, name))
+	tr.Printf("Using effective pull policy of %v for container %s", p.image.policies, p.image.name)
+	for try := 1; ; try++ {
+		img, err := e.imageByPolicies(ctx, tr, p)
+		var pull *docker.PullError
+		switch {
+		case err == nil:
+			tr.Printf("Using docker image %s for %s%s ...", img.ID, p.image.name, digestOf(img, p.image.name))
 			return img, nil
+		case ctx.Err() != nil:
+			return docker.Image{}, context.Cause(ctx)
+		case try == pullTries || !errors.As(err, &pull) || pull.Kind != docker.PullUnreachable:
+			return docker.Image{}, pullFailure(err)
 		}
-		if ctx.Err() != nil {
+		tr.Warnf("%v; trying again in %s", err, pullPause)
+		select {
+		case <-time.After(pullPause):
+		case <-ctx.Done():
 			return docker.Image{}, context.Cause(ctx)
 		}
-		last = err
 	}
-	return docker.Image{}, pullFailure(last)
+}
+
+// imageByPolicies tries one pull policy after the other. The error is the last one's.
+func (e *Executor) imageByPolicies(ctx context.Context, tr *trace.Trace, p *plan) (img docker.Image, err error) {
+	for i, policy := range p.image.policies {
+		if i > 0 {
+			tr.Warnf("%v; trying pull policy %s", err, policy)
+		}
+		if img, err = e.imageBy(ctx, tr, p, policy); err == nil || ctx.Err() != nil {
+			return img, err
+		}
+	}
+	return docker.Image{}, err
 }
 
 func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy string) (docker.Image, error) {
@@ -47,6 +62,7 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy
 		img, err := e.Engine.InspectImage(ctx, name)
 		switch {
 		case err == nil:
+			tr.Printf("Using locally found image version due to %q pull policy", policy)
 			return img, nil
 		case !docker.IsNotFound(err):
 			return docker.Image{}, err
@@ -59,22 +75,10 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy
 		tr.Printf("Authenticating with credentials from %s", from)
 	}
 	tr.Printf("Pulling docker image %s ...", name)
-	for try := 1; ; try++ {
-		err := e.Engine.Pull(ctx, name, p.image.platform, auth)
-		if err == nil {
-			return e.Engine.InspectImage(ctx, name)
-		}
-		var pull *docker.PullError
-		if try == pullTries || !errors.As(err, &pull) || pull.Kind != docker.PullUnreachable {
-			return docker.Image{}, err
-		}
-		tr.Warnf("%v; trying again in %s", err, pullPause)
-		select {
-		case <-time.After(pullPause):
-		case <-ctx.Done():
-			return docker.Image{}, context.Cause(ctx)
-		}
+	if err := e.Engine.Pull(ctx, name, p.image.platform, auth); err != nil {
+		return docker.Image{}, err
 	}
+	return e.Engine.InspectImage(ctx, name)
 }
 
 // auth finds the credentials for the job's image. A source that cannot be read is a warning: another may serve.

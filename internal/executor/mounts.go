@@ -27,8 +27,12 @@ func (e *Executor) ensureVolumes(ctx context.Context, p *plan, c *docker.Contain
 	for _, v := range p.volumes {
 		switch {
 		case v.named != "":
-			if err := e.Engine.EnsureVolume(ctx, v.named, c.Extras.VolumeDriver, nil, e.Settings.ownLabels()); err != nil {
+			dir, err := e.Engine.EnsureVolume(ctx, v.named, c.Extras.VolumeDriver, nil, e.Settings.ownLabels())
+			if err != nil {
 				return err
+			}
+			if c.Extras.VolumeDriver == "" {
+				openVolume(dir)
 			}
 			c.Binds = append(c.Binds, v.named+":"+v.target)
 		case v.folder != "":
@@ -52,6 +56,16 @@ func sharedFolder(dir string) error {
 		return fmt.Errorf("open cache folder to jobs: %w", err)
 	}
 	return nil
+}
+
+// openVolume lets every user of a container write to a volume that is still empty, where we may. What the image has at
+// that place is copied into it later, with its own mode.
+//
+// GitLab: the same, in a container made for it.
+func openVolume(dir string) {
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) == 0 {
+		_ = os.Chmod(dir, 0o777)
+	}
 }
 
 // ensureNetwork makes sure of the bridge that jobs share; others are the operator's to make.

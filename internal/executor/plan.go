@@ -86,6 +86,9 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	}
 	p.stages = s.stages(p)
 	p.container = s.container(p, random)
+	if err := fitsEnvironment(p.container.Env); err != nil && p.err == nil {
+		p.err = err
+	}
 	p.warn()
 	return p
 }
@@ -137,7 +140,7 @@ func (s Settings) stages(p *plan) []stage {
 		name: stageAfter, headline: "Running after_script",
 		text: func(status string) string {
 			return script.Stage{
-				Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
+				EnvFile: envFile(p.tempDir), Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
 				Export: [][2]string{{"CI_JOB_STATUS", status}},
 			}.Text()
 		},

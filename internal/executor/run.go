@@ -23,7 +23,7 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 	return trace.Options{
 		Dir:               fmt.Sprintf("%s/%d-%s", e.SpoolDir, p.spec.ID, randomHex(4)),
 		Record:            trace.Record{URL: s.ServerURL, RunnerToken: s.ShortToken, JobID: p.spec.ID, Token: p.spec.Token, FailureReasons: p.spec.Features.FailureReasons},
-		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues()),
+		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues(), p.source.git.MaskedValues()),
 		MaskPrefixes:      p.spec.Features.TokenMaskPrefixes,
 		MaskDefaultTokens: s.flag("FF_MASK_ALL_DEFAULT_TOKENS", p.vars),
 		Limit:             s.OutputLimit,
@@ -58,7 +58,7 @@ func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan) error {
 	defer w.Close()
 	s, err := e.prepare(cancelable, tr, p, w)
 	if s != nil {
-		defer e.cleanUp(ctx, tr, p, s)
+		defer e.cleanUp(ctx, tr, p, w, s)
 	}
 	if err != nil {
 		return orCause(cancelable, err)
@@ -140,7 +140,11 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	if err != nil {
 		return nil, orCause(ctx, err)
 	}
-	return &session{engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr}, nil
+	return &session{
+		engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
+		limited: c.Limits.Memory > 0, sharesPIDs: c.Security.PidMode != "",
+		network: func(ctx context.Context) error { return e.ensureNetwork(ctx, c.Network) },
+	}, nil
 }
 
 // stages runs the script and what follows it.
@@ -196,7 +200,7 @@ func statusOf(failure error) string {
 }
 
 // cleanUp removes what the job leaves, whatever became of it.
-func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, s *session) {
+func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session) {
 	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
@@ -210,6 +214,9 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, s *ses
 		go e.removeLater(context.WithoutCancel(ctx), s.id)
 	}
 	s.close()
+	if err := emptyFolder(w.TempDir); err != nil {
+		e.Log.Warn("the job's temporary folder stays until the next job", "error", err)
+	}
 }
 
 // removeLater goes on trying: the Engine may be away for a while.

@@ -23,7 +23,9 @@ type session struct {
 	grace  time.Duration // from TERM to KILL
 	tr     *trace.Trace
 
-	sharesPIDs bool // with the host or another container
+	limited    bool                            // in its memory
+	sharesPIDs bool                            // with the host or another container
+	network    func(ctx context.Context) error // makes sure of the container's network
 
 	stream         *docker.Stream // nil while the container is not running
 	ended          chan struct{}  // closed when the stream has ended
@@ -33,8 +35,14 @@ type session struct {
 // streams is how many streams end with a mark: stdout and stderr.
 const streams = 2
 
-// start attaches to the container and starts it.
+// startTimeout bounds what the Engine may take to start a container.
+const startTimeout = time.Minute
+
+// start attaches to the container and starts it. It is not to be interrupted: the Engine would go on, and leave a
+// container without anybody at its stdin.
 func (s *session) start(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
 	stream, err := s.engine.Attach(ctx, s.id)
 	if err != nil {
 		return err
@@ -47,7 +55,13 @@ func (s *session) start(ctx context.Context) error {
 		s.stdout.flush()
 		s.stderr.flush()
 	}()
-	if err := s.engine.Start(ctx, s.id); err != nil {
+	err = s.engine.Start(ctx, s.id)
+	if docker.IsNoNetwork(err) { // somebody removed it after the container was made
+		if err = s.network(ctx); err == nil {
+			err = s.engine.Start(ctx, s.id)
+		}
+	}
+	if err != nil {
 		s.close()
 		return startFailure(err)
 	}
@@ -72,6 +86,9 @@ func (s *session) run(jobCtx, ctx context.Context, path string) error {
 		if err := s.start(ctx); err != nil {
 			return err
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	nonce := randomHex(16)
 	codes := make(chan int, streams)
@@ -159,10 +176,10 @@ func (s *session) kill(ctx context.Context) error {
 
 // scriptEnd says how a script ended whose container goes on.
 func (s *session) scriptEnd(ctx context.Context, code int) error {
-	if code == 0 {
-		return nil
+	oom := false
+	if code != 0 && s.limited {
+		oom, _ = s.engine.OOMKilled(ctx, s.id) // a hint only
 	}
-	oom, _ := s.engine.OOMKilled(ctx, s.id) // a hint only
 	return exitError(code, memoryHint(oom))
 }
 
@@ -211,7 +228,7 @@ func startFailure(err error) error {
 	case strings.Contains(text, "unable to find user"), strings.Contains(text, "no matching entries in passwd"):
 		return configurationError("check image: docker: user: in .gitlab-ci.yml, or user in [runners.docker]", "the container does not start: %w", err)
 	case strings.Contains(text, "argument list too long"):
-		return configurationError("make it a file variable (type File)", "a variable is too large for the environment: %w", err)
+		return configurationError("make the largest ones file variables (type File)", "the variables are too large for the environment: %w", err)
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
 )
 
 // Settings are what an operator decided for the jobs of one [[runners]] entry, defaults filled in.
@@ -47,8 +48,9 @@ type Settings struct {
 	Environment         []string // KEY=value
 	Shell               string   // "sh" leaves bash out
 	CloneURL            string
-	CAFile              string // for Git
-	PreBuild, PostBuild string // administrators' commands around the script
+	CAFile              string        // for Git
+	ServerTLS           job.Variables // the certificates that GitLab is reached with
+	PreBuild, PostBuild string        // administrators' commands around the script
 
 	PrepareTimeout, GetSourcesTimeout time.Duration // 0 = the job's
 	StopGrace                         time.Duration // from TERM to KILL

@@ -29,7 +29,7 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	if !ok {
 		p.warnings = append(p.warnings, "GIT_STRATEGY is "+strconv.Quote(vars.Get("GIT_STRATEGY"))+": not clone, fetch, none or empty; using "+string(strategy))
 	}
-	remote, err := remoteURL(spec.GitInfo.RepoURL, s.CloneURL)
+	remote, err := remoteURL(spec.GitInfo.RepoURL, s.CloneURL, spec.JobInfo.ProjectFullPath)
 	if err != nil {
 		return sourcePlan{}, err
 	}
@@ -52,8 +52,8 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 
 // remoteURL is what Git fetches from, without credentials.
 //
-// GitLab: clone_url replaces everything before the project's path.
-func remoteURL(repo, cloneURL string) (string, error) {
+// GitLab: clone_url replaces everything before the project's path, a path that GitLab itself lives below too.
+func remoteURL(repo, cloneURL, projectPath string) (string, error) {
 	if repo == "" {
 		return "", nil // GIT_STRATEGY none needs none
 	}
@@ -62,14 +62,15 @@ func remoteURL(repo, cloneURL string) (string, error) {
 		return "", &job.Error{Reason: job.SystemFailure, Err: errors.New("the server sent an invalid repository address")}
 	}
 	u.User = nil
-	if cloneURL != "" {
-		c, err := url.Parse(cloneURL)
-		if err != nil {
-			return "", configurationError("correct clone_url in config.toml", "clone_url: %w", err)
-		}
-		u.Scheme, u.Host = c.Scheme, c.Host
-		u.Path = strings.TrimSuffix(c.Path, "/") + u.Path
+	if cloneURL == "" {
+		return u.String(), nil
 	}
+	c, err := url.Parse(cloneURL)
+	if err != nil {
+		return "", configurationError("correct clone_url in config.toml", "clone_url: %w", err)
+	}
+	u.Scheme, u.Host = c.Scheme, c.Host
+	u.Path, u.RawPath = strings.TrimSuffix(c.Path, "/")+"/"+projectPath+".git", ""
 	return u.String(), nil
 }
 

@@ -41,6 +41,7 @@ func (s Settings) variables(slot Slot, spec *job.Spec, dir, tempDir string) job.
 	public("CI_SERVER", "yes")
 	public("CI_JOB_STATUS", string(job.Running))
 	public("CI_JOB_TIMEOUT", strconv.Itoa(int(spec.Timeout().Seconds())))
+	vars = append(vars, s.ServerTLS...)
 	vars = append(vars, spec.Variables...)
 	public("CI_RUNNER_SHORT_TOKEN", s.ShortToken)
 	public("CI_DISPOSABLE_ENVIRONMENT", "true")
@@ -48,8 +49,12 @@ func (s Settings) variables(slot Slot, spec *job.Spec, dir, tempDir string) job.
 	public("CI_RUNNER_REVISION", s.Revision)
 	public("CI_RUNNER_EXECUTABLE_ARCH", runtime.GOOS+"/"+runtime.GOARCH)
 	public("RUNNER_TEMP_PROJECT_DIR", tempDir)
+	public("GITLAB_ENV", envFile(tempDir))
 	return vars.Expanded(func(key string) string { return path.Join(tempDir, key) })
 }
+
+// envFile is where a stage may write KEY=VALUE lines for the stages after it.
+func envFile(tempDir string) string { return path.Join(tempDir, "gitlab_runner_env") }
 
 // environ is the variables as the container's processes see them: of a file variable, its path.
 func environ(vars job.Variables, tempDir string) []string {
@@ -61,4 +66,17 @@ func environ(vars job.Variables, tempDir string) []string {
 		out = append(out, v.Key+"="+v.Value)
 	}
 	return out
+}
+
+// longestEnv is the longest entry that Linux takes in a process's environment (MAX_ARG_STRLEN without the final zero).
+const longestEnv = 128<<10 - 1
+
+// fitsEnvironment says which variable no process can be started with. What the Engine says is no help.
+func fitsEnvironment(env []string) error {
+	for _, e := range env {
+		if key, value, _ := strings.Cut(e, "="); len(e) > longestEnv {
+			return configurationError("make it a file variable (type File)", "variable %s has %d bytes, too many for the environment", key, len(value))
+		}
+	}
+	return nil
 }

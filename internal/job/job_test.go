@@ -159,7 +159,7 @@ func TestResultOf(t *testing.T) {
 			t.Errorf("%s:\n%s", c.name, diff)
 		}
 	}
-	if got := timeout.Error(); got != "execution took longer than 60 seconds" {
+	if got := timeout.Error(); got != "execution took longer than 1m0s seconds" {
 		t.Error(got)
 	}
 }

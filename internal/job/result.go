@@ -62,12 +62,8 @@ var (
 type TimeoutError struct{ After time.Duration }
 
 func (e *TimeoutError) Error() string {
-	// GitLab: the sentence users search for.
-	return fmt.Sprintf("execution took longer than %s seconds", secondsText(e.After))
-}
-
-func secondsText(d time.Duration) string {
-	return fmt.Sprintf("%.0f", d.Seconds())
+	// GitLab: the sentence users search for, "1h0m0s seconds" and all.
+	return fmt.Sprintf("execution took longer than %s seconds", e.After)
 }
 
 // Error is a failure whose reason is known where it happens: a script's exit code, a bad image name.

@@ -113,6 +113,23 @@ func TestShutdownTimeout(t *testing.T) {
 	})
 }
 
+// A request that is given up is nothing to complain about, however little time there is.
+func TestShutdownTimeoutWithoutJobs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := &queue{hold: gitlabHold}
+		cfg := machine(1, section("a"))
+		cfg.ShutdownTimeout = answerGrace / 2
+		r := startRig(t, cfg, map[string]*queue{"a": q})
+		r.at(10)
+		r.stop()
+		if ends, err := r.wait(); err != nil || ends != 10.5 {
+			t.Errorf("Run returned %v at %g s", err, ends)
+		}
+		r.at(12) // the request ends a moment later
+	})
+}
+
 // A job that the server hands out at the very end is run with a dead context, so that it is reported.
 func TestJobHandedOutAtTheEndIsReported(t *testing.T) {
 	t.Parallel()

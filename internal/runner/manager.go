@@ -225,6 +225,9 @@ func (m *Manager) shutdown(abort context.CancelCauseFunc) error {
 		select {
 		case <-m.wake:
 		case <-deadline.C:
+			if running == 0 {
+				return nil // only requests are under way, and they are given up
+			}
 			return fmt.Errorf("shut down: %d jobs have not ended within %s (shutdown_timeout)", running, timeout)
 		}
 	}

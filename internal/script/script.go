@@ -13,6 +13,7 @@ const (
 // Stage is one shell script of a job: it runs in a shell of its own.
 type Stage struct {
 	Dir       string      // where it starts
+	EnvFile   string      // KEY=VALUE lines that an earlier stage may have left, "" = none
 	Export    [][2]string // environment that differs from the container's: name, value
 	Notice    string      // a green line before the first command, may be empty
 	Commands  []string    // as in .gitlab-ci.yml; one may have several lines
@@ -29,6 +30,7 @@ func (s Stage) Text() string {
 	var b strings.Builder
 	b.WriteString("if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n")
 	b.WriteString("set -o errexit\nset +o noclobber\n")
+	b.WriteString(readEnv(s.EnvFile))
 	for _, e := range s.Export {
 		b.WriteString("export " + e[0] + "=" + Quote(e[1]) + "\n")
 	}
@@ -53,6 +55,17 @@ func (s Stage) Text() string {
 	}
 	b.WriteString(line(s.Post))
 	return b.String()
+}
+
+// readEnv exports what the job wrote to $GITLAB_ENV. A name that no shell takes would end the script, so it is left out.
+func readEnv(path string) string {
+	if path == "" {
+		return ""
+	}
+	return "if [ -r " + Quote(path) + " ]; then\n" +
+		"while read -r slipway_line; do\n" +
+		`case ${slipway_line%%=*} in '' | [0-9]* | *[!A-Za-z0-9_]*) ;; *) export "$slipway_line" ;; esac` + "\n" +
+		"done <" + Quote(path) + "\nfi\n"
 }
 
 func line(s string) string {

@@ -39,5 +39,18 @@ func Run(shell, path, nonce string) string {
 // Mark is how the line that Run prints begins; the exit code and a newline follow.
 func Mark(nonce string) string { return "\x01slipway:" + nonce + ":" }
 
-// Terminate is a command that asks every process of the container, but the first and itself, to end.
-func Terminate() []string { return []string{"sh", "-c", "kill -TERM -1"} }
+// Terminate is a command that asks every process of the container, but the first and itself, to end, and waits until
+// all of them have. Dead ones that nobody has buried do not count.
+func Terminate() []string { return []string{"sh", "-c", terminate} }
+
+const terminate = `kill -TERM -1 2>/dev/null
+left() {
+	for stat in /proc/[0-9]*/stat; do
+		case $stat in /proc/1/stat | "/proc/$$/stat") continue ;; esac
+		read -r line 2>/dev/null <"$stat" || continue
+		case ${line##*) } in Z* | X*) ;; *) return 0 ;; esac
+	done
+	return 1
+}
+while left; do sleep 0.1 2>/dev/null || sleep 1; done
+`

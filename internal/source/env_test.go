@@ -16,29 +16,32 @@ import (
 func TestJobEnv(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		vars        job.Variables
-		url, token  string
-		count       string
-		first       int
-		wantInstead string
+		vars       job.Variables
+		url, token string
+		count      string
+		first      int
+		helper     string
 	}{
-		"plain":         {nil, "https://gitlab.example.com/g/p.git", "tok", "2", 0, "url.https://gitlab-ci-token:tok@gitlab.example.com/.insteadOf"},
-		"behind others": {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "3"}}, "http://h:8080/g/p.git", "a/b@c", "5", 3, "url.http://gitlab-ci-token:a%2Fb%40c@h:8080/.insteadOf"},
-		"nonsense":      {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "x"}}, "http://h/p.git", "tok", "2", 0, "url.http://gitlab-ci-token:tok@h/.insteadOf"},
-		"negative":      {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "-1"}}, "http://h/p.git", "tok", "2", 0, "url.http://gitlab-ci-token:tok@h/.insteadOf"},
+		"plain":         {nil, "https://gitlab.example.com/g/p.git", "s3cr3t", "2", 0, "credential.https://gitlab.example.com/.helper"},
+		"behind others": {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "3"}}, "http://h:8080/g/p.git", "a/b@c", "5", 3, "credential.http://h:8080/.helper"},
+		"nonsense":      {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "x"}}, "http://h/p.git", "s3cr3t", "2", 0, "credential.http://h/.helper"},
+		"negative":      {job.Variables{{Key: "GIT_CONFIG_COUNT", Value: "-1"}}, "http://h/p.git", "s3cr3t", "2", 0, "credential.http://h/.helper"},
 		"no token":      {nil, "http://h/p.git", "", "1", 0, ""},
-		"no server":     {nil, "file:///x", "tok", "1", 0, ""},
+		"no server":     {nil, "file:///x", "s3cr3t", "1", 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := JobEnv(c.vars, c.url, job.Secret(c.token))
 			key := func(what string, n int) string { return got.Get("GIT_CONFIG_" + what + "_" + strconv.Itoa(c.first+n)) }
-			if got.Get("GIT_CONFIG_COUNT") != c.count || key("KEY", 0) != "safe.directory" || key("KEY", 1) != c.wantInstead {
+			if got.Get("GIT_CONFIG_COUNT") != c.count || key("KEY", 0) != "safe.directory" || key("KEY", 1) != c.helper || c.helper != "" && got.Get(tokenVariable) != c.token {
 				t.Errorf("got %v", got)
 			}
 			for _, v := range got {
 				if v.Public || !v.Raw {
 					t.Errorf("%s: public %t, raw %t", v.Key, v.Public, v.Raw)
+				}
+				if c.token != "" && strings.Contains(v.Value, c.token) != (v.Key == tokenVariable) {
+					t.Errorf("the token is in %s", v.Key)
 				}
 			}
 		})

@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+func named(list []docker.Object, name string) bool {
+	for _, o := range list {
+		if o.Name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// TestContainerSettings: what [runners.docker] says of containers is seen from inside.
+func TestContainerSettings(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`memory = "64m"
+    memory_swap = "-1"
+    memory_reservation = "32m"
+    cpus = "0.5"
+    cpu_shares = 512
+    cpuset_cpus = "0"
+    shm_size = 1048576
+    oom_score_adjust = 500
+    hostname = "job-host"
+    extra_hosts = ["registry.test:192.0.2.7"]
+    cap_drop = ["NET_RAW"]
+    cap_add = ["SYS_NICE"]
+    group_add = ["1234"]
+    security_opt = ["no-new-privileges"]
+    devices = ["/dev/null:/dev/second-null"]
+  [runners.docker.sysctls]
+    "net.ipv4.ip_default_ttl" = "33"
+  [runners.docker.ulimit]
+    nofile = "333:444"
+  [runners.docker.tmpfs]
+    "/scratch" = "rw,size=1m,mode=1777"
+  [runners.docker.container_labels]
+    team = "ci-$CI_PROJECT_NAME"`))
+	j := r.enqueue(spec(
+		"cd /sys/fs/cgroup",
+		"echo memory $(cat memory/memory.limit_in_bytes memory.max 2>/dev/null)",
+		"echo reservation $(cat memory/memory.soft_limit_in_bytes memory.low 2>/dev/null)",
+		"echo quota $(cat cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 cpu.max)",
+		"echo cpus $(grep -c ^processor /proc/cpuinfo) $(sed -n 's/^Cpus_allowed_list:.//p' /proc/self/status)",
+		"echo shm $(df -k /dev/shm | awk 'END { print $2 }')",
+		"echo adjust $(cat /proc/self/oom_score_adj)",
+		"echo host $(hostname)",
+		"grep registry.test /etc/hosts | tr '\t' ' '",
+		"sed -n 's/^CapEff:.//p' /proc/self/status",
+		"echo groups $(id -G)",
+		"sed -n 's/^NoNewPrivs:./no new privileges /p' /proc/self/status",
+		"test -c /dev/second-null && echo a second null",
+		"echo ttl $(cat /proc/sys/net/ipv4/ip_default_ttl)",
+		"echo files $(ulimit -n) $(ulimit -Hn)",
+		"grep /scratch /proc/mounts",
+		"echo labels; sleep 1",
+	))
+	r.until(j, "\nlabels\n")
+	for _, c := range r.containers(j) {
+		if got := c.Labels["team"]; got != "ci-demo" {
+			t.Errorf("the label is %q", got)
+		}
+	}
+	o, log := r.end(j)
+	if o.State != job.Success {
+		t.Fatalf("job ended as %+v:\n%s", o, log)
+	}
+	wants(t, log, "\nmemory 67108864\n", "\nreservation 33554432\n", "\nquota 50000\n", " 0\n", "\nshm 1024\n", "\nadjust 500\n", "\nhost job-host\n",
+		"\n192.0.2.7 registry.test\n", "\n00000000a88405fb\n", " 1234\n", "\nno new privileges 1\n", "\na second null\n",
+		"\nttl 33\n", "\nfiles 333 444\n", "tmpfs /scratch tmpfs rw,", "size=1024k")
+}
+
+func TestPrivileged(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`privileged = true
+    allowed_privileged_images = ["slipway.test/alpine:*"]`))
+	const caps = "sed -n 's/^CapEff:./caps /p' /proc/self/status"
+	const usual = "\ncaps 00000000a80425fb\n"
+	o, log := r.run(spec(caps))
+	// A machine that has not all capabilities itself cannot give them.
+	if o.State != job.Success && !strings.Contains(log, "unable to apply caps: operation not permitted") {
+		t.Errorf("job ended as %+v:\n%s", o, log)
+	}
+	lacks(t, log, usual)
+	wants(t, r.must(job.Success, withImage(spec(caps), r.image(withEntrypoint(exporting)))), usual)
+}
+
+func TestNetworkModes(t *testing.T) {
+	t.Parallel()
+	const interfaces = "echo interfaces $(ls /sys/class/net)"
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		wants(t, newRig(t, dockerKeys(`network_mode = "none"`)).must(job.Success, spec(interfaces)), "\ninterfaces lo\n")
+	})
+	t.Run("host", func(t *testing.T) {
+		t.Parallel()
+		wants(t, newRig(t, dockerKeys(`network_mode = "host"`)).must(job.Success, spec(interfaces)), " docker0 ")
+	})
+	t.Run("bridge with DNS settings", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, dockerKeys(`network_mode = "bridge"
+    dns = ["192.0.2.53", "2001:db8::53"]
+    dns_search = ["example.test"]`))
+		wants(t, r.must(job.Success, spec("cat /etc/resolv.conf")), "search example.test", "nameserver 192.0.2.53", "nameserver 2001:db8::53")
+	})
+	t.Run("that is not there", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, dockerKeys(`network_mode = "slipway-no-such-network"`))
+		log := r.fails(job.SystemFailure, 0, spec("echo never"))
+		wants(t, log, "slipway-no-such-network not found")
+	})
+}
+
+func TestMacAddress(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`mac_address = "02:42:ac:11:22:33"`))
+	o, log := r.run(spec("echo mac $(cat /sys/class/net/eth0/address)"))
+	if o.State == job.Success {
+		wants(t, log, "\nmac 02:42:ac:11:22:33\n")
+	} else {
+		wants(t, log, "mac_address needs Docker Engine 25.0 or newer") // better than a silent other one
+	}
+}

@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// why is the line that says why an interrupted job failed.
+const why = "ERROR: Job failed (system failure): the runner was killed and started again while the job ran\n"
+
+// killedIn runs a job until it has printed a mark, and kills Slipway then. The job would go on for long.
+func (r *rig) killedIn(s *job.Spec) *coordinator.Job {
+	r.t.Helper()
+	const mark = "in the middle"
+	st := &s.Steps[0]
+	st.Script = append(st.Script, "echo "+mark, "sleep 300", "echo never")
+	j := r.enqueue(s)
+	r.until(j, "\n"+mark+"\n")
+	r.kill()
+	return j
+}
+
+// interrupted fails the test unless the job ended as one does that a crash interrupted, with nothing left of it.
+func (r *rig) interrupted(j *coordinator.Job) {
+	r.t.Helper()
+	o, log := r.end(j)
+	r.ended(o, log, job.SystemFailure, 0)
+	wants(r.t, log, "\nin the middle\n")
+	lacks(r.t, log, "\nnever")
+	once(r.t, log, why)
+	if !strings.HasSuffix(log, why) {
+		r.t.Errorf("the log does not end with why:\n%s", log)
+	}
+	r.eventually("the job's container is gone", func() bool { return len(r.containers(j)) == 0 })
+	r.eventually("the job's spool folder is gone", func() bool { return len(r.spool()) == 0 })
+}
+
+// spool is what is kept of jobs.
+func (r *rig) spool() []os.DirEntry {
+	r.t.Helper()
+	list, err := os.ReadDir(filepath.Join(r.stateDir(), "jobs"))
+	if err != nil && !os.IsNotExist(err) {
+		r.t.Fatal(err)
+	}
+	return list
+}
+
+func TestKilledInMidJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	j := r.killedIn(withAfter(spec(lines(20000)), "echo never"))
+	next := r.enqueue(spec("echo next"))
+	r.start()
+	o, log := r.end(next)
+	if o.State != job.Success {
+		t.Errorf("the next job ended as %+v:\n%s", o, log)
+	}
+	r.interrupted(j)
+	numbered(t, plain(j.Trace()), 20000)
+	r.logged("removing a container that a killed runner left", "reported a job that was interrupted")
+}
+
+// TestKilledTwice: the first restart cannot report the job, because the server does not answer.
+func TestKilledTwice(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	j := r.killedIn(spec("true"))
+	mend := r.Inject(coordinator.Fault{Match: about(j), Status: http.StatusBadGateway, Times: -1})
+	r.start()
+	r.logged("status=502")
+	r.kill()
+	mend()
+	r.start()
+	r.interrupted(j)
+}
+
+// TestKilledWhileFinishing: the job was over, only its end was not delivered. That end counts.
+func TestKilledWhileFinishing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	mend := r.Inject(coordinator.Fault{Endpoint: coordinator.UpdateJob, Skip: 1, Status: http.StatusServiceUnavailable, Times: -1})
+	j := r.enqueue(spec(lines(100), "exit 3"))
+	r.until(j, "ERROR: Job failed: exit code 3\n")
+	r.kill()
+	mend()
+	r.start()
+	o, log := r.end(j)
+	r.ended(o, log, job.ScriptFailure, 3)
+	numbered(t, log, 100)
+	lacks(t, log, "killed")
+	once(t, log, "ERROR: Job failed: exit code 3\n")
+	r.eventually("the job's spool folder is gone", func() bool { return len(r.spool()) == 0 })
+}
+
+// TestKilledLeavesFilesOfRoot: what a job wrote as root in its workspace, and its container could not give back, does
+// not keep a runner that is not root from the next job.
+func TestKilledLeavesFilesOfRoot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ordinaryUser(t))
+	project := r.gitProject("Dockerfile", "FROM scratch\n")
+	j := r.killedIn(withGit(project, spec(
+		"mkdir -m 700 closed", "touch closed/file", "rm Dockerfile", "mkdir Dockerfile", "touch Dockerfile/file",
+		"mkdir -m 700 $RUNNER_TEMP_PROJECT_DIR/closed", "touch $RUNNER_TEMP_PROJECT_DIR/closed/file", "chmod 700 . $RUNNER_TEMP_PROJECT_DIR",
+	)))
+	r.start()
+	log := r.must(job.Success, withGit(project, spec("id -u", "cat Dockerfile", "ls -A . $RUNNER_TEMP_PROJECT_DIR")))
+	wants(t, log, "\n0\n", "\nFROM scratch\n")
+	lacks(t, log, "\nclosed\n")
+	r.interrupted(j)
+}
+
+// TestNeighboursAreLeftAlone: a Slipway that starts removes what a dead one left, and nothing of one that lives.
+func TestNeighboursAreLeftAlone(t *testing.T) {
+	t.Parallel()
+	dead, alive := newRig(t), newRig(t)
+	lost := dead.killedIn(spec("true"))
+	runs := alive.enqueue(spec("echo begun", "until test -e go-on; do sleep 0.1; done", "echo done"))
+	alive.until(runs, "\nbegun\n")
+	before := alive.containers(runs)
+
+	third := newRig(t)
+	third.must(job.Success, spec("true"))
+	if left := dead.containers(lost); len(left) != 0 {
+		t.Errorf("what the dead one left is still there: %v", left)
+	}
+	if now := alive.containers(runs); len(now) != 1 || now[0].ID != before[0].ID || !now[0].Running {
+		t.Errorf("the living one's container was touched: %+v", now)
+	}
+	if code, out, err := third.engine.Exec(t.Context(), before[0].ID, "", "touch", "/builds/group/demo/go-on"); err != nil || code != 0 {
+		t.Fatalf("exec: %v, exit code %d, %s", err, code, out)
+	}
+	if o, log := alive.end(runs); o.State != job.Success {
+		t.Errorf("the living one's job ended as %+v:\n%s", o, log)
+	}
+	dead.start()
+	dead.interrupted(lost)
+}
+
+func TestOneProcessForAStateFolder(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.must(job.Success, spec("true"))
+	out, err := slipway("run", "--config", r.configPath()).CombinedOutput()
+	if code := exitCode(err); code != 1 {
+		t.Errorf("exit code %d: %v", code, err)
+	}
+	wants(t, string(out), "slipway: error: ", "another Slipway uses this state folder", "slipway: hint: stop the other one, or give this one a folder of its own: state_dir")
+	r.must(job.Success, spec("true"))
+}
+
+func exitCode(err error) int {
+	if e, ok := err.(*exec.ExitError); ok {
+		return e.ExitCode()
+	}
+	return -1
+}
+
+// about matches the calls about a job.
+func about(j *coordinator.Job) func(*http.Request) bool {
+	path := "/api/v4/jobs/" + itoa(j.ID())
+	return func(r *http.Request) bool {
+		return r.URL.Path == path || strings.HasPrefix(r.URL.Path, path+"/")
+	}
+}

@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// TestNetworkIsGone: the bridge may be pruned whenever no job runs. Not parallel: nobody else is to use the bridge.
+func TestNetworkIsGone(t *testing.T) {
+	r := newRig(t)
+	const bridge = "slipway"
+	remove := func() bool {
+		if err := r.engine.RemoveNetwork(context.Background(), bridge); err != nil {
+			t.Error(err)
+		}
+		networks, err := r.engine.Networks(context.Background(), "slipway.instance")
+		return err == nil && !named(networks, bridge)
+	}
+	connected := "ip route | grep ^default"
+	r.must(job.Success, spec(connected))
+	t.Run("between two jobs", func(t *testing.T) {
+		if !remove() {
+			t.Skip("another Slipway uses the bridge")
+		}
+		r.in(t).must(job.Success, spec(connected))
+	})
+	t.Run("between creation and start", func(t *testing.T) {
+		r := r.in(t)
+		p := r.gitProject("file", "text")
+		gone := false
+		// The first request to Git comes while the container is being made; it has not been started.
+		takeAway := r.Inject(coordinator.Fault{Endpoint: coordinator.Git, Times: -1, Status: http.StatusOK, Match: func(*http.Request) bool {
+			for start := time.Now(); !gone && time.Since(start) < patience; time.Sleep(20 * time.Millisecond) {
+				list, err := r.engine.Containers(context.Background(), r.instance())
+				if err == nil && len(list) == 1 {
+					gone = remove()
+					break
+				}
+			}
+			return false
+		}})
+		defer takeAway()
+		log := r.must(job.Success, withGit(p, spec(connected)))
+		if !gone {
+			t.Skipf("another Slipway uses the bridge:\n%s", log)
+		}
+	})
+}
+
+func TestNetworkMadeByMany(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	name := fmt.Sprintf("sw-t%d", time.Now().UnixNano()%1e9)
+	defer func() {
+		if err := e.RemoveNetwork(context.Background(), name); err != nil {
+			t.Error(err)
+		}
+	}()
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if _, err := e.EnsureBridge(t.Context(), name, nil); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// TestNeighbours: two jobs at the same time do not reach each other, but both reach the world outside.
+func TestNeighbours(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	outside := startListener(t)
+	listening := r.enqueue(spec(
+		"mkdir -p /www; echo it is me >/www/index.html",
+		"httpd -p 8080 -h /www; nc -lu -p 9999 >udp &",
+		"addr() { ip -4 addr show dev eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p'; }",
+		`echo "at <$(addr)> <$(hostname)> six <$(grep -v lo$ /proc/net/if_inet6 | cut -d' ' -f1 | xargs)>"`,
+		// The controls: what the neighbour tries works where it may.
+		"sleep 1; wget -T 5 -qO- http://$(addr):8080/; wget -T 5 -qO- http://$(hostname):8080/; echo self | nc -u -w 1 $(addr) 9999",
+		"echo listening; until test -f go; do sleep 0.1; done; echo udp: $(cat udp) :end",
+		reach(outside),
+	))
+	r.until(listening, "\nlistening\n")
+	at := regexp.MustCompile(`(?m)^at <(\S+)> <(\S+)> six <(.*)>$`).FindStringSubmatch(plain(listening.Trace()))
+	if at == nil {
+		t.Fatalf("no address:\n%s", plain(listening.Trace()))
+	}
+	c := r.containers(listening)
+	if len(c) != 1 {
+		t.Fatalf("%d containers", len(c))
+	}
+	var tries []string
+	for _, host := range []string{at[1], at[2], c[0].Name, c[0].ID[:12], c[0].ID} {
+		tries = append(tries,
+			fmt.Sprintf("if wget -T 2 -qO- http://%s:8080/; then echo reached %[1]s; fi", host),
+			fmt.Sprintf("if ping -c 1 -W 1 %s >/dev/null; then echo pinged %[1]s; fi", host),
+			fmt.Sprintf("echo neighbour | nc -u -w 1 %s 9999 || true", host))
+	}
+	for _, six := range strings.Fields(at[3]) {
+		t.Errorf("the container has an IPv6 address: %s", six)
+	}
+	tries = append(tries, "if ping -6 -c 2 -W 1 -I eth0 ff02::1; then echo a neighbour answers; fi",
+		"ip -6 addr show dev eth0 | grep inet6 && echo has IPv6 || true", reach(outside))
+	log := r.must(job.Success, spec(tries...))
+	lacks(t, log, "\nit is me", "\nreached", "\npinged", "\na neighbour answers", "\nhas IPv6")
+	wants(t, log, "\noutside says hello\n")
+	if code, out, err := r.engine.Exec(t.Context(), c[0].ID, "", "touch", "/builds/group/demo/go"); err != nil || code != 0 {
+		t.Fatal(code, out, err)
+	}
+	o, log := r.end(listening)
+	if o.State != job.Success || strings.Count(log, "\nit is me\n") != 2 {
+		t.Errorf("the controls failed: %+v\n%s", o, log)
+	}
+	wants(t, log, "\nudp: self :end\n", "\noutside says hello\n")
+}
+
+// reach is a command that talks to a port of the machine, at the container's gateway.
+func reach(port int) string {
+	return fmt.Sprintf("echo outside says $(nc -w 5 $(ip route | awk '/^default/ { print $3 }') %d </dev/null)", port)
+}
+
+// startListener says hello on a port of all of the machine's addresses.
+func startListener(t *testing.T) (port int) {
+	t.Helper()
+	l, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprintln(c, "hello")
+			c.Close()
+		}
+	}()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// TestNobodysNames: what a container is called says nothing that a neighbour could guess.
+func TestNobodysNames(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	seen := map[string]bool{}
+	for range 2 {
+		j := r.enqueue(spec("echo here; sleep 1"))
+		r.until(j, "\nhere\n")
+		for _, c := range r.containers(j) {
+			seen[c.Name] = true
+			if !regexp.MustCompile(`^runner-[\w.-]+-project-7-concurrent-0-[0-9a-f]{16}-build$`).MatchString(c.Name) {
+				t.Errorf("the container is called %s", c.Name)
+			}
+		}
+		r.end(j)
+	}
+	if len(seen) != 2 {
+		t.Errorf("two jobs, the names %v", seen)
+	}
+}
