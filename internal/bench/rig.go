@@ -147,6 +147,11 @@ func (r *rig) close(ctx context.Context) error {
 				errs = append(errs, r.engine.RemoveImage(ctx, n))
 			}
 		}
+		networks, err := r.engine.Networks(ctx, "slipway.state="+r.state())
+		errs = append(errs, err)
+		for _, n := range networks {
+			errs = append(errs, r.engine.RemoveNetwork(ctx, n.Name))
+		}
 	}
 	if r.dir != "" {
 		errs = append(errs, os.RemoveAll(r.dir))

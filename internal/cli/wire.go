@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/executor"
@@ -113,9 +114,7 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	engine, err := s.engines.of(r.Docker).get(context.WithoutCancel(ctx))
 	if err != nil {
 		log.Error("the job cannot run", "error", err)
-		if _, err := remote.Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure}); err != nil {
-			log.Error("the job cannot be reported", "error", err)
-		}
+		refuse(ctx, remote, err, log)
 		return
 	}
 	e := &executor.Executor{
@@ -124,6 +123,18 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	}
 	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
+	}
+}
+
+// refuseTimeout bounds the report of a job that cannot be begun. It holds up other requests for jobs.
+const refuseTimeout = time.Minute
+
+// refuse reports a job that cannot be begun.
+func refuse(ctx context.Context, remote *gitlab.Job, why error, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refuseTimeout)
+	defer cancel()
+	if err := trace.Refuse(ctx, remote, why, "", log); err != nil {
+		log.Error("the job cannot be reported", "error", err)
 	}
 }
 
@@ -137,16 +148,18 @@ type server struct {
 // RequestJob implements runner.Server.
 func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 	if _, err := s.engine.get(ctx); err != nil {
+		if hint := hintOf(err); hint != "" {
+			err = fmt.Errorf("%w (%s)", err, hint)
+		}
 		return nil, err
 	}
 	spec, err := s.client.RequestJob(ctx)
 	var unreadable *gitlab.PayloadError
 	if errors.As(err, &unreadable) {
 		// The server counts the job as ours: it must hear that it will not run.
-		ctx := context.WithoutCancel(ctx)
-		_, uerr := s.client.Job(unreadable.ID, unreadable.Token).Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure})
-		s.log.Error("a job was refused, because what the server sent cannot be read", "job", unreadable.ID, "error", errors.Join(err, uerr))
-		return nil, fmt.Errorf("job %d: %w", unreadable.ID, err)
+		log := s.log.With("job", unreadable.ID)
+		log.Error("a job cannot run, because what the server sent cannot be read", "error", unreadable.Err)
+		refuse(ctx, s.client.Job(unreadable.ID, unreadable.Token), unreadable, log)
 	}
 	return spec, err
 }

@@ -154,9 +154,15 @@ func IsUnreachable(err error) bool {
 	return client.IsErrConnectionFailed(err) || errdefs.IsUnavailable(err)
 }
 
-// Ping asks for a sign of life. The error is a *ConnectError.
+// Ping asks for a sign of life, and whether the Engine takes new connections: one that is about to end still answers
+// on those that it has. The error is a *ConnectError.
 func (e *Engine) Ping(ctx context.Context) error {
-	if _, err := e.api.Ping(ctx, client.PingOptions{}); err != nil {
+	conn, err := e.api.Dialer()(ctx)
+	if err == nil {
+		conn.Close()
+		_, err = e.api.Ping(ctx, client.PingOptions{})
+	}
+	if err != nil {
 		return connectError(e.host, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -63,6 +64,19 @@ func withImage(s *job.Spec, name string, entrypoint ...string) *job.Spec {
 // enqueue lets the runner have a job.
 func (r *rig) enqueue(s *job.Spec) *coordinator.Job { return r.Enqueue(s, "dockerd") }
 
+// batch runs jobs as many at once as the runner takes, and returns them by the same names when all have ended.
+func (r *rig) batch(specs map[string]*job.Spec) (jobs map[string]*coordinator.Job, outcomes map[string]coordinator.Outcome, logs map[string]string) {
+	r.t.Helper()
+	jobs, outcomes, logs = map[string]*coordinator.Job{}, map[string]coordinator.Outcome{}, map[string]string{}
+	for name, s := range specs {
+		jobs[name] = r.enqueue(s)
+	}
+	for name, j := range jobs {
+		outcomes[name], logs[name] = r.end(j)
+	}
+	return jobs, outcomes, logs
+}
+
 // until waits for a text in the job's log.
 func (r *rig) until(j *coordinator.Job, text string) {
 	r.t.Helper()
@@ -107,15 +121,14 @@ func (r *rig) eventually(what string, ok func() bool) {
 	}
 }
 
-// instance is the label of all that the rig's Slipway makes on the Engine.
-func (r *rig) instance() string {
-	r.t.Helper()
-	id, err := os.ReadFile(r.stateDir() + "/instance")
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	return "slipway.instance=" + strings.TrimSpace(string(id))
+// instanceID is what the rig's Slipway calls itself, "" before it has begun.
+func (r *rig) instanceID() string {
+	id, _ := os.ReadFile(filepath.Join(r.stateDir(), "instance"))
+	return strings.TrimSpace(string(id))
 }
+
+// instance is the label of all that the rig's Slipway makes on the Engine.
+func (r *rig) instance() string { return "slipway.instance=" + r.instanceID() }
 
 // containers are those of a job that are there now.
 func (r *rig) containers(j *coordinator.Job) []docker.Info {

@@ -82,40 +82,39 @@ func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	outside := startListener(t)
-	listening := r.enqueue(spec(
-		"mkdir -p /www; echo it is me >/www/index.html",
-		"httpd -p 8080 -h /www; nc -lu -p 9999 >udp &",
-		"addr() { ip -4 addr show dev eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p'; }",
-		`echo "at <$(addr)> <$(hostname)> six <$(grep -v lo$ /proc/net/if_inet6 | cut -d' ' -f1 | xargs)>"`,
+	image := r.image(withBash()) // its /dev/tcp finds hosts by name, a static busybox does not
+	listening := r.enqueue(withImage(spec(
+		"mkdir /www; echo it is me >/www/index.html",
+		"httpd -p 8080 -h /www; sleep 1",
+		// Datagrams to a port without a listener are counted.
+		"datagrams() { awk '/^Udp:/ { n = $3 } END { print n }' /proc/net/snmp; }",
+		"ip=$(ip -4 addr show dev eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p')",
+		`echo "at <$ip> <$(hostname)> six <$(grep -v lo$ /proc/net/if_inet6 | cut -d' ' -f1 | xargs)>"`,
 		// The controls: what the neighbour tries works where it may.
-		"sleep 1; wget -T 5 -qO- http://$(addr):8080/; wget -T 5 -qO- http://$(hostname):8080/; echo self | nc -u -w 1 $(addr) 9999",
-		"echo listening; until test -f go; do sleep 0.1; done; echo udp: $(cat udp) :end",
+		get("$ip"), get("$(hostname)"), "echo self >/dev/udp/$ip/9999; echo self >/dev/udp/$ip/9999; sleep 1; echo datagrams $(datagrams)",
+		"ping -c 1 -W 1 $ip >/dev/null && echo pinged myself",
+		"echo listening; until test -f go; do sleep 0.1; done; echo then still $(datagrams)",
 		reach(outside),
-	))
+	), image))
 	r.until(listening, "\nlistening\n")
 	at := regexp.MustCompile(`(?m)^at <(\S+)> <(\S+)> six <(.*)>$`).FindStringSubmatch(plain(listening.Trace()))
-	if at == nil {
-		t.Fatalf("no address:\n%s", plain(listening.Trace()))
-	}
 	c := r.containers(listening)
-	if len(c) != 1 {
-		t.Fatalf("%d containers", len(c))
+	if at == nil || len(c) != 1 {
+		t.Fatalf("no address, or not one container but %d:\n%s", len(c), plain(listening.Trace()))
+	}
+	if at[3] != "" {
+		t.Errorf("the container has an IPv6 address: %s", at[3])
 	}
 	var tries []string
 	for _, host := range []string{at[1], at[2], c[0].Name, c[0].ID[:12], c[0].ID} {
-		tries = append(tries,
-			fmt.Sprintf("if wget -T 2 -qO- http://%s:8080/; then echo reached %[1]s; fi", host),
-			fmt.Sprintf("if ping -c 1 -W 1 %s >/dev/null; then echo pinged %[1]s; fi", host),
-			fmt.Sprintf("echo neighbour | nc -u -w 1 %s 9999 || true", host))
+		tries = append(tries, get(host)+" &", fmt.Sprintf("timeout 3 bash -c 'echo neighbour >/dev/udp/%s/9999' &", host))
 	}
-	for _, six := range strings.Fields(at[3]) {
-		t.Errorf("the container has an IPv6 address: %s", six)
-	}
-	tries = append(tries, "if ping -6 -c 2 -W 1 -I eth0 ff02::1; then echo a neighbour answers; fi",
+	tries = append(tries, "wait", fmt.Sprintf("if ping -c 1 -W 1 %s >/dev/null; then echo pinged; fi", at[1]),
+		"if ping6 -c 2 -W 1 -I eth0 ff02::1 2>&1; then echo a neighbour answers; fi",
 		"ip -6 addr show dev eth0 | grep inet6 && echo has IPv6 || true", reach(outside))
-	log := r.must(job.Success, spec(tries...))
-	lacks(t, log, "\nit is me", "\nreached", "\npinged", "\na neighbour answers", "\nhas IPv6")
-	wants(t, log, "\noutside says hello\n")
+	log := r.must(job.Success, withImage(spec(tries...), image))
+	lacks(t, log, "\nit is me", "\npinged", "\na neighbour answers", "\nhas IPv6")
+	wants(t, log, "\nnothing from "+at[1]+"\n", "\nnothing from "+c[0].Name+"\n", "\noutside says hello\n")
 	if code, out, err := r.engine.Exec(t.Context(), c[0].ID, "", "touch", "/builds/group/demo/go"); err != nil || code != 0 {
 		t.Fatal(code, out, err)
 	}
@@ -123,7 +122,12 @@ func TestNeighbours(t *testing.T) {
 	if o.State != job.Success || strings.Count(log, "\nit is me\n") != 2 {
 		t.Errorf("the controls failed: %+v\n%s", o, log)
 	}
-	wants(t, log, "\nudp: self :end\n", "\noutside says hello\n")
+	wants(t, log, "\npinged myself\n", "\ndatagrams 2\n", "\nthen still 2\n", "\noutside says hello\n")
+}
+
+// get is a bash command that asks for the page of a host.
+func get(host string) string {
+	return fmt.Sprintf(`timeout 3 bash -c "exec 3<>/dev/tcp/%s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3" || echo nothing from %[1]s`, host)
 }
 
 // reach is a command that talks to a port of the machine, at the container's gateway.

@@ -81,7 +81,9 @@ func (r *rig) readOwn() string {
 
 // concurrent is how many jobs may run at once.
 func concurrent(n int) option {
-	return func(r *rig) { r.global = strings.Replace(r.global, "concurrent = 4", fmt.Sprintf("concurrent = %d", n), 1) }
+	return func(r *rig) {
+		r.global = strings.Replace(r.global, "concurrent = 4", fmt.Sprintf("concurrent = %d", n), 1)
+	}
 }
 
 // An ordinary user: nobody, in the group that may use the Engine.

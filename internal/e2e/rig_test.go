@@ -5,7 +5,9 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -50,8 +52,19 @@ func TestMain(m *testing.M) {
 		for name := range testImages() {
 			_ = e.RemoveImage(context.Background(), name)
 		}
+		removeBridge(e)
 	}
 	os.Exit(code)
+}
+
+// removeBridge removes the network that jobs share if a test made it: its maker's state folder is gone by now.
+func removeBridge(e *docker.Engine) {
+	networks, _ := e.Networks(context.Background(), "slipway.state")
+	for _, n := range networks {
+		if _, err := os.Stat(n.Labels["slipway.state"]); errors.Is(err, fs.ErrNotExist) {
+			_ = e.RemoveNetwork(context.Background(), n.Name)
+		}
+	}
 }
 
 // engine is the Engine of the machine. Without one the test is skipped, or fails where one is required.
@@ -176,14 +189,22 @@ func (r *rig) writeConfig() {
 	}
 }
 
-// start runs `slipway run`.
+// start runs `slipway run` and waits until it has read its config and listens for signals.
 func (r *rig) start() {
 	r.t.Helper()
+	before := len(r.log.String())
 	r.process = r.command("run", "--config", r.configPath(), "--log-level", "debug")
 	r.process.Stdout, r.process.Stderr = r.log, r.log
 	if err := r.process.Start(); err != nil {
 		r.t.Fatal(err)
 	}
+	r.eventually("slipway starts", func() bool {
+		log := r.log.String()[before:]
+		if strings.Contains(log, "slipway: error: ") {
+			r.t.Fatalf("slipway does not start:\n%s", log)
+		}
+		return strings.Contains(log, "INFO  starting")
+	})
 }
 
 // stop ends the process gently, if it runs.
@@ -232,10 +253,6 @@ func (r *rig) removeTraces() {
 	volumes, _ := r.engine.Volumes(ctx, label)
 	for _, v := range volumes {
 		_ = r.engine.RemoveVolume(ctx, v.Name)
-	}
-	networks, _ := r.engine.Networks(ctx, label)
-	for _, n := range networks {
-		_ = r.engine.RemoveNetwork(ctx, n.Name)
 	}
 }
 

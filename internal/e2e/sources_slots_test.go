@@ -117,8 +117,8 @@ func TestBuildsDirOfTheOperator(t *testing.T) {
 	}
 }
 
-// TestUmask: GitLab's helper works with umask 0000, so that jobs of any user may write; a flag changes that.
-func TestUmask(t *testing.T) {
+// TestUmaskOfSources: GitLab's helper works with umask 0000, so that jobs of any user may write; a flag changes that.
+func TestUmaskOfSources(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	p := r.repository("group/demo", sample)

@@ -62,7 +62,11 @@ func TestOrdinaryUserStartsClean(t *testing.T) {
 	}
 
 	// The container of a failed script has ended; it is started again.
-	r.fails(job.ScriptFailure, 137, p.spec("main", hostile, "kill -9 1; sleep 60"))
+	dies := r.enqueue(p.spec("main", hostile, "echo dying; sleep 300"))
+	r.until(dies, "\ndying\n")
+	r.killContainer(dies)
+	o, log := r.end(dies)
+	r.ended(o, log, job.ScriptFailure, 137)
 	starts()
 	if n := len(created()); n != 5 {
 		t.Errorf("5 jobs took %d containers: %v", n, created())

@@ -11,24 +11,22 @@ import (
 
 func TestTimeouts(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, manyJobs)
+	r := newRig(t)
 	asleep := func(pairs ...string) *job.Spec {
 		return withVariables(withAfter(spec("echo asleep; sleep 300"), "echo status $CI_JOB_STATUS"), pairs...)
 	}
 	total := asleep()
 	total.RunnerInfo.Timeout = 2
-	jobs := map[string]*coordinator.Job{
-		"job":    r.enqueue(total),
-		"script": r.enqueue(asleep("RUNNER_SCRIPT_TIMEOUT", "3s")),
-		"after": r.enqueue(withVariables(withAfter(spec("echo fine"), "echo resting; sleep 300", "echo never"),
-			"RUNNER_AFTER_SCRIPT_TIMEOUT", "2s")),
-		"after counts": r.enqueue(withVariables(withAfter(spec("echo fine"), "echo resting; sleep 300"),
-			"RUNNER_AFTER_SCRIPT_TIMEOUT", "2s", "AFTER_SCRIPT_IGNORE_ERRORS", "false")),
-	}
-	outcomes, logs := make(map[string]coordinator.Outcome), make(map[string]string)
+	jobs, outcomes, logs := r.batch(map[string]*job.Spec{
+		"job":    total,
+		"script": asleep("RUNNER_SCRIPT_TIMEOUT", "4s"),
+		"after": withVariables(withAfter(spec("echo fine"), "echo resting; sleep 300", "echo never"),
+			"RUNNER_AFTER_SCRIPT_TIMEOUT", "2s"),
+		"after counts": withVariables(withAfter(spec("echo fine"), "echo resting; sleep 300"),
+			"RUNNER_AFTER_SCRIPT_TIMEOUT", "2s", "AFTER_SCRIPT_IGNORE_ERRORS", "false"),
+	})
 	for name, j := range jobs {
-		outcomes[name], logs[name] = r.end(j)
-		if took := j.Times().Final.Sub(j.Times().HandedOut); took > atOnce {
+		if took := j.Times().Final.Sub(j.Times().HandedOut); took > 4*time.Second+atOnce {
 			t.Errorf("%s: the job took %s", name, took)
 		}
 	}
@@ -42,7 +40,7 @@ func TestTimeouts(t *testing.T) {
 	}
 	wants(t, logs["job"], "ERROR: Job failed: execution took longer than 2s seconds")
 	lacks(t, logs["job"], "Running after_script")
-	wants(t, logs["script"], "\nasleep\n", "\nstatus timedout\n", "ERROR: Job failed: step_script took longer than 3s")
+	wants(t, logs["script"], "\nasleep\n", "\nstatus timedout\n", "ERROR: Job failed: step_script took longer than 4s")
 	wants(t, logs["after"], "\nresting\n", "WARNING: after_script failed, but job will continue unaffected: after_script took longer than 2s", "Job succeeded")
 	lacks(t, logs["after"], "\nnever\n")
 	wants(t, logs["after counts"], "ERROR: Job failed: after_script took longer than 2s")
@@ -51,9 +49,16 @@ func TestTimeouts(t *testing.T) {
 func TestBadTimeouts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	specs := map[string]*job.Spec{}
 	for _, bad := range []string{"5", "-1s", "2h", "soon"} {
-		s := withVariables(withAfter(spec("sleep 1; echo done"), "echo after"), "RUNNER_SCRIPT_TIMEOUT", bad, "RUNNER_AFTER_SCRIPT_TIMEOUT", bad)
-		log := r.must(job.Success, s)
+		specs[bad] = withVariables(withAfter(spec("sleep 1; echo done"), "echo after"), "RUNNER_SCRIPT_TIMEOUT", bad, "RUNNER_AFTER_SCRIPT_TIMEOUT", bad)
+	}
+	_, outcomes, logs := r.batch(specs)
+	for bad, log := range logs {
+		if outcomes[bad].State != job.Success {
+			t.Errorf("%s: job ended as %+v", bad, outcomes[bad])
+		}
+		wants(t, log, "\ndone\n", "\nafter\n")
 		for _, name := range []string{"RUNNER_SCRIPT_TIMEOUT", "RUNNER_AFTER_SCRIPT_TIMEOUT"} {
 			wants(t, log, fmt.Sprintf("WARNING: %s is %q: not a duration like 10m30s within the job's timeout of %s; it is ignored", name, bad, time.Hour))
 		}

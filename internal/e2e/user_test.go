@@ -29,22 +29,22 @@ func TestUsers(t *testing.T) {
 	recipe := demo.Alpine()
 	recipe.User = "1000"
 	image := r.image(recipe)
-	for _, c := range []struct {
-		name, id string
-		s        *job.Spec
-	}{
-		{"root", "0:0", writes()},
-		{"image:docker:user", "1000:0", asUser(writes(), "1000")},
-		{"with a group", "1000:100", asUser(writes(), "1000:100")},
-		{"a name", "65534:65534", asUser(writes(), "nobody")},
-		{"the image's", "1000:0", withImage(writes(), image)},
-		{"root in such an image", "0:0", asUser(withImage(writes(), image), "0")},
-		{"from a variable", "1000:0", withVariables(asUser(writes(), "$WHO"), "WHO", "1000")},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			uid, _, _ := strings.Cut(c.id, ":")
-			wants(t, r.in(t).must(job.Success, c.s), "\nI am "+c.id+"\n", "\nall written\n", "\nafter as "+uid+"\n")
-		})
+	ids := map[string]string{
+		"root": "0:0", "image:docker:user": "1000:0", "with a group": "1000:100", "a name": "65534:65534",
+		"the image's": "1000:0", "root in such an image": "0:0", "from a variable": "1000:0",
+	}
+	_, _, logs := r.batch(map[string]*job.Spec{
+		"root":                  writes(),
+		"image:docker:user":     asUser(writes(), "1000"),
+		"with a group":          asUser(writes(), "1000:100"),
+		"a name":                asUser(writes(), "nobody"),
+		"the image's":           withImage(writes(), image),
+		"root in such an image": asUser(withImage(writes(), image), "0"),
+		"from a variable":       withVariables(asUser(writes(), "$WHO"), "WHO", "1000"),
+	})
+	for name, id := range ids {
+		uid, _, _ := strings.Cut(id, ":")
+		wants(t, logs[name], "\nI am "+id+"\n", "\nall written\n", "\nafter as "+uid+"\n", "Job succeeded")
 	}
 	t.Run("unknown", func(t *testing.T) {
 		log := r.in(t).fails(job.ConfigurationError, 0, asUser(spec("echo never"), "no-such-user"))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
 )
 
 // How often the sources may be tried to get, and how long to wait in between.
@@ -22,7 +23,7 @@ const (
 )
 
 // checkout fetches and lays out the sources, as often as the job allows.
-func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *source.Workspace) error {
+func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer, p *plan, w *source.Workspace) error {
 	if t := e.Settings.GetSourcesTimeout; t > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, t, &job.Error{
@@ -34,7 +35,7 @@ func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *sour
 	attempts = min(max(attempts, 1), maxAttempts)
 	pauses := e.Settings.flag("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", p.vars)
 	for try, pause := 1, firstPause; ; try, pause = try+1, min(2*pause, lastPause) {
-		err := e.checkoutOnce(ctx, out, p, w)
+		err := e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) })
 		if err == nil {
 			return nil
 		}
@@ -57,17 +58,26 @@ func (e *Executor) checkout(ctx context.Context, out io.Writer, p *plan, w *sour
 	}
 }
 
-// checkoutOnce also gets over what a job of another user left, which an ordinary user cannot remove: a crash kept
-// that job's container from doing so.
-func (e *Executor) checkoutOnce(ctx context.Context, out io.Writer, p *plan, w *source.Workspace) error {
-	err := w.Checkout(ctx, out)
+// workspace opens the job's workspace.
+func (e *Executor) workspace(ctx context.Context, tr *trace.Trace, p *plan) (w *source.Workspace, err error) {
+	err = e.evenIfDenied(ctx, tr, p, func() error {
+		w, err = e.Store.Workspace(ctx, p.source.request)
+		return err
+	})
+	return w, err
+}
+
+// evenIfDenied also gets over what a job of another user left, which an ordinary user cannot remove: a crash kept that
+// job's container from handing it over.
+func (e *Executor) evenIfDenied(ctx context.Context, tr *trace.Trace, p *plan, do func() error) error {
+	err := do()
 	var denied *source.PermissionError
 	if !errors.As(err, &denied) {
 		return err
 	}
 	e.Log.Info("files of another user are handed over by a container", "path", denied.Path, "image", p.image.name)
-	if err := e.handOverByContainer(ctx, p, w); err != nil {
+	if err := e.handOverByContainer(ctx, tr, p, denied.Folders); err != nil {
 		return errors.Join(denied, err)
 	}
-	return w.Checkout(ctx, out)
+	return do()
 }

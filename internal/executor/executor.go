@@ -41,13 +41,14 @@ func (e *Executor) Run(ctx context.Context, server trace.Server, slot Slot, spec
 	log := e.Log.With("job", spec.ID, "project", spec.JobInfo.ProjectID)
 	began := time.Now()
 	p := e.plan(slot, spec, randomHex(8))
-	tr, ctx, err := trace.Open(ctx, server, e.traceOptions(p, log))
+	tr, wanted, err := trace.Open(ctx, server, e.traceOptions(p, log))
 	if err != nil {
-		log.Error("the job log cannot be kept", "error", err)
-		_, uerr := server.Update(ctx, job.Update{State: job.Failed, Reason: job.SystemFailure})
-		return uerr
+		log.Error("the job cannot run, because its log cannot be kept", "error", err)
+		ctx, done := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer done()
+		return trace.Refuse(ctx, server, err, "", log)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, spec.Timeout(), &job.TimeoutError{After: spec.Timeout()})
+	ctx, cancel := context.WithTimeoutCause(wanted, spec.Timeout(), &job.TimeoutError{After: spec.Timeout()})
 	defer cancel()
 	log.Info("job started", "name", spec.JobInfo.Name, "image", p.image.name)
 	err = e.run(ctx, tr, p)

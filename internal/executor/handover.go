@@ -7,16 +7,25 @@ import (
 	"os"
 
 	"github.com/slipway-ci/slipway/internal/docker"
-	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
 )
 
 // A runner that is not root cannot remove what a container's root user wrote. So the container's root gives it over
 // to the runner's user before the container goes.
 func handOverCommand(dirs ...string) []string {
 	owner := fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
-	// -h: never through a symlink; u+rwX: folders that the job closed can be removed too.
-	return append([]string{"sh", "-c", `o=$1; shift; chown -R -h "$o" "$@" && chmod -R u+rwX "$@"`, "sh", owner}, dirs...)
+	return append([]string{"sh", "-c", handOver, "sh", owner}, dirs...)
 }
+
+// A path can be longer than the system takes, so folders that lie too deep are brought up, as often as it helps.
+// -h: never through a symlink; u+rwX: folders that the job closed can be removed too.
+const handOver = `owner=$1; shift; code=0
+until chown -R -h "$owner" "$@" 2>/dev/null; do
+	moved=$(for dir; do find "$dir" -mindepth 12 -maxdepth 12 -type d -exec sh -c 'mv "$1" "$0/slipway-$$" && echo moved' "$dir" {} \;; done)
+	test "$moved" && continue
+	chown -R -h "$owner" "$@"; code=$?; break
+done
+chmod -R u+rwX "$@" && exit $code`
 
 // handOver gives the workspace's files to the runner's user inside the job's container, which it starts again if it
 // has ended.
@@ -31,22 +40,31 @@ func (s *session) handOver(ctx context.Context, dirs ...string) error {
 		return err
 	}
 	if code != 0 {
-		return fmt.Errorf("chown in the container: exit code %d: %s", code, output)
+		return fmt.Errorf("chown in the container: exit code %d: %.500s", code, output)
 	}
 	return nil
 }
 
 // handOverByContainer does the same in a container made for it, of the job's own image. It is the only exception to
 // one container per job: the job that left the files was interrupted with its container.
-func (e *Executor) handOverByContainer(ctx context.Context, p *plan, w *source.Workspace) (err error) {
-	image, err := e.Engine.InspectImage(ctx, p.image.name)
+func (e *Executor) handOverByContainer(ctx context.Context, tr *trace.Trace, p *plan, folders []string) (err error) {
+	image, err := e.ensureImage(ctx, tr, p)
 	if err != nil {
 		return err
 	}
+	var mounts []docker.Mount
+	var dirs []string
+	for i, folder := range folders {
+		if st, err := os.Lstat(folder); err != nil || !st.IsDir() {
+			continue
+		}
+		dirs = append(dirs, fmt.Sprintf("/.slipway/%d", i))
+		mounts = append(mounts, docker.Mount{Source: folder, Target: dirs[len(dirs)-1]})
+	}
 	id, err := e.Engine.Create(ctx, docker.Container{
 		Name: p.container.Name + "-hand-over", Image: image.ID, User: "0", Labels: p.container.Labels, Network: "none",
-		Entrypoint: []string{"sh"}, Cmd: handOverCommand(p.dir, p.tempDir)[1:],
-		Mounts: e.workspaceMounts(p, w),
+		Entrypoint: []string{"sh"}, Cmd: handOverCommand(dirs...)[1:], Mounts: mounts,
+		Security: docker.Security{UsernsMode: p.container.Security.UsernsMode, SecurityOpt: p.container.Security.SecurityOpt},
 	})
 	if err != nil {
 		return err

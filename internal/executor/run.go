@@ -51,7 +51,7 @@ func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan) error {
 		case <-cancelable.Done():
 		}
 	}()
-	w, err := e.Store.Workspace(cancelable, p.source.request)
+	w, err := e.workspace(cancelable, tr, p)
 	if err != nil {
 		return orCause(cancelable, err)
 	}
@@ -84,7 +84,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	ctx, cancel := context.WithCancel(ctx)
 	out := &heldWriter{out: tr.Stdout()}
 	fetched := make(chan error, 1)
-	go func() { fetched <- e.checkout(ctx, out, p, w) }()
+	go func() { fetched <- e.checkout(ctx, tr, out, p, w) }()
 	wait := func() error { return <-fetched }
 	defer func() {
 		cancel()
@@ -204,7 +204,7 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	if os.Geteuid() != 0 {
+	if os.Geteuid() != 0 && s.ran {
 		if err := s.handOver(ctx, p.ownDirs()...); err != nil {
 			e.Log.Warn("files of the job's root user stay until the next job", "error", err)
 		}

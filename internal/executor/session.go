@@ -27,6 +27,7 @@ type session struct {
 	sharesPIDs bool                            // with the host or another container
 	network    func(ctx context.Context) error // makes sure of the container's network
 
+	ran            bool           // it was started once
 	stream         *docker.Stream // nil while the container is not running
 	ended          chan struct{}  // closed when the stream has ended
 	stdout, stderr *markWriter
@@ -43,6 +44,21 @@ const startTimeout = time.Minute
 func (s *session) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
+	s.ran = true
+	err := s.tryStart(ctx)
+	if docker.IsNoNetwork(err) { // somebody removed it after the container was made
+		if err = s.network(ctx); err == nil {
+			err = s.tryStart(ctx)
+		}
+	}
+	if err != nil {
+		return startFailure(err)
+	}
+	return nil
+}
+
+// tryStart leaves nothing attached if it fails: the Engine lets go of the streams of a container that does not start.
+func (s *session) tryStart(ctx context.Context) error {
 	stream, err := s.engine.Attach(ctx, s.id)
 	if err != nil {
 		return err
@@ -55,15 +71,9 @@ func (s *session) start(ctx context.Context) error {
 		s.stdout.flush()
 		s.stderr.flush()
 	}()
-	err = s.engine.Start(ctx, s.id)
-	if docker.IsNoNetwork(err) { // somebody removed it after the container was made
-		if err = s.network(ctx); err == nil {
-			err = s.engine.Start(ctx, s.id)
-		}
-	}
-	if err != nil {
+	if err := s.engine.Start(ctx, s.id); err != nil {
 		s.close()
-		return startFailure(err)
+		return err
 	}
 	return nil
 }
@@ -186,6 +196,13 @@ func (s *session) scriptEnd(ctx context.Context, code int) error {
 // containerEnd says how the container ended under a script.
 func (s *session) containerEnd(ctx context.Context) error {
 	how, err := s.engine.Wait(ctx, s.id)
+	// An Engine that ends kills its containers first: that is not the script's fault.
+	if away := s.engine.Ping(ctx); away != nil && ctx.Err() == nil {
+		return &job.Error{
+			Reason: job.SystemFailure, Err: fmt.Errorf("the Docker Engine went away while the job ran: %w", away),
+			Hint: "run the job again: the Engine of the runner's machine was stopped or restarted",
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("the container was lost: %w", err)
 	}

@@ -24,11 +24,11 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 			slog.Int64("git_processes", w.store.git.started.Load()-processes), slog.Any("error", err))
 	}()
 	if err := w.removeStale(ctx); err != nil {
-		return err
+		return w.denied(err)
 	}
 	w.attempts++
 	defer func() {
-		if errors.As(err, new(*PermissionError)) {
+		if errors.As(w.denied(err), new(*PermissionError)) {
 			w.attempts-- // nothing is wrong with the rest
 		}
 	}()

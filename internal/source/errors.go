@@ -26,12 +26,13 @@ var (
 // PermissionError names a path in the workspace that a job left so that this process may not clean it: the runner is
 // not root and the path belongs to somebody else. A container that runs as root can.
 type PermissionError struct {
-	Path string // on the host
-	Err  error
+	Path    string   // on the host
+	Folders []string // those of the workspace that jobs write to, on the host; one may be missing
+	Err     error
 }
 
 func (e *PermissionError) Error() string {
-	return fmt.Sprintf("clean workspace: %s belongs to another user: %v", e.Path, e.Err)
+	return fmt.Sprintf("clean workspace: %s is not ours to %v", e.Path, e.Err)
 }
 
 // Unwrap gives the system's error.
@@ -40,7 +41,7 @@ func (e *PermissionError) Unwrap() error { return e.Err }
 // withPath turns the system's refusal into a PermissionError and adds the path to all other errors.
 func withPath(verb, path string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return &PermissionError{Path: path, Err: err}
+		return &PermissionError{Path: path, Err: fmt.Errorf("%s: %w", verb, err)}
 	}
 	return fmt.Errorf("%s %s: %w", verb, path, err)
 }
@@ -152,7 +153,7 @@ func explainCheckout(err error, dir string) error {
 	case e.says("No space left on device"):
 		return fmt.Errorf("check out the commit: the disk of the workspaces is full: %w", e)
 	case e.says("Permission denied", "Operation not permitted"):
-		return &PermissionError{Path: dir, Err: fmt.Errorf("%w: %w", unix.EACCES, e)}
+		return &PermissionError{Path: dir, Err: fmt.Errorf("change: %w: %w", unix.EACCES, e)}
 	case e.says("invalid path", "File name too long", "unable to create file", "refusing to work with"):
 		return &job.Error{
 			Reason: job.ScriptFailure, ExitCode: 1, Err: fmt.Errorf("check out the commit: %w", e),

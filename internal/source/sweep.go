@@ -100,6 +100,7 @@ func (s *sweep) restore(f *os.File, rel string) error {
 		return withPath("read", s.full(rel), err)
 	}
 	for _, name := range extras(fd) {
+		_ = unix.Fchmod(fd, 0o700) // only who may write to it may remove them
 		if err := unix.Fremovexattr(fd, name); err != nil {
 			return withPath("remove "+name+" of", s.full(rel), err)
 		}

@@ -69,7 +69,7 @@ var slotName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 
 // Workspace makes the folders of a job and holds them for it, waiting for another job in the same slot to end. It does
 // no Git yet: the job's container can be made from the three folders meanwhile, but nothing may run in it before
-// Checkout has returned.
+// Checkout has returned. A *PermissionError is as that of Checkout.
 func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err error) {
 	if err := req.complete(); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
@@ -99,7 +99,7 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
 	if err := w.folders(ctx, slot); err != nil {
-		return nil, fmt.Errorf("open workspace: %w", err)
+		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
 	}
 	return w, nil
 }
@@ -188,6 +188,15 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 		return withPath("open", w.TempDir, err)
 	}
 	return tmp.Close()
+}
+
+// denied tells a PermissionError which folders are concerned.
+func (w *Workspace) denied(err error) error {
+	var p *PermissionError
+	if errors.As(err, &p) {
+		p.Folders = []string{w.Dir, w.TempDir}
+	}
+	return err
 }
 
 func (w *Workspace) removeStale(ctx context.Context) error {

@@ -91,9 +91,15 @@ func (t *Trace) sayEnd(r job.Result) {
 	if t.timestamps {
 		t.runner.lines.end() // GitLab: the last line continues no marker
 	}
+	for _, line := range ending(r) {
+		t.say(line)
+	}
+}
+
+// ending is the last lines of a log.
+func ending(r job.Result) []string {
 	if r.State == job.Success {
-		t.say(noticeColour + "Job succeeded")
-		return
+		return []string{noticeColour + "Job succeeded"}
 	}
 	text := "Job failed: "
 	switch r.Reason {
@@ -105,10 +111,11 @@ func (t *Trace) sayEnd(r job.Result) {
 	} else {
 		text += string(r.Reason)
 	}
-	t.say(errorColour + "ERROR: " + text)
+	lines := []string{errorColour + "ERROR: " + text}
 	if r.Hint != "" {
-		t.say(clearLine + "Hint: " + r.Hint)
+		lines = append(lines, clearLine+"Hint: "+r.Hint)
 	}
+	return lines
 }
 
 func (t *Trace) line(text string) {

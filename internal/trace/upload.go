@@ -44,7 +44,7 @@ var (
 type uploader struct {
 	server Server
 	spool  *spool
-	dir    string
+	dir    string // of the record, "" = none is kept
 	log    *slog.Logger
 
 	// Called by run; none may be nil then.
@@ -267,8 +267,12 @@ func (u *uploader) report(err error) {
 	u.failing = err != nil
 }
 
-// save keeps the record up to date. A record that is behind costs a 416 after a crash, so its errors are no news.
+// save keeps the record up to date, if there is one. A record that is behind costs a 416 after a crash, so its errors
+// are no news.
 func (u *uploader) save() {
+	if u.dir == "" {
+		return
+	}
 	u.recMu.Lock()
 	defer u.recMu.Unlock()
 	u.rec.Sent = u.sent

@@ -1,0 +1,48 @@
+package e2e
+
+import (
+	"syscall"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// TestEngineStops: the Engine goes away in mid-job, gently and by force. The job is not to blame, no job is taken
+// while there is no Engine, and what the lost job left is removed when the Engine is back.
+func TestEngineStops(t *testing.T) {
+	t.Parallel()
+	d := newDockerd(t)
+	r := newRig(t, onEngine(d, d.engine()), concurrent(1))
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		lost, _ := r.waiting()
+		queued := r.enqueue(spec("echo queued"))
+		d.stop(sig)
+		o, log := r.end(lost)
+		r.ended(o, log, job.SystemFailure, 0)
+		wants(t, log, "ERROR: Job failed (system failure): ", "Engine")
+		r.logged("asking for jobs fails")
+		if s := queued.State(); s != coordinator.Pending {
+			t.Errorf("the queued job is %s while there is no Engine", s)
+		}
+		d.start()
+		r.succeeds(queued)
+		r.eventually("the lost job's container is gone", func() bool { return len(r.containers(lost)) == 0 })
+		if sig == syscall.SIGTERM {
+			once(t, r.log.String(), "asking for jobs fails")
+		}
+	}
+}
+
+// TestEngineComesLater: Slipway starts before its Engine does.
+func TestEngineComesLater(t *testing.T) {
+	t.Parallel()
+	d := newDockerd(t)
+	e := d.engine()
+	d.stop(syscall.SIGTERM)
+	r := newRig(t, onEngine(d, e))
+	j := r.enqueue(spec("true"))
+	r.logged("asking for jobs fails", "reach the Docker Engine at "+d.host()+": there is no such socket (is it running? systemctl start docker")
+	d.start()
+	r.succeeds(j)
+}

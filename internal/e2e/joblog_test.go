@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// mark is a section's begin or end, with the headline that follows a begin.
+var mark = regexp.MustCompile(`section_(start|end):\d+:(\w+)(?:\[[^\]]*\])?\r\x1b\[0K(?:\n\S+ 00O\+|)(?:\x1b\[0K\x1b\[36;1m([^\x1b]*))?`)
+
+// outline lists the sections of a log in GitLab's form.
+func outline(trace []byte) []string {
+	var out []string
+	for _, m := range mark.FindAllSubmatch(trace, -1) {
+		if string(m[1]) == "start" {
+			out = append(out, fmt.Sprintf("%s: %s", m[2], m[3]))
+			continue
+		}
+		out = append(out, "/"+string(m[2]))
+	}
+	return out
+}
+
+const (
+	prepareExecutor = `prepare_executor: Preparing the "docker" executor`
+	prepareScript   = "prepare_script: Preparing environment"
+	getSources      = "get_sources: Getting source from Git repository"
+	stepScript      = `step_script: Executing "step_script" stage of the job script`
+	afterScript     = "after_script: Running after_script"
+	cleanUp         = "cleanup_file_variables: Cleaning up project directory and file based variables"
+)
+
+func closed(headline string) []string {
+	name, _, _ := strings.Cut(headline, ":")
+	return []string{headline, "/" + name}
+}
+
+// TestSections: the sections that GitLab's own runner writes, in its order and words.
+func TestSections(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	sections := func(headlines ...string) (out []string) {
+		for _, h := range headlines {
+			out = append(out, closed(h)...)
+		}
+		return out
+	}
+	all := sections(prepareExecutor, prepareScript, getSources, stepScript, afterScript, cleanUp)
+	for _, c := range []struct {
+		name string
+		s    *job.Spec
+		want []string
+		last string
+	}{
+		{"success", withAfter(spec("true"), "true"), all, "Job succeeded"},
+		{"failure", withAfter(spec("exit 3"), "true"), all, "ERROR: Job failed: exit code 3"},
+		{"no after_script", spec("true"), sections(prepareExecutor, prepareScript, getSources, stepScript, cleanUp), "Job succeeded"},
+		{"no image", withImage(spec("true"), "127.0.0.1:1/x/$UNKNOWN/y"), nil, "Hint: correct `image:`; a variable in it may be empty"},
+		{"no sources", withVariables(withAfter(withGit(r.gitProject("file", "text"), spec("true")), "true"), "GIT_STRATEGY", "fetch"),
+			sections(prepareExecutor, prepareScript, getSources, cleanUp), ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.name == "no sources" {
+				c.s.GitInfo.SHA = strings.Repeat("1", 40)
+			}
+			for _, timestamps := range []string{"true", "false"} {
+				j := r.enqueue(withVariables(c.s, "FF_TIMESTAMPS", timestamps))
+				_, log := r.in(t).end(j)
+				if diff := cmp.Diff(c.want, outline(j.Trace())); diff != "" {
+					t.Errorf("timestamps %s: %s\n%q", timestamps, diff, j.Trace())
+				}
+				if lines := strings.Split(strings.TrimSpace(log), "\n"); c.last != "" && lines[len(lines)-1] != c.last {
+					t.Errorf("the last line is %q", lines[len(lines)-1])
+				}
+				stamped := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z 0[01][OE][+ ]`).FindAll(j.Trace(), -1)
+				if n := strings.Count(string(j.Trace()), "\n"); timestamps == "true" && len(stamped) != n || timestamps == "false" && len(stamped) > 0 {
+					t.Errorf("timestamps %s: %d of %d lines have one:\n%q", timestamps, len(stamped), n, j.Trace())
+				}
+			}
+		})
+	}
+	t.Run("for a server without sections", func(t *testing.T) {
+		s := spec("echo here")
+		s.Features = job.Features{FailureReasons: []job.Reason{job.UnknownFailure}}
+		j := r.enqueue(s)
+		_, log := r.in(t).end(j)
+		if got := outline(j.Trace()); got != nil {
+			t.Errorf("sections %q", got)
+		}
+		wants(t, log, `Executing "step_script" stage of the job script`, "\nhere\n")
+	})
+}
+
+// TestJobLog holds a whole log, as GitLab's own runner words it.
+func TestJobLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	j := r.enqueue(withVariables(withAfter(spec("echo hi", "exit 3"), "echo after"), "FF_TIMESTAMPS", "false"))
+	r.end(j)
+	changing := strings.NewReplacer(r.token.Short(), "TOKEN", alpine, "IMAGE")
+	got := changing.Replace(string(j.Trace()))
+	for _, c := range []struct{ pattern, name string }{
+		{`section_(start|end):\d+`, "section_$1:0"}, {`sha256:[0-9a-f]{64}`, "sha256:ID"}, {`s_[0-9a-f]{12}|r_\w{12}`, "SYSTEM"},
+		{`-[0-9a-f]{16}-build via [^\x1b]+`, "-RANDOM-build via HOST..."},
+	} {
+		got = regexp.MustCompile(c.pattern).ReplaceAllString(got, c.name)
+	}
+	const esc = "\x1b"
+	want := strings.NewReplacer("^", esc, "~", "\r"+esc+"[0K", "|", esc+"[0;m\n").Replace(
+		"^[0KRunning with slipway test (test)|" +
+			"^[0K  on rig TOKEN, system ID: SYSTEM|" +
+			"section_start:0:prepare_executor~^[0K^[36;1mPreparing the \"docker\" executor^[0;m|" +
+			"^[0KUsing Docker executor with image IMAGE ...|" +
+			"^[0KUsing effective pull policy of [if-not-present] for container IMAGE|" +
+			"^[0KUsing locally found image version due to \"if-not-present\" pull policy|" +
+			"^[0KUsing docker image sha256:ID for IMAGE ...|" +
+			"section_end:0:prepare_executor~section_start:0:prepare_script~^[0K^[36;1mPreparing environment^[0;m|" +
+			"^[0KRunning on runner-TOKEN-project-7-concurrent-0-RANDOM-build via HOST...|" +
+			"section_end:0:prepare_script~section_start:0:get_sources~^[0K^[36;1mGetting source from Git repository^[0;m|" +
+			"^[32;1mSkipping Git repository setup|" +
+			"^[32;1mSkipping Git checkout|" +
+			"section_end:0:get_sources~section_start:0:step_script~^[0K^[36;1mExecuting \"step_script\" stage of the job script^[0;m|" +
+			"^[32;1m$ echo hi|hi\n" +
+			"^[32;1m$ exit 3|" +
+			"section_end:0:step_script~section_start:0:after_script~^[0K^[36;1mRunning after_script^[0;m|" +
+			"^[32;1mRunning after script...|" +
+			"^[32;1m$ echo after|after\n" +
+			"section_end:0:after_script~section_start:0:cleanup_file_variables~^[0K^[36;1mCleaning up project directory and file based variables^[0;m|" +
+			"section_end:0:cleanup_file_variables~^[31;1mERROR: Job failed: exit code 3|")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestOutputLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, runnerKeys("output_limit = 10"))
+	log := r.fails(job.ScriptFailure, 4, withAfter(spec("seq 100000 | sed 's/.*/a line/'", "echo never seen", "exit 4"), "echo nor this"))
+	wants(t, log, "Job's log exceeded limit of 10240 bytes.", "Job execution will continue but no more output will be collected.", "ERROR: Job failed: exit code 4")
+	lacks(t, log, "\nnever seen", "\nnor this")
+	if n := strings.Count(log, "\na line"); n < 1000 || n > 10240/len("a line\n") {
+		t.Errorf("%d lines are left", n)
+	}
+}
+
+// TestFeatureFlags: the configuration wins over the job.
+func TestFeatureFlags(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, runnerKeys("[runners.feature_flags]\n  FF_TIMESTAMPS = false\n  FF_OF_THE_FUTURE = true"))
+	var j *coordinator.Job
+	for _, value := range []string{"true", "nonsense"} {
+		j = r.enqueue(withVariables(spec("echo here"), "FF_TIMESTAMPS", value))
+		if o, log := r.end(j); o.State != job.Success || !strings.HasPrefix(string(j.Trace()), "\x1b[0KRunning with") {
+			t.Errorf("%s: %+v\n%s", value, o, log)
+		}
+	}
+}
