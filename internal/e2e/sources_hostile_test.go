@@ -91,7 +91,7 @@ echo x >"$(printf 'two\nlines')"; echo x >"$(printf '\377\033[2J')"; echo x >-rf
 mkdir -p closed/in/side; echo x >closed/in/side/file; chown -R 1234:4321 closed; chmod 000 closed/in/side closed/in closed
 touch of-nobody; chown 65534:65534 of-nobody dir; chmod 7777 of-nobody; chmod 000 dir
 (cd nested; i=0; while [ $i -lt 700 ]; do mkdir d; cd -P d; i=$((i+1)); done) 2>/dev/null
-long=$(printf '%0200d' 0); (i=0; while [ $i -lt 30 ]; do mkdir $long; cd -P $long; i=$((i+1)); done) 2>/dev/null
+long=$(printf '%0200d' 0); (i=0; while [ $i -lt 70 ]; do mkdir $long; cd -P $long; i=$((i+1)); done) 2>/dev/null
 mkdir keep; echo x >keep/file; repository keep/.git; ln -s CANARY keep/outside
 `
 

@@ -40,7 +40,6 @@ type plan struct {
 	files        []job.Variable
 	stages       []stage
 	warnings     []string
-	rawSocket    bool
 	err          error
 }
 
@@ -207,7 +206,13 @@ func (p *plan) warn() {
 			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s is not supported yet; it does not run", h.Name))
 		}
 	}
-	if p.rawSocket = hasSocket(p.volumes); p.rawSocket {
+	if st := p.vars.Get("GIT_SUBMODULE_STRATEGY"); st == "normal" || st == "recursive" {
+		p.warnings = append(p.warnings, "GIT_SUBMODULE_STRATEGY is not supported yet; submodules stay empty (git submodule update --init in the script fetches them)")
+	}
+	if p.vars.Get("GIT_CLONE_PATH") != "" {
+		p.warnings = append(p.warnings, "GIT_CLONE_PATH is not supported yet; the project is in "+p.dir)
+	}
+	if hasSocket(p.volumes) {
 		p.warnings = append(p.warnings, "the Engine's socket is mounted raw: this job controls the machine, and jobs beside it can read its variables and files")
 	}
 }

@@ -76,6 +76,7 @@ func TestPlanGolden(t *testing.T) {
 				job.Variable{Key: "GIT_STRATEGY", Value: "clone"}, job.Variable{Key: "GIT_CLEAN_FLAGS", Value: "-ffd -e 'a b'"},
 				job.Variable{Key: "KUBECONFIG", Value: "secret: $CI_JOB_ID", File: true}, job.Variable{Key: "REF", Value: "${KUBECONFIG} $$x $1"},
 				job.Variable{Key: "RAW", Value: "$CI_JOB_ID", Raw: true}, job.Variable{Key: "GIT_CONFIG_COUNT", Value: "1"},
+				job.Variable{Key: "GIT_SUBMODULE_STRATEGY", Value: "recursive"}, job.Variable{Key: "GIT_CLONE_PATH", Value: "/builds/x"},
 				job.Variable{Key: "RUNNER_SCRIPT_TIMEOUT", Value: "5m"}, job.Variable{Key: "RUNNER_AFTER_SCRIPT_TIMEOUT", Value: "nonsense"})
 			spec.Image = job.Image{Name: "reg.example/x:$CI_JOB_ID", Entrypoint: []string{""}, ExecutorOpts: job.ExecutorOpts{Docker: job.DockerOpts{User: "1000", Platform: "linux/arm64"}}}
 		}},
