@@ -54,8 +54,8 @@ func runManager(ctx context.Context, o runOptions) error {
 		connector: connector{systemID: id, certs: filepath.Join(filepath.Dir(o.Config.Path), "certs"), cfg: o.Config, build: o.Build, log: o.Log},
 		folder:    folder, store: store, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
 	}
-	var recovery sync.WaitGroup
-	defer recovery.Wait()
+	var background sync.WaitGroup
+	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lefts, err := trace.Interrupted(folder.Spool())
@@ -63,13 +63,32 @@ func runManager(ctx context.Context, o runOptions) error {
 		o.Log.Warn("some interrupted jobs cannot be read", "error", err)
 	}
 	for _, left := range lefts {
-		recovery.Go(func() { s.finish(ctx, o.Config, left) })
+		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
+	background.Go(func() { maintain(ctx, store, o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
 	if o.Attach != nil {
 		o.Attach(m)
 	}
 	return m.Run(ctx)
+}
+
+// maintainEvery is how often mirrors are looked at. Those that a job uses are left for the next time.
+const maintainEvery = 30 * time.Minute
+
+func maintain(ctx context.Context, store *source.Store, log *slog.Logger) {
+	tick := time.NewTicker(maintainEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := store.Maintain(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("some mirrors could not be maintained", "error", err)
+		}
+	}
 }
 
 // finish reports a job that a killed Slipway began.

@@ -182,7 +182,7 @@ func TestGetSourcesAttempts(t *testing.T) {
 
 	// A job that waits for its next attempt is canceled at once.
 	j := r.enqueue(at("10"))
-	r.until(j, "trying again in 10s")
+	r.until(j, "trying again in 5s")
 	j.Cancel(true)
 	if o, log := r.end(j); o.State != coordinator.Canceled {
 		t.Errorf("job ended as %+v:\n%s", o, log)
