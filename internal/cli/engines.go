@@ -44,6 +44,9 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
+	if conn.Socket() == "" {
+		e.log.Warn("the Engine is not reached through a socket: it must be on this machine, where the jobs' folders are", "host", conn.Host())
+	}
 	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
 	e.conn = conn
 	return conn, nil

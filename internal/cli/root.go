@@ -56,7 +56,11 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	root.SetFlagErrorFunc(flagError)
 	root.SetGlobalNormalizationFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		// GitLab: a few of its flags have underscores (--docker-services_privileged).
-		return pflag.NormalizedName(strings.ReplaceAll(name, "_", "-"))
+		name = strings.ReplaceAll(name, "_", "-")
+		if name == "description" { // GitLab: another name of register's --name
+			name = "name"
+		}
+		return pflag.NormalizedName(name)
 	})
 
 	fs := root.PersistentFlags()

@@ -1,11 +1,15 @@
 package docker
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -121,11 +125,15 @@ func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 
 func hostConfig(c Container) (*container.HostConfig, error) {
 	l, s, x := c.Limits, c.Security, c.Extras
+	securityOpt, err := securityOptions(s.SecurityOpt)
+	if err != nil {
+		return nil, err
+	}
 	h := &container.HostConfig{
 		Binds: c.Binds, NetworkMode: container.NetworkMode(c.Network),
 		RestartPolicy: container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		LogConfig:     container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": "1m", "max-file": "1"}},
-		Privileged:    s.Privileged, CapAdd: s.CapAdd, CapDrop: s.CapDrop, SecurityOpt: s.SecurityOpt,
+		Privileged:    s.Privileged, CapAdd: s.CapAdd, CapDrop: s.CapDrop, SecurityOpt: securityOpt,
 		UsernsMode: container.UsernsMode(s.UsernsMode), GroupAdd: s.GroupAdd, Sysctls: s.Sysctls,
 		PidMode: container.PidMode(s.PidMode), IpcMode: container.IpcMode(s.IpcMode), Runtime: s.Runtime,
 		ExtraHosts: x.ExtraHosts, DNSSearch: x.DNSSearch, Links: x.Links, VolumesFrom: x.VolumesFrom, VolumeDriver: x.VolumeDriver, Tmpfs: x.Tmpfs,
@@ -308,6 +316,29 @@ func platform(s string) (ocispec.Platform, error) {
 		p.Variant = parts[2]
 	}
 	return p, nil
+}
+
+// securityOptions puts the content of a seccomp profile in the place of its path: the Engine cannot read our files.
+//
+// GitLab: seccomp=<path>, as docker run takes it.
+func securityOptions(opts []string) ([]string, error) {
+	out := slices.Clone(opts)
+	for i, o := range opts {
+		path, ok := strings.CutPrefix(o, "seccomp=")
+		if !ok || path == "unconfined" || path == "builtin" {
+			continue
+		}
+		profile, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("security_opt: %w", err)
+		}
+		var compact bytes.Buffer
+		if err := json.Compact(&compact, profile); err != nil {
+			return nil, fmt.Errorf("security_opt: %s: %w", path, err)
+		}
+		out[i] = "seccomp=" + compact.String()
+	}
+	return out, nil
 }
 
 // device reads docker run's --device form.

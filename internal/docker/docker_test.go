@@ -2,6 +2,9 @@ package docker
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -62,6 +65,24 @@ func TestConnectErrors(t *testing.T) {
 		var e *ConnectError
 		if !errors.As(err, &e) || e.Hint != c.hint {
 			t.Errorf("Connect(%s) = %v, want hint %q", c.host, err, c.hint)
+		}
+	}
+}
+
+func TestSecurityOptions(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "profile.json")
+	if err := os.WriteFile(path, []byte("{\n  \"defaultAction\": \"SCMP_ACT_ALLOW\"\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := securityOptions([]string{"no-new-privileges", "seccomp=unconfined", "seccomp=" + path})
+	want := []string{"no-new-privileges", "seccomp=unconfined", `seccomp={"defaultAction":"SCMP_ACT_ALLOW"}`}
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("securityOptions = %q, %v, want %q", got, err, want)
+	}
+	for _, bad := range []string{"seccomp=/nowhere", "seccomp=/etc/passwd"} {
+		if _, err := securityOptions([]string{bad}); err == nil {
+			t.Errorf("%s is taken", bad)
 		}
 	}
 }

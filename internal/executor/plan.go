@@ -104,6 +104,9 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
 	if c.Network == "" {
 		c.Network = s.Network
+		if len(c.Extras.Links) > 0 {
+			c.Network = "bridge" // where the containers are that the operator wants to link to
+		}
 	}
 	if c.Security.Privileged && !matchesAny(s.AllowedPrivilegedImages, p.image.name) {
 		c.Security.Privileged = false

@@ -138,7 +138,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	}
 	id, err := e.Engine.Create(ctx, c)
 	if err != nil {
-		return nil, orCause(ctx, err)
+		return nil, orCause(ctx, createFailure(err))
 	}
 	return &session{
 		engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,

@@ -234,6 +234,15 @@ func memoryHint(oom bool) string {
 	return "a process was killed for want of memory: let the job use less, or raise memory in [runners.docker]"
 }
 
+// createFailure explains why there is no container where the job can mend it.
+func createFailure(err error) error {
+	if strings.Contains(err.Error(), "does not match the specified platform") {
+		return configurationError("pull_policy: always fetches the image for the platform that image: docker: platform: names",
+			"the image is on this machine for another platform: %w", err)
+	}
+	return err
+}
+
 // startFailure explains why a container does not start where the job can mend it.
 func startFailure(err error) error {
 	text := err.Error()

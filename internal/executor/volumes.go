@@ -44,7 +44,7 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		switch {
 		case source == "" && path.Clean(target) == path.Clean(s.BuildsDir):
 			// Ours to lay out: the workspace is mounted below it.
-		case source == "" && path.Clean(target) == path.Clean(s.CacheDir):
+		case source == "" && path.Clean(target) == path.Clean(s.CacheDir) && !s.DisableCache:
 			out = append(out, volume{target: target, folder: s.cacheFolder(spec)})
 		case source == "":
 			out = append(out, s.cacheVolume(slot, spec, target))
