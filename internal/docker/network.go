@@ -4,38 +4,57 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 )
 
+// While another caller makes a network, the Engine refuses ours before it shows theirs.
+const (
+	bridgeTries = 50
+	bridgePause = 100 * time.Millisecond
+)
+
 // EnsureBridge makes sure of a bridge network of that name on which containers cannot reach each other, and says
-// whether it made it. Two callers at once are safe: the Engine refuses the second name.
+// whether it made it. Several callers at once are safe.
 func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[string]string) (made bool, err error) {
-	n, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
-	if err == nil {
-		return false, checkBridge(n.Network.Network)
+	for try := 1; ; try++ {
+		n, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
+		if err == nil {
+			return false, checkBridge(n.Network.Network)
+		}
+		if !IsNotFound(err) {
+			return false, fmt.Errorf("inspect network %s: %w", name, err)
+		}
+		err = e.createBridge(ctx, name, labels)
+		if err == nil {
+			return true, nil
+		}
+		if taken := errdefs.IsConflict(err) || errdefs.IsPermissionDenied(err); !taken || try == bridgeTries {
+			return false, fmt.Errorf("create network %s: %w", name, err)
+		}
+		select {
+		case <-time.After(bridgePause):
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
 	}
-	if !IsNotFound(err) {
-		return false, fmt.Errorf("inspect network %s: %w", name, err)
-	}
-	_, err = e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{
-		Driver: "bridge",
-		Labels: labels,
+}
+
+func (e *Engine) createBridge(ctx context.Context, name string, labels map[string]string) error {
+	six := false // old Engines do not filter it
+	_, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{
+		Driver:     "bridge",
+		EnableIPv6: &six,
+		Labels:     labels,
 		Options: map[string]string{
 			icc:                              "false",
 			"com.docker.network.bridge.name": name,
 		},
 	})
-	if err == nil {
-		return true, nil
-	}
-	// Somebody else may have made it meanwhile; the Engine has several ways to say so.
-	if n, ierr := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{}); ierr == nil {
-		return false, checkBridge(n.Network.Network)
-	}
-	return false, fmt.Errorf("create network %s: %w", name, err)
+	return err
 }
 
 // IsNoNetwork reports whether a container could not be started because its network is gone.

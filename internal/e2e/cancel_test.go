@@ -146,3 +146,25 @@ func TestCancelPreparation(t *testing.T) {
 		t.Errorf("it took %s", took)
 	}
 }
+
+// TestShutdownAtAnyTime: wherever a job is when the runner is told to stop, nothing of it stays on the Engine.
+func TestShutdownAtAnyTime(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for i := range 8 {
+		jobs := []*coordinator.Job{r.enqueue(spec("sleep 300")), r.enqueue(spec("true"))}
+		if err := jobs[0].Started(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Duration(i) * 60 * time.Millisecond)
+		r.stop()
+		for _, j := range jobs {
+			j.Cancel(false) // one may not have begun
+		}
+		left, err := r.engine.Containers(t.Context(), r.instance())
+		if err != nil || len(left) > 0 {
+			t.Fatalf("stopped after %d × 60 ms, left %v (%v)", i, left, err)
+		}
+		r.start()
+	}
+}

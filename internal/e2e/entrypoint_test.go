@@ -46,6 +46,14 @@ func TestEntrypoint(t *testing.T) {
 		wants(t, log, "\nscript: none\n", "\nafter: none\n")
 		lacks(t, log, "entered\n")
 	})
+	t.Run("is a shell or env", func(t *testing.T) {
+		t.Parallel()
+		for _, entrypoint := range [][]string{{"/bin/sh", "-c"}, {"/usr/bin/env", "GREETING=hello"}} {
+			s := greet("true")
+			s.Image.Entrypoint = entrypoint
+			wants(t, r.in(t).must(job.Success, s), "\nscript: ", "\nafter: ")
+		}
+	})
 	t.Run("is replaced by the job", func(t *testing.T) {
 		t.Parallel()
 		s := greet("true")

@@ -13,7 +13,7 @@ func TestMasking(t *testing.T) {
 	r := newRig(t, dockerKeys(`pull_policy = "never"`))
 	const secret, lines = "s3cr3t-Value", "first-half\nsecond-half"
 	masked := func(script ...string) *job.Spec {
-		s := withAfter(spec(script...), "echo after $SECRET")
+		s := withAfter(spec(script...), "echo after $SECRET; echo to stderr $SECRET >&2")
 		s.Variables = job.Variables{{Key: "SECRET", Value: secret, Masked: true}, {Key: "LINES", Value: lines, Masked: true}, {Key: "OF", Value: "<$SECRET>"}}
 		return s
 	}
@@ -29,7 +29,6 @@ func TestMasking(t *testing.T) {
 	for _, timestamps := range []string{"true", "false"} {
 		t.Run("wherever it is printed, timestamps "+timestamps, func(t *testing.T) {
 			j := r.enqueue(withVariables(masked(
-				"echo to stderr $SECRET >&2",
 				split,
 				"echo s3cr3t-Value as it stands",
 				`echo "lines: $LINES"`,
@@ -41,9 +40,9 @@ func TestMasking(t *testing.T) {
 			if o.State != job.Success {
 				t.Errorf("job ended as %+v", o)
 			}
-			wants(t, log, "\nto stderr [MASKED]\n", "\n$ echo [MASKED] as it stands\n[MASKED] as it stands\n",
+			wants(t, log, "to stderr [MASKED]\n", "\n$ echo [MASKED] as it stands\n[MASKED] as it stands\n",
 				"\nlines: [MASKED]\n", "\n<[MASKED]>\n", "\nhttps://host/?a=1&private_token=[MASKED]&b=2\n",
-				"\ntoken [MASKED] glpat-[MASKED] gldt-[MASKED]\n", "\nafter [MASKED]\n", "[MASKED]!\n")
+				"\ntoken [MASKED] glpat-[MASKED] gldt-[MASKED]\n", "after [MASKED]\n", "[MASKED]!\n")
 			if timestamps == "false" {
 				wants(t, log, "\nsplit: [MASKED]!\n")
 			}

@@ -27,7 +27,9 @@ func (r *rig) registry() (reg *demo.Registry, image string) {
 		}
 		reg.Close()
 	})
-	if err := reg.Push(r.t.Context(), "group/demo/tool:1", withEntrypoint(exporting)); err != nil {
+	recipe := withEntrypoint(exporting)
+	recipe.Labels = map[string]string{"slipway.test": reg.Host}
+	if err := reg.Push(r.t.Context(), "group/demo/tool:1", recipe); err != nil {
 		r.t.Fatal(err)
 	}
 	return reg, image

@@ -102,6 +102,8 @@ func loadImages(e *docker.Engine) error {
 }
 
 func load(e *docker.Engine, name string, recipe demo.Recipe) error {
+	// An image of its own: the Engine may lose a name that is given while another name of the image is taken off.
+	recipe.Labels = map[string]string{"slipway.test": name}
 	var archive bytes.Buffer
 	if err := recipe.WriteArchive(&archive, name); err != nil {
 		return err

@@ -21,70 +21,45 @@ const (
 	leftTree  = "\ntree: ./.gitignore ./README ./dir/deep/run ./new ./node_modules/a/b ./other/x ./x.o \n"
 )
 
+// treeAnd is the clean tree with further files.
+func treeAnd(files string) string { return strings.Replace(cleanTree, " \n", " "+files+" \n", 1) }
+
 func TestGitStrategies(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, concurrent(1)) // one slot: each job finds what the one before left
 	p := r.repository("group/demo", sample)
-	old := p.spec("main", showTree, leaveAll)
-	r.must(job.Success, old)
+	r.must(job.Success, p.spec("main", showTree, leaveAll))
+	noFetch := func(s *job.Spec) *job.Spec {
+		s.AllowGitFetch = false
+		return s
+	}
+	with := func(script string, variables ...string) *job.Spec {
+		return withVariables(p.spec("main", showTree, script), variables...)
+	}
 	for _, c := range []struct {
-		name      string
-		variables []string
-		change    func(*job.Spec)
-		want      []string
+		spec *job.Spec
+		want []string
 	}{
-		{
-			"none", []string{"GIT_STRATEGY", "none"}, nil,
-			[]string{"Skipping Git repository setup", "\nREADME: changed\n", leftTree, "\nat on main\n"},
-		},
-		{
-			"empty", []string{"GIT_STRATEGY", "empty"}, nil,
-			[]string{"creating an empty build directory", "\nREADME: \n", "\ntree: \n"},
-		},
-		{
-			"empty again", []string{"GIT_STRATEGY", "empty"}, nil,
-			[]string{"\nREADME: \n", "\ntree: \n"},
-		},
-		{
-			"no checkout", []string{"GIT_CHECKOUT", "false"}, nil,
-			[]string{"Skipping Git checkout", "\nREADME: changed\n", leftTree, "\nat on main\n"},
-		},
-		{
-			"flags that keep", []string{"GIT_CLEAN_FLAGS", "-ffdx -e node_modules"}, nil,
-			[]string{"\nREADME: hello\n", "\ntree: ./.gitignore ./README ./dir/deep/run ./dir/file ./node_modules/a/b \n", "\nRemoving other/\n"},
-		},
-		{
-			"flags that leave what is ignored", []string{"GIT_CLEAN_FLAGS", "-ffd"}, nil,
-			[]string{"\nREADME: hello\n", "\ntree: ./.gitignore ./README ./dir/deep/run ./dir/file ./node_modules/a/b ./x.o \n"},
-		},
-		{
-			"no cleaning", []string{"GIT_CLEAN_FLAGS", "none"}, nil,
-			[]string{"\nREADME: hello\n", "\ntree: ./.gitignore ./README ./dir/deep/run ./dir/file ./new ./node_modules/a/b ./other/x ./x.o \n"},
-		},
-		{"fetch", nil, nil, []string{"\nREADME: hello\n", cleanTree, "\nRemoving new\n"}},
-		{"clone", []string{"GIT_STRATEGY", "clone", "GIT_CLEAN_FLAGS", "none"}, nil, []string{"\nREADME: hello\n", cleanTree}},
-		{
-			"project that allows no fetch", []string{"GIT_CLEAN_FLAGS", "none"}, func(s *job.Spec) { s.AllowGitFetch = false },
-			[]string{"\nREADME: hello\n", cleanTree},
-		},
-		{"bad strategy", []string{"GIT_STRATEGY", "fetsch"}, nil, []string{`WARNING: GIT_STRATEGY is "fetsch"`, cleanTree}},
+		{with(leaveAll, "GIT_STRATEGY", "none"), []string{"Skipping Git repository setup", "\nREADME: changed\n", leftTree, "\nat on main\n"}},
+		{with("echo >left", "GIT_STRATEGY", "empty"), []string{"creating an empty build directory", "\nREADME: \n", "\ntree: \n"}},
+		{with("echo >left", "GIT_STRATEGY", "empty"), []string{"\nREADME: \n", "\ntree: \n"}},
+		{with(leaveAll, "GIT_CHECKOUT", "false"), []string{"Skipping Git checkout", "\nREADME: changed\n", leftTree, "\nat on main\n"}},
+		{with(leaveAll, "GIT_CLEAN_FLAGS", "-ffdx -e node_modules"), []string{"\nREADME: hello\n", treeAnd("./node_modules/a/b"), "\nRemoving other/\n"}},
+		{with(leaveAll, "GIT_CLEAN_FLAGS", "-ffd"), []string{"\nREADME: hello\n", treeAnd("./node_modules/a/b ./x.o")}},
+		{with(leaveAll, "GIT_CLEAN_FLAGS", "none"), []string{"\nREADME: hello\n", treeAnd("./new ./node_modules/a/b ./other/x ./x.o")}},
+		{with(leaveAll), []string{"\nREADME: hello\n", cleanTree, "\nRemoving new\n"}},
+		{with(leaveAll, "GIT_STRATEGY", "clone", "GIT_CLEAN_FLAGS", "none"), []string{"\nREADME: hello\n", cleanTree}},
+		{noFetch(with(leaveAll, "GIT_CLEAN_FLAGS", "none")), []string{"\nREADME: hello\n", cleanTree}},
+		{with(leaveAll, "GIT_STRATEGY", "fetsch"), []string{`WARNING: GIT_STRATEGY is "fetsch"`, cleanTree}},
 	} {
-		s := withVariables(p.spec("main", showTree, leaveAll), c.variables...)
-		if strings.HasPrefix(c.name, "empty") {
-			s.Steps[0].Script[1] = "echo >left" // there is nothing to change
-		}
-		if c.change != nil {
-			c.change(s)
-		}
-		log := r.must(job.Success, s)
-		wants(t, log, c.want...)
+		wants(t, r.must(job.Success, c.spec), c.want...)
 		if t.Failed() {
-			t.Fatalf("at %s", c.name)
+			t.Fatalf("with %v", c.spec.Variables)
 		}
 	}
-	log := r.fails(job.ScriptFailure, 1, withVariables(p.spec("main", "echo never"), "GIT_CLEAN_FLAGS", "--exec=x"))
+	log := r.fails(job.ScriptFailure, 1, with("true", "GIT_CLEAN_FLAGS", "--exec=x"))
 	wants(t, log, `ERROR: Job failed: get sources: GIT_CLEAN_FLAGS: "--exec=x"`, "Hint: GIT_CLEAN_FLAGS takes -f")
-	lacks(t, log, "\nnever\n")
+	lacks(t, log, "README: ")
 }
 
 // TestNoCheckoutOfNewCommit: the work tree stays, the new commit is there for the script to check out.

@@ -14,16 +14,18 @@ import (
 // to the runner's user before the container goes.
 func handOverCommand(dirs ...string) []string {
 	owner := fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid())
-	return append([]string{"sh", "-c", handOver, "sh", owner}, dirs...)
+	return append([]string{"sh", "-c", handOverScript, "sh", owner}, dirs...)
 }
 
 // A path can be longer than the system takes, so folders that lie too deep are brought up, as often as it helps.
 // -h: never through a symlink; u+rwX: folders that the job closed can be removed too.
-const handOver = `owner=$1; shift; code=0
-until chown -R -h "$owner" "$@" 2>/dev/null; do
-	moved=$(for dir; do find "$dir" -mindepth 12 -maxdepth 12 -type d -exec sh -c 'mv "$1" "$0/slipway-$$" && echo moved' "$dir" {} \;; done)
-	test "$moved" && continue
-	chown -R -h "$owner" "$@"; code=$?; break
+const handOverScript = `owner=$1; shift; code=0
+until said=$(LC_ALL=C chown -R -h "$owner" "$@" 2>&1); do
+	moved=
+	case $said in *"ame too long"*)
+		moved=$(for dir; do find "$dir" -mindepth 12 -maxdepth 12 -type d -exec sh -c 'mv "$1" "$0/slipway-$$" && echo moved' "$dir" {} \;; done)
+	esac
+	test "$moved" || { code=1; echo "$said"; break; }
 done
 chmod -R u+rwX "$@" && exit $code`
 

@@ -136,9 +136,12 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	if err := e.ensureNetwork(ctx, c.Network); err != nil {
 		return nil, err
 	}
-	id, err := e.Engine.Create(ctx, c)
+	// Not to be interrupted: the Engine would go on, and leave a container that nobody knows.
+	createCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	id, err := e.Engine.Create(createCtx, c)
 	if err != nil {
-		return nil, orCause(ctx, createFailure(err))
+		return nil, createFailure(err)
 	}
 	return &session{
 		engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,

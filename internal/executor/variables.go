@@ -68,15 +68,25 @@ func environ(vars job.Variables, tempDir string) []string {
 	return out
 }
 
-// longestEnv is the longest entry that Linux takes in a process's environment (MAX_ARG_STRLEN without the final zero).
-const longestEnv = 128<<10 - 1
+// What Linux takes in a process's environment: so long may one entry be (MAX_ARG_STRLEN without the final zero), and so
+// much all of them, each with a pointer, with the stack of 8 MiB that an Engine gives.
+const (
+	longestEnv = 128<<10 - 1
+	wholeEnv   = 2 << 20
+	pointer    = 8
+)
 
 // fitsEnvironment says which variable no process can be started with. What the Engine says is no help.
 func fitsEnvironment(env []string) error {
+	all := 0
 	for _, e := range env {
 		if key, value, _ := strings.Cut(e, "="); len(e) > longestEnv {
 			return configurationError("make it a file variable (type File)", "variable %s has %d bytes, too many for the environment", key, len(value))
 		}
+		all += len(e) + 1 + pointer
+	}
+	if all > wholeEnv {
+		return configurationError("make the largest ones file variables (type File)", "the variables have %d bytes together, too many for the environment", all)
 	}
 	return nil
 }
