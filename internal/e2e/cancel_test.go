@@ -151,19 +151,19 @@ func TestCancelPreparation(t *testing.T) {
 func TestShutdownAtAnyTime(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	for i := range 8 {
+	for i := range 5 {
 		jobs := []*coordinator.Job{r.enqueue(spec("sleep 300")), r.enqueue(spec("true"))}
 		if err := jobs[0].Started(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		<-time.After(time.Duration(i) * 60 * time.Millisecond)
+		<-time.After(time.Duration(i) * 90 * time.Millisecond)
 		r.stop()
 		for _, j := range jobs {
 			j.Cancel(false) // one may not have begun
 		}
 		left, err := r.engine.Containers(t.Context(), r.instance())
 		if err != nil || len(left) > 0 {
-			t.Fatalf("stopped after %d × 60 ms, left %v (%v)", i, left, err)
+			t.Fatalf("stopped after %d × 90 ms, left %v (%v)", i, left, err)
 		}
 		r.start()
 	}

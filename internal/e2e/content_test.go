@@ -46,7 +46,8 @@ func (r *rig) gitProject(file, text string) coordinator.Project {
 		r.t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"}, {"add", "."},
+		{"init", "-q", "-b", "main"},
+		{"add", "."},
 		{"-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "-qm", "one"},
 	} {
 		if out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput(); err != nil {

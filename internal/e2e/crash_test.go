@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
@@ -67,15 +68,23 @@ func TestKilledInMidJob(t *testing.T) {
 	r.logged("removing a container that a killed runner left", "reported a job that was interrupted")
 }
 
-// TestKilledTwice: the first restart cannot report the job, because the server does not answer.
+// TestKilledTwice: the first restarts cannot report the job, because the server does not answer.
 func TestKilledTwice(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	j := r.killedIn(spec("true"))
 	mend := r.Inject(coordinator.Fault{Match: about(j), Status: http.StatusBadGateway, Times: -1})
+	tries := func() int { return strings.Count(r.log.String(), "status=502") }
 	r.start()
-	r.logged("status=502")
+	r.eventually("it tries", func() bool { return tries() > 0 })
 	r.kill()
+	before := tries()
+	r.start()
+	r.eventually("it tries again", func() bool { return tries() > before })
+	r.signal(syscall.SIGTERM)
+	if code := r.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 	mend()
 	r.start()
 	r.interrupted(j)

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"net/http"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -45,4 +47,21 @@ func TestEngineComesLater(t *testing.T) {
 	r.logged("asking for jobs fails", "reach the Docker Engine at "+d.host()+": there is no such socket (is it running? systemctl start docker")
 	d.start()
 	r.succeeds(j)
+
+	// A job that a request brings which was made before the Engine went.
+	r.stop()
+	asked := make(chan struct{}, 1)
+	r.Inject(coordinator.Fault{Endpoint: coordinator.RequestJob, Delay: 2 * time.Second, Match: func(*http.Request) bool {
+		asked <- struct{}{}
+		return true
+	}})
+	r.start()
+	<-asked
+	j = r.enqueue(spec("echo never"))
+	d.stop(syscall.SIGTERM)
+	o, log := r.end(j)
+	r.ended(o, log, job.SystemFailure, 0)
+	wants(t, log, "ERROR: Job failed (system failure): reach the Docker Engine at "+d.host()+": there is no such socket\n")
+	d.start()
+	r.succeeds(r.enqueue(spec("true")))
 }

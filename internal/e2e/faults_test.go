@@ -75,7 +75,8 @@ func TestFaultsOfTheServer(t *testing.T) {
 			{Endpoint: patch, Delay: 700 * time.Millisecond, Times: -1}, {Endpoint: put, Delay: 2 * time.Second, Times: -1},
 		}},
 		{name: "answers are nonsense", faults: []fault{
-			{Endpoint: patch, Status: 200, Body: "<html>", Times: 2}, {Endpoint: put, Status: 418, Body: "<html>", Times: 2},
+			{Endpoint: patch, Status: 200, Body: "<html>", Times: 2},
+			{Endpoint: put, Status: 418, Body: "<html>", Times: 2},
 			{Endpoint: patch, Skip: 2, Status: 202, Header: map[string]string{"X-Gitlab-Trace-Update-Interval": "-5", "Job-Status": "what"}, After: true},
 		}},
 		{name: "retries are to wait", faults: []fault{

@@ -14,6 +14,9 @@ import (
 // mark is a section's begin or end, with the headline that follows a begin.
 var mark = regexp.MustCompile(`section_(start|end):\d+:(\w+)(?:\[[^\]]*\])?\r\x1b\[0K(?:\n\S+ 00O\+|)(?:\x1b\[0K\x1b\[36;1m([^\x1b]*))?`)
 
+// stamp is how a line begins with FF_TIMESTAMPS.
+var stamp = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z 0[01][OE][+ ]`)
+
 // outline lists the sections of a log in GitLab's form.
 func outline(trace []byte) []string {
 	var out []string
@@ -52,38 +55,44 @@ func TestSections(t *testing.T) {
 		return out
 	}
 	all := sections(prepareExecutor, prepareScript, getSources, stepScript, afterScript, cleanUp)
-	for _, c := range []struct {
-		name string
-		s    *job.Spec
-		want []string
-		last string
-	}{
-		{"success", withAfter(spec("true"), "true"), all, "Job succeeded"},
-		{"failure", withAfter(spec("exit 3"), "true"), all, "ERROR: Job failed: exit code 3"},
-		{"no after_script", spec("true"), sections(prepareExecutor, prepareScript, getSources, stepScript, cleanUp), "Job succeeded"},
-		{"no image", withImage(spec("true"), "127.0.0.1:1/x/$UNKNOWN/y"), nil, "Hint: correct `image:`; a variable in it may be empty"},
-		{"no sources", withVariables(withAfter(withGit(r.gitProject("file", "text"), spec("true")), "true"), "GIT_STRATEGY", "fetch"),
-			sections(prepareExecutor, prepareScript, getSources, cleanUp), ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			if c.name == "no sources" {
-				c.s.GitInfo.SHA = strings.Repeat("1", 40)
+	lost := withGit(r.gitProject("file", "text"), spec("true"))
+	lost.GitInfo.SHA = strings.Repeat("1", 40)
+	for _, timestamps := range []string{"true", "false"} {
+		want := map[string][]string{
+			"success":         all,
+			"failure":         all,
+			"no after_script": sections(prepareExecutor, prepareScript, getSources, stepScript, cleanUp),
+			"no image":        nil,
+			"no sources":      sections(prepareExecutor, prepareScript, getSources, cleanUp),
+		}
+		specs := map[string]*job.Spec{
+			"success":         withAfter(spec("true"), "true"),
+			"failure":         withAfter(spec("exit 3"), "true"),
+			"no after_script": spec("true"),
+			"no image":        withImage(spec("true"), "127.0.0.1:1/x/$UNKNOWN/y"),
+			"no sources":      lost,
+		}
+		for _, s := range specs {
+			withVariables(s, "FF_TIMESTAMPS", timestamps)
+		}
+		jobs, _, logs := r.batch(specs)
+		for name, j := range jobs {
+			trace := string(j.Trace())
+			if diff := cmp.Diff(want[name], outline(j.Trace())); diff != "" {
+				t.Errorf("%s, timestamps %s: %s\n%q", name, timestamps, diff, trace)
 			}
-			for _, timestamps := range []string{"true", "false"} {
-				j := r.enqueue(withVariables(c.s, "FF_TIMESTAMPS", timestamps))
-				_, log := r.in(t).end(j)
-				if diff := cmp.Diff(c.want, outline(j.Trace())); diff != "" {
-					t.Errorf("timestamps %s: %s\n%q", timestamps, diff, j.Trace())
-				}
-				if lines := strings.Split(strings.TrimSpace(log), "\n"); c.last != "" && lines[len(lines)-1] != c.last {
-					t.Errorf("the last line is %q", lines[len(lines)-1])
-				}
-				stamped := regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z 0[01][OE][+ ]`).FindAll(j.Trace(), -1)
-				if n := strings.Count(string(j.Trace()), "\n"); timestamps == "true" && len(stamped) != n || timestamps == "false" && len(stamped) > 0 {
-					t.Errorf("timestamps %s: %d of %d lines have one:\n%q", timestamps, len(stamped), n, j.Trace())
-				}
+			stamped := len(stamp.FindAllString(trace, -1))
+			if n := strings.Count(trace, "\n"); timestamps == "true" && stamped != n || timestamps == "false" && stamped > 0 {
+				t.Errorf("%s, timestamps %s: %d of %d lines have one:\n%q", name, timestamps, stamped, n, trace)
 			}
-		})
+		}
+		for name, last := range map[string]string{
+			"success": "Job succeeded", "failure": "ERROR: Job failed: exit code 3", "no image": "Hint: correct `image:`; a variable in it may be empty",
+		} {
+			if !strings.HasSuffix(strings.TrimSpace(logs[name]), "\n"+last) {
+				t.Errorf("%s: the last line is not %q:\n%s", name, last, logs[name])
+			}
+		}
 	}
 	t.Run("for a server without sections", func(t *testing.T) {
 		s := spec("echo here")
@@ -106,7 +115,9 @@ func TestJobLog(t *testing.T) {
 	changing := strings.NewReplacer(r.token.Short(), "TOKEN", alpine, "IMAGE")
 	got := changing.Replace(string(j.Trace()))
 	for _, c := range []struct{ pattern, name string }{
-		{`section_(start|end):\d+`, "section_$1:0"}, {`sha256:[0-9a-f]{64}`, "sha256:ID"}, {`s_[0-9a-f]{12}|r_\w{12}`, "SYSTEM"},
+		{`section_(start|end):\d+`, "section_$1:0"},
+		{`sha256:[0-9a-f]{64}`, "sha256:ID"},
+		{`s_[0-9a-f]{12}|r_\w{12}`, "SYSTEM"},
 		{`-[0-9a-f]{16}-build via [^\x1b]+`, "-RANDOM-build via HOST..."},
 	} {
 		got = regexp.MustCompile(c.pattern).ReplaceAllString(got, c.name)

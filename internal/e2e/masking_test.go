@@ -26,29 +26,30 @@ func TestMasking(t *testing.T) {
 		}
 	}
 	const split = "printf 'split: s3cr3''t'; sleep 1; printf %s -Val; sleep 1; echo 'ue!'"
+	specs := map[string]*job.Spec{}
 	for _, timestamps := range []string{"true", "false"} {
-		t.Run("wherever it is printed, timestamps "+timestamps, func(t *testing.T) {
-			j := r.enqueue(withVariables(masked(
-				split,
-				"echo s3cr3t-Value as it stands",
-				`echo "lines: $LINES"`,
-				"echo $OF",
-				"echo 'https://host/?a=1&private_token=abcdef&b=2'",
-				"echo token $CI_JOB_TOKEN glpat-0123456789abcdefghij gldt-0123456789abcdefghij",
-			), "FF_TIMESTAMPS", timestamps))
-			o, log := r.in(t).end(j)
-			if o.State != job.Success {
-				t.Errorf("job ended as %+v", o)
-			}
-			wants(t, log, "to stderr [MASKED]\n", "\n$ echo [MASKED] as it stands\n[MASKED] as it stands\n",
-				"\nlines: [MASKED]\n", "\n<[MASKED]>\n", "\nhttps://host/?a=1&private_token=[MASKED]&b=2\n",
-				"\ntoken [MASKED] glpat-[MASKED] gldt-[MASKED]\n", "after [MASKED]\n", "[MASKED]!\n")
-			if timestamps == "false" {
-				wants(t, log, "\nsplit: [MASKED]!\n")
-			}
-			// The command shows the parts in pieces of their own.
-			check(t, []byte(strings.ReplaceAll(string(j.Trace()), "$ "+split, "")))
-		})
+		specs[timestamps] = withVariables(masked(
+			split,
+			"echo s3cr3t-Value as it stands",
+			`echo "lines: $LINES"`,
+			"echo $OF",
+			"echo 'https://host/?a=1&private_token=abcdef&b=2'",
+			"echo token $CI_JOB_TOKEN glpat-0123456789abcdefghij gldt-0123456789abcdefghij",
+		), "FF_TIMESTAMPS", timestamps)
+	}
+	jobs, outcomes, logs := r.batch(specs)
+	for timestamps, log := range logs {
+		if outcomes[timestamps].State != job.Success {
+			t.Errorf("job ended as %+v", outcomes[timestamps])
+		}
+		wants(t, log, "to stderr [MASKED]\n", "\n$ echo [MASKED] as it stands\n[MASKED] as it stands\n",
+			"\nlines: [MASKED]\n", "\n<[MASKED]>\n", "\nhttps://host/?a=1&private_token=[MASKED]&b=2\n",
+			"\ntoken [MASKED] glpat-[MASKED] gldt-[MASKED]\n", "after [MASKED]\n", "[MASKED]!\n")
+		if timestamps == "false" {
+			wants(t, log, "\nsplit: [MASKED]!\n")
+		}
+		// The command shows the parts in pieces of their own.
+		check(t, []byte(strings.ReplaceAll(string(jobs[timestamps].Trace()), "$ "+split, "")))
 	}
 	t.Run("by the runner", func(t *testing.T) {
 		j := r.enqueue(withImage(masked("echo never"), "slipway.test/missing:$SECRET"))

@@ -12,7 +12,7 @@ import (
 // TestOneContainer: a job has one container, with after_script too, and whatever became of its script.
 func TestOneContainer(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, dockerKeys(`pull_policy = "never"`))
 	events := r.events()
 	p := r.gitProject("file", "text")
 	jobs, _, _ := r.batch(map[string]*job.Spec{

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -97,8 +98,9 @@ func TestConcurrentIDs(t *testing.T) {
 	wants(t, r.must(job.Success, other), "CI_CONCURRENT_ID=[1]\nCI_CONCURRENT_PROJECT_ID=[0]\n")
 	wants(t, r.must(job.Success, spec(ids, "test ! -f go")), "CI_CONCURRENT_ID=[1]\nCI_CONCURRENT_PROJECT_ID=[1]\n")
 	c := r.containers(first)
-	if len(c) != 1 {
-		t.Fatalf("the first job has %d containers", len(c))
+	// The name says nothing that a neighbour could guess.
+	if len(c) != 1 || !regexp.MustCompile(`^runner-[\w.-]+-project-7-concurrent-0-[0-9a-f]{16}-build$`).MatchString(c[0].Name) {
+		t.Fatalf("the first job has the containers %v", c)
 	}
 	if code, out, err := r.engine.Exec(t.Context(), c[0].ID, "", "touch", "/builds/group/demo/go"); err != nil || code != 0 {
 		t.Fatal(code, out, err)
