@@ -46,6 +46,7 @@ func TestCancelGracefully(t *testing.T) {
 	logs, took := r.canceling(true, map[string]*job.Spec{
 		"asleep":  after(ticking, "echo ready; sleep 300"),
 		"tidying": after(ticking, `echo ready; sh -c 'trap "sleep 2; echo tidied up; exit 0" TERM; while :; do sleep 1; done'`),
+		"init":    withImage(after(ticking, "echo ready; sleep 300"), r.image(withEntrypoint(tiny))),
 		"trap":    after("trap 'echo trapped; exit 5' TERM", ticking, "echo ready; while :; do sleep 1; done"),
 
 		"script ignores TERM": after("trap '' TERM", ticking, "echo ready; : stubborn; sleep 300"),
@@ -62,21 +63,10 @@ func TestCancelGracefully(t *testing.T) {
 	}
 	wants(t, logs["tidying"], "\ntidied up\n")
 	wants(t, logs["trap"], "\ntrapped\n")
-	for _, name := range []string{"asleep", "trap", "tidying"} {
+	for _, name := range []string{"asleep", "init", "trap", "tidying"} {
 		if took[name] > atOnce {
 			t.Errorf("%s: ended %s after the cancel", name, took[name])
 		}
-	}
-}
-
-func TestCancelUnderInit(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	s := withAfter(withImage(spec(ticking, "echo ready; sleep 300"), r.image(withEntrypoint("\"$@\"\nexit $?\n"))), "echo status $CI_JOB_STATUS")
-	logs, took := r.canceling(true, map[string]*job.Spec{"init": s})
-	wants(t, logs["init"], "\nstatus canceled\n")
-	if took["init"] > atOnce {
-		t.Errorf("ended %s after the cancel", took["init"])
 	}
 }
 

@@ -43,12 +43,6 @@ func TestShellOfTheImage(t *testing.T) {
 	})
 }
 
-func TestShellOfTheConfig(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, runnerKeys(`shell = "sh"`))
-	wants(t, r.must(job.Success, withImage(spec(whichShell), r.image(withBash()))), "\nshell:\n")
-}
-
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -84,10 +78,12 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func TestAdministratorsScripts(t *testing.T) {
+func TestScriptSettings(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, runnerKeys(`pre_build_script = "echo before; x=1"
+	r := newRig(t, runnerKeys(`shell = "sh"
+  pre_build_script = "echo before; x=1"
   post_build_script = "echo after $x"`))
+	wants(t, r.must(job.Success, withImage(spec(whichShell), r.image(withBash()))), "\nshell:\n")
 	wants(t, r.must(job.Success, spec("echo x is $x")), "\nbefore\n$ echo x is $x\nx is 1\nafter 1\n")
 	lacks(t, r.fails(job.ScriptFailure, 3, spec("exit 3")), "\nafter 1\n")
 }

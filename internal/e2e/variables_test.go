@@ -38,10 +38,29 @@ func (r *rig) sees(s *job.Spec, want map[string]string) {
 	}
 }
 
-func TestVariablesOfTheRunner(t *testing.T) {
+func TestVariables(t *testing.T) {
 	t.Parallel()
 	ca := certificate(t)
-	r := newRig(t, runnerKeys(fmt.Sprintf("tls-ca-file = %q", ca)))
+	r := newRig(t, runnerKeys(fmt.Sprintf(`tls-ca-file = %q
+  environment = ["RUNNER=runner $CI_PROJECT_NAME", "BOTH=runner", "CI_BUILDS_DIR=runner"]`, ca)))
+	t.Run("of the runner", func(t *testing.T) { r.in(t).variablesOfTheRunner(ca) })
+	t.Run("order and expansion", func(t *testing.T) { r.in(t).orderAndExpansion() })
+	t.Run("of jobs side by side", func(t *testing.T) { r.in(t).concurrentIDs() })
+	t.Run("files", func(t *testing.T) { r.in(t).fileVariables() })
+	t.Run("too large", func(t *testing.T) {
+		s := withVariables(spec("echo never"), "LARGE", strings.Repeat("x", 200_000))
+		log := r.in(t).fails(job.ConfigurationError, 0, s)
+		wants(t, log, "ERROR: Job failed: variable LARGE has 200000 bytes, too many for the environment", "Hint: make it a file variable (type File)")
+		lacks(t, log, "xxxx")
+	})
+	t.Run("from script to after_script", func(t *testing.T) {
+		s := withAfter(spec(`printf 'LATER=it is $HOME\nnot-a-name=1\n9=2\n\nCI_JOB_STATUS=mine\nLAST=a=b\n' >>$GITLAB_ENV`),
+			showVars("LATER", "LAST", "CI_JOB_STATUS"))
+		wants(t, r.in(t).must(job.Success, s), "LATER=[it is $HOME]\nLAST=[a=b]\nCI_JOB_STATUS=[success]\n")
+	})
+}
+
+func (r *rig) variablesOfTheRunner(ca string) {
 	content, _ := os.ReadFile(ca)
 	r.sees(withImage(spec("pwd", "cmp $CI_SERVER_TLS_CA_FILE - <<EOF\n"+string(content)+"EOF"), alpine), map[string]string{
 		"CI_PROJECT_DIR": "/builds/group/demo", "CI_BUILDS_DIR": "/builds", "PWD": "/builds/group/demo",
@@ -58,9 +77,8 @@ func TestVariablesOfTheRunner(t *testing.T) {
 	r.sees(spec("echo without image:"), map[string]string{"CI_JOB_IMAGE": "unset"})
 }
 
-func TestVariablesOrderAndExpansion(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, runnerKeys(`environment = ["RUNNER=runner $CI_PROJECT_NAME", "BOTH=runner", "CI_BUILDS_DIR=runner"]`))
+// orderAndExpansion: the last of a name wins, and every value is expanded once.
+func (r *rig) orderAndExpansion() {
 	s := withVariables(spec("test ${#LONG} = 100000"),
 		"BOTH", "job", "TWICE", "first", "TWICE", "second",
 		"CI_JOB_TIMEOUT", "job", "CI_RUNNER_VERSION", "job", "RUNNER_TEMP_PROJECT_DIR", "job", "CI_DISPOSABLE_ENVIRONMENT", "job",
@@ -86,10 +104,9 @@ func TestVariablesOrderAndExpansion(t *testing.T) {
 	})
 }
 
-// TestConcurrentIDs: jobs beside each other are told apart, those of other projects too.
-func TestConcurrentIDs(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+// concurrentIDs: jobs beside each other are told apart, those of other projects too.
+func (r *rig) concurrentIDs() {
+	t := r.t
 	ids := showVars("CI_CONCURRENT_ID", "CI_CONCURRENT_PROJECT_ID")
 	first := r.enqueue(spec("echo here; until test -f go; do sleep 0.1; done"))
 	r.until(first, "\nhere\n")
@@ -110,10 +127,9 @@ func TestConcurrentIDs(t *testing.T) {
 	}
 }
 
-// TestFileVariables: every user of the container can read them, and nobody on the host once the job is over.
-func TestFileVariables(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
+// fileVariables: every user of the container can read them, and nobody on the host once the job is over.
+func (r *rig) fileVariables() {
+	t := r.t
 	const secret = "content that stays nowhere"
 	big := strings.Repeat("0123456789", 20_000)
 	for _, user := range []string{"", "1000"} {
@@ -141,22 +157,6 @@ func TestFileVariables(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
-}
-
-func TestLargeVariable(t *testing.T) {
-	t.Parallel()
-	s := withVariables(spec("echo never"), "LARGE", strings.Repeat("x", 200_000))
-	log := newRig(t).fails(job.ConfigurationError, 0, s)
-	wants(t, log, "ERROR: Job failed: variable LARGE has 200000 bytes, too many for the environment", "Hint: make it a file variable (type File)")
-	lacks(t, log, "xxxx")
-}
-
-// TestGitLabEnv: what a script writes to $GITLAB_ENV is there in after_script.
-func TestGitLabEnv(t *testing.T) {
-	t.Parallel()
-	s := withAfter(spec(`printf 'LATER=it is $HOME\nnot-a-name=1\n9=2\n\nCI_JOB_STATUS=mine\nLAST=a=b' >>$GITLAB_ENV; echo >>$GITLAB_ENV`),
-		showVars("LATER", "LAST", "CI_JOB_STATUS"))
-	wants(t, newRig(t).must(job.Success, s), "LATER=[it is $HOME]\nLAST=[a=b]\nCI_JOB_STATUS=[success]\n")
 }
 
 // certificate is a file with some certificate.
