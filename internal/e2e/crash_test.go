@@ -53,6 +53,19 @@ func (r *rig) spool() []os.DirEntry {
 	return list
 }
 
+// endIsKept waits until it is on disk how a job ended.
+func (r *rig) endIsKept() {
+	r.t.Helper()
+	r.eventually("the job's end is kept", func() bool {
+		records, _ := filepath.Glob(filepath.Join(r.stateDir(), "jobs", "*", "record.json"))
+		if len(records) != 1 {
+			return false
+		}
+		b, _ := os.ReadFile(records[0])
+		return strings.Contains(string(b), `"final":`)
+	})
+}
+
 func TestKilledInMidJob(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -97,6 +110,7 @@ func TestKilledWhileFinishing(t *testing.T) {
 	mend := r.Inject(coordinator.Fault{Endpoint: coordinator.UpdateJob, Skip: 1, Status: http.StatusServiceUnavailable, Times: -1})
 	j := r.enqueue(spec(lines(100), "exit 3"))
 	r.until(j, "ERROR: Job failed: exit code 3\n")
+	r.endIsKept()
 	r.kill()
 	mend()
 	r.start()

@@ -88,6 +88,7 @@ func TestTermTwice(t *testing.T) {
 	mend := r.Inject(coordinator.Fault{Match: about(j), Status: http.StatusBadGateway, Times: -1})
 	r.signal(syscall.SIGTERM)
 	r.logged("told to stop", "status=502")
+	r.endIsKept()
 	r.signal(syscall.SIGTERM)
 	if code := r.exit(); code != 128+int(syscall.SIGTERM) {
 		t.Errorf("exit code %d", code)
@@ -113,9 +114,11 @@ func TestTermWaitsSoLong(t *testing.T) {
 	r.logged("slipway: error: shut down: 1 jobs have not ended within 1s (shutdown_timeout)")
 	mend()
 	r.start()
-	o, log := r.end(j)
-	r.ended(o, log, job.UnknownFailure, 0)
-	wants(t, log, "aborted: the runner was shut down\n")
+	// A slow machine has not even stopped the job after a second.
+	if o, log := r.end(j); o.State != job.Failed || o.FailureReason == job.ScriptFailure {
+		t.Errorf("job ended as %+v:\n%s", o, log)
+	}
+	r.eventually("the job's spool folder is gone", func() bool { return len(r.spool()) == 0 })
 }
 
 func TestHangupReloads(t *testing.T) {
