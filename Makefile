@@ -17,7 +17,7 @@ demo: build ## watch a real job build and push an image, twice
 
 test: build lint ## everything, on a real Engine
 	scripts/engine
-	SLIPWAY_NEED_ENGINE=1 go test -race -timeout 12m ./...
+	SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 12m ./...
 
 lint:
 	@out=$$($(GOFUMPT) -l .) && test -z "$$out" || { echo "run make fmt:"; echo "$$out"; exit 1; }
