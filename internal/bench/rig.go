@@ -159,7 +159,9 @@ func (r *rig) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-const buildCommand = "docker build -t " + imagePrefix + "app:latest ."
+// buildCommand tags what it builds: jobs and the minimum apart, because the modes of their files differ, and an image
+// that lost its name would stay.
+func buildCommand(tag string) string { return "DOCKER_BUILDKIT=0 docker build -t " + imagePrefix + tag + " ." }
 
 func (r *rig) spec(script ...string) *job.Spec {
 	return &job.Spec{
@@ -171,7 +173,7 @@ func (r *rig) spec(script ...string) *job.Spec {
 
 // warmJob is the article's job without the push: fetch, check out, build with every step cached.
 func (r *rig) warmJob() *coordinator.Job {
-	s := r.spec("DOCKER_BUILDKIT=0 " + buildCommand)
+	s := r.spec(buildCommand("job"))
 	s.GitInfo = job.Git{SHA: r.head, Ref: "main", RefType: "branch", Depth: 20, Refspecs: []string{"+refs/heads/main:refs/remotes/origin/main"}}
 	return r.Enqueue(s)
 }
@@ -179,7 +181,7 @@ func (r *rig) warmJob() *coordinator.Job {
 func (r *rig) trivialJob() *coordinator.Job { return r.Enqueue(r.spec("echo hello")) }
 
 func (r *rig) warmMinimum(ctx context.Context) error {
-	return r.minimum(ctx, "cd /app && DOCKER_BUILDKIT=0 "+buildCommand)
+	return r.minimum(ctx, "cd /app && "+buildCommand("minimum"))
 }
 
 func (r *rig) trivialMinimum(ctx context.Context) error { return r.minimum(ctx, "echo hello") }
