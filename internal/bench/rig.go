@@ -161,7 +161,9 @@ func (r *rig) close(ctx context.Context) error {
 
 // buildCommand tags what it builds: jobs and the minimum apart, because the modes of their files differ, and an image
 // that lost its name would stay.
-func buildCommand(tag string) string { return "DOCKER_BUILDKIT=0 docker build -t " + imagePrefix + tag + " ." }
+func buildCommand(tag string) string {
+	return "DOCKER_BUILDKIT=0 docker build -t " + imagePrefix + tag + " ."
+}
 
 func (r *rig) spec(script ...string) *job.Spec {
 	return &job.Spec{
