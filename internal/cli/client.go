@@ -49,11 +49,6 @@ func (a *app) stateDir(cfg *config.Config) (string, error) {
 	return dir, nil
 }
 
-// systemID is the ID under which GitLab lists this machine.
-func systemID(stateDir string) (string, error) {
-	return gitlab.SystemID(filepath.Join(stateDir, "system_id"), "/etc/machine-id")
-}
-
 // connector makes clients for the runners of one config.
 type connector struct {
 	systemID string
@@ -63,17 +58,23 @@ type connector struct {
 	log      *slog.Logger
 }
 
-// connector needs the path of a config and, if there is one already, the config.
+// newConnector reads this machine's system ID, or makes one, in the state folder. path is that of the config; cfg may
+// be nil where there is none yet.
+func newConnector(path, stateDir string, cfg *config.Config, build Build, log *slog.Logger) (connector, error) {
+	id, err := gitlab.SystemID(filepath.Join(stateDir, "system_id"), "/etc/machine-id")
+	if err != nil {
+		return connector{}, err
+	}
+	return connector{systemID: id, certs: filepath.Join(filepath.Dir(path), "certs"), cfg: cfg, build: build, log: log}, nil
+}
+
+// connector makes a connector for the commands that only talk to the server.
 func (a *app) connector(path string, cfg *config.Config, log *slog.Logger) (connector, error) {
-	state, err := a.stateDir(cfg)
+	dir, err := a.stateDir(cfg)
 	if err != nil {
 		return connector{}, err
 	}
-	id, err := systemID(state)
-	if err != nil {
-		return connector{}, err
-	}
-	return connector{systemID: id, certs: filepath.Join(filepath.Dir(path), "certs"), cfg: cfg, build: a.build, log: log}, nil
+	return newConnector(path, dir, cfg, a.build, log)
 }
 
 // client speaks for one runner.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -46,13 +45,12 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	id, err := gitlab.SystemID(folder.SystemID(), "/etc/machine-id")
+	conn, err := newConnector(o.Config.Path, folder.Path, o.Config, o.Build, o.Log)
 	if err != nil {
 		return err
 	}
 	s := &service{
-		connector: connector{systemID: id, certs: filepath.Join(filepath.Dir(o.Config.Path), "certs"), cfg: o.Config, build: o.Build, log: o.Log},
-		folder:    folder, store: store, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
+		connector: conn, folder: folder, store: store, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -43,7 +42,7 @@ func TestDemoInterrupted(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { return strings.Contains(out.String(), "Step 2/3") })
+	eventually(t, "the build's long step", func() bool { return strings.Contains(out.String(), "Step 2/3") })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +107,7 @@ func runDemo(t *testing.T, cmd *exec.Cmd) string {
 func leavesNothing(t *testing.T, e *docker.Engine) {
 	t.Helper()
 	// Another test's demo may run at the same time, so what is seen must go away by itself.
-	waitFor(t, func() bool {
+	eventually(t, "the demo's leftovers are gone", func() bool {
 		images, err := e.Images(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -142,20 +141,5 @@ func copyFile(t *testing.T, from, to string) {
 	}
 	if err := out.Close(); err != nil {
 		t.Fatal(err)
-	}
-}
-
-// waitFor waits until ok, for a minute at most.
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(time.Minute)
-	for !ok() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatal("it does not happen")
-		}
 	}
 }

@@ -108,15 +108,20 @@ func (w *watcher) Write(p []byte) (int, error) {
 // eventually waits until ok reports true: there is nothing to be waited on for what happens after a job.
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
+	eventually(r.t, what, ok)
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
-	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			r.t.Fatalf("%s: not within %s", what, patience)
+			t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
 }

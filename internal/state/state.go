@@ -74,9 +74,6 @@ func (f *Folder) Spool() string { return filepath.Join(f.Path, "jobs") }
 // Sources is where mirrors and workspaces lie.
 func (f *Folder) Sources() string { return filepath.Join(f.Path, "sources") }
 
-// SystemID is the file that holds this machine's identity as a runner.
-func (f *Folder) SystemID() string { return filepath.Join(f.Path, "system_id") }
-
 // Free reports whether nobody uses the state folder at path, and it is the one of that instance: the path alone may
 // mean something else in another container. Path and instance may come from a label that a job has written, so nothing
 // there is followed, waited for or changed. A folder that is gone is not free: it may only be out of sight.
