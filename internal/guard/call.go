@@ -1,0 +1,234 @@
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// call is one request of a client while it is decided upon and answered.
+type call struct {
+	*Guard
+	w       http.ResponseWriter
+	r       *http.Request
+	ctx     context.Context
+	row     string            // "POST /containers/{id}/start"
+	vars    map[string]string // what the path's wildcards stand for
+	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
+	version apiVersion        // of the client
+	audited []*Denial         // what audit mode let pass
+}
+
+// repeated are the query keys that may have several values.
+var repeated = []string{"t", "extrahosts", "names", "platform", "changes"}
+
+// serve takes each request of the job.
+func (g *Guard) serve(w http.ResponseWriter, r *http.Request) {
+	g.calls.Add(1)
+	defer g.calls.Done()
+	c := &call{Guard: g, w: w, r: r, ctx: r.Context(), row: r.Method + " " + printable(r.URL.Path)}
+	err := c.handle()
+	switch {
+	case err == nil:
+		g.log.Debug("allowed", "call", c.row)
+	case errors.Is(err, errAnswered):
+		g.log.Debug("answered", "call", c.row, "error", err)
+	default:
+		c.fail(err)
+	}
+}
+
+// errAnswered marks an error that came when the client had the head of its answer already.
+var errAnswered = errors.New("the answer was cut")
+
+func (c *call) handle() error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	version, path, err := cleanPath(c.r)
+	if err != nil {
+		return err
+	}
+	rt, vars, ok := c.router.find(c.r.Method, path)
+	if !ok {
+		return c.unknown(path)
+	}
+	c.row, c.vars = rt.method+" "+rt.pattern, vars
+	if c.version, err = checkVersion(version, c.engine.version); err != nil {
+		return err
+	}
+	if c.query, err = strictQuery(c.r.URL.RawQuery); err != nil {
+		return err
+	}
+	return rt.handle(c)
+}
+
+// strictQuery refuses what the Engine's versions read in different ways, and keys with several values.
+func strictQuery(raw string) (url.Values, error) {
+	q, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, badRequest("slipway: the query cannot be decoded")
+	}
+	for k, v := range q {
+		if len(v) > 1 && !slices.Contains(repeated, k) {
+			return nil, badRequest("slipway: the query has %q more than once", printable(k))
+		}
+	}
+	return q, nil
+}
+
+// flag reads a boolean of the query as the Engine does.
+func (c *call) flag(key string) bool {
+	switch strings.ToLower(strings.TrimSpace(c.query.Get(key))) {
+	case "", "0", "no", "false", "none":
+		return false
+	}
+	return true
+}
+
+// pick copies the named keys of the client's query, where they are set: a handler's whole query must come from here or
+// from its own words.
+func (c *call) pick(keys ...string) url.Values {
+	out := url.Values{}
+	for _, k := range keys {
+		if v := c.query[k]; len(v) > 0 {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// The sizes of bodies that are read whole.
+const (
+	smallBody  = 256 << 10
+	execBody   = 1 << 20
+	createBody = 4 << 20
+)
+
+// decode reads a JSON body of at most limit bytes. An empty body leaves v as it is.
+func (c *call) decode(v any, limit int64) error {
+	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
+	if err != nil {
+		return badRequest("slipway: the body cannot be read: %v", err)
+	}
+	if len(data) == 0 {
+		return nil
+	}
+	if err := c.wantType("application/json"); err != nil {
+		return err
+	}
+	return decodeStrict(data, v)
+}
+
+// wantType refuses bodies of another type: the Engine reads parameters out of forms, and they win over the query.
+func (c *call) wantType(types ...string) error {
+	h := c.r.Header.Values("Content-Type")
+	if len(h) == 0 {
+		return nil
+	}
+	got, _, err := mime.ParseMediaType(h[0])
+	if err != nil || len(h) > 1 || !slices.Contains(types, got) {
+		return &apiError{http.StatusUnsupportedMediaType, "slipway: the body's Content-Type must be " + strings.Join(types, " or ")}
+	}
+	return nil
+}
+
+// refuse ends a call by a rule. In audit mode it records what would have been refused and returns nil: the caller goes
+// on with what the client asked for.
+func (c *call) refuse(d *Denial) error {
+	if !c.policy.Audit {
+		return d
+	}
+	c.audited = append(c.audited, d)
+	c.log.Warn("would be denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	return nil
+}
+
+// unknown refuses a call that is in no row of the table.
+func (c *call) unknown(path string) error {
+	d := deny("unknown-call", "", "%s %s is no call that a job may make", printable(c.r.Method), printable(path))
+	for prefix, cure := range refusedGroups {
+		if strings.HasPrefix(path, prefix) {
+			d.Rule, d.Cure = "group-refused", cure
+		}
+	}
+	if err := c.refuse(d); err != nil {
+		return err
+	}
+	return c.passThrough(path)
+}
+
+// fail tells the client and, if the guard refused, the operator and the job's author.
+func (c *call) fail(err error) {
+	status, message := statusOf(err)
+	var d *Denial
+	switch {
+	case errors.As(err, &d):
+		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.report(d.Error())
+	case status == http.StatusBadGateway && c.ctx.Err() == nil:
+		c.log.Warn("failed", "call", c.row, "error", err)
+	default:
+		c.log.Debug("answered", "call", c.row, "status", status, "message", message)
+	}
+	// What the client still sends is not read: the connection cannot be used again.
+	if c.r.ContentLength != 0 {
+		c.w.Header().Set("Connection", "close")
+	}
+	c.json(status, map[string]string{"message": message})
+}
+
+// json answers with a document of our own.
+func (c *call) json(status int, v any) {
+	data, err := json.Marshal(v)
+	if err != nil { // a value of ours that cannot be encoded
+		status, data = http.StatusInternalServerError, []byte(`{"message":"slipway: the answer cannot be encoded"}`)
+		c.log.Error("the answer cannot be encoded", "call", c.row, "error", err)
+	}
+	c.setHeaders()
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.WriteHeader(status)
+	_, _ = c.w.Write(append(data, '\n')) // a client that is gone needs no answer
+}
+
+// empty answers without a body.
+func (c *call) empty(status int) {
+	c.setHeaders()
+	c.w.WriteHeader(status)
+}
+
+// setHeaders tells clients what they look for in every answer.
+func (c *call) setHeaders() {
+	maps.Copy(c.w.Header(), http.Header{
+		"Api-Version": {c.engine.version.String()}, "Ostype": {"linux"}, "Docker-Experimental": {"false"}, "Server": {"slipway"},
+	})
+}
+
+// printable is a client's text in a message: short, and without what would break a line.
+func printable(s string) string {
+	if len(s) > 200 {
+		s = s[:200] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
+}
+
+// once tells the job's author a line once per guard.
+func (g *Guard) once(key, line string) {
+	if g.objects.firstTime(key) {
+		g.report(line)
+		g.log.Log(context.Background(), slog.LevelInfo, line)
+	}
+}

@@ -1,0 +1,77 @@
+package guard
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+)
+
+// Denial is a refusal by a rule of docs/guard.md.
+type Denial struct {
+	Rule string // stable, for searching: "bind-outside"
+	What string // what was asked, and why it is refused: "/etc is not a place of this job"
+	Cure string // what to do instead
+}
+
+func (d *Denial) Error() string {
+	s := fmt.Sprintf("denied by slipway [%s]: %s", d.Rule, d.What)
+	if d.Cure != "" {
+		s += "; " + d.Cure
+	}
+	return s
+}
+
+// deny makes a refusal.
+func deny(rule, cure, format string, args ...any) *Denial {
+	return &Denial{Rule: rule, What: fmt.Sprintf(format, args...), Cure: cure}
+}
+
+// apiError is an answer that is not a refusal, in the words of the Engine.
+type apiError struct {
+	Status  int
+	Message string
+}
+
+func (e *apiError) Error() string { return e.Message }
+
+func badRequest(format string, args ...any) error {
+	return &apiError{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// The Engine's own words for what does not exist: what belongs to others must sound the same.
+func noContainer(ref string) error {
+	return &apiError{http.StatusNotFound, "No such container: " + ref}
+}
+
+func noExec(ref string) error {
+	return &apiError{http.StatusNotFound, "No such exec instance: " + ref}
+}
+
+func noNetwork(ref string) error {
+	return &apiError{http.StatusNotFound, fmt.Sprintf("network %s not found", ref)}
+}
+
+func noVolume(ref string) error {
+	return &apiError{http.StatusNotFound, fmt.Sprintf("get %s: no such volume", ref)}
+}
+
+func noImage(ref string) error {
+	if !strings.Contains(ref, "@") && !strings.Contains(ref[strings.LastIndex(ref, "/")+1:], ":") {
+		ref += ":latest"
+	}
+	return &apiError{http.StatusNotFound, "No such image: " + ref}
+}
+
+// statusOf is the HTTP status of an error, and what the client reads.
+func statusOf(err error) (int, string) {
+	var d *Denial
+	var a *apiError
+	switch {
+	case errors.As(err, &d):
+		return http.StatusForbidden, d.Error()
+	case errors.As(err, &a):
+		return a.Status, a.Message
+	}
+	return http.StatusBadGateway, "slipway: " + err.Error()
+}

@@ -1,0 +1,196 @@
+// Package guard gives one job a Docker socket of its own. It is a policy proxy in front of the Docker Engine: every call
+// is decoded, decided upon and made anew, so that the job sees and touches only what it made itself. The guard is given
+// an upstream, a Policy and a list of mounts; it knows nothing of jobs, GitLab or configuration files.
+//
+// docs/guard.md lists what it refuses and why.
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
+)
+
+// Options are what a guard is made of.
+type Options struct {
+	// Dial connects to the Engine.
+	Dial func(ctx context.Context) (net.Conn, error)
+	// Dir is the guard's own folder, absolute. Made if it is not there; nobody but the guard may write to it. The socket
+	// and the pinned mounts lie in it, and Close removes it. The Engine must see it under the same path.
+	Dir    string
+	Policy Policy
+	// Images is the record of whose the Engine's images are, which all guards of an Engine share.
+	Images *ledger.Ledger
+	// Log gets the audit: one line per decision.
+	Log *slog.Logger
+	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
+	Report func(line string)
+}
+
+// SocketName is the file of the job's socket in the guard's folder.
+const SocketName = "docker.sock"
+
+// Guard serves one job's socket.
+type Guard struct {
+	dial     func(ctx context.Context) (net.Conn, error)
+	dir      string
+	policy   Policy
+	images   *ledger.Ledger
+	log      *slog.Logger
+	report   func(string)
+	engine   *upstream
+	objects  *objects
+	ports    *ports
+	builds   *builds
+	router   *router
+	server   *http.Server
+	listener net.Listener
+	ctx      context.Context // of everything that the guard does for the job; ends with Close
+	cancel   context.CancelFunc
+	calls    sync.WaitGroup // calls at work, hijacked ones too
+	served   chan struct{}
+	closing  sync.Once
+	closed   error
+}
+
+// Open makes the job's socket and serves it until Close. The error says why the Engine or the folder cannot be used.
+func Open(ctx context.Context, o Options) (*Guard, error) {
+	if err := o.Policy.check(); err != nil {
+		return nil, err
+	}
+	g := &Guard{
+		dial: o.Dial, dir: o.Dir, policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		report: o.Report, served: make(chan struct{}),
+	}
+	if g.report == nil {
+		g.report = func(string) {}
+	}
+	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	var err error
+	if g.engine, err = newUpstream(ctx, o.Dial); err != nil {
+		return nil, err
+	}
+	if err := makeDir(o.Dir); err != nil {
+		return nil, err
+	}
+	g.objects = newObjects(o.Policy)
+	g.ports = newPorts(g)
+	g.builds = newBuilds(g)
+	g.router = newRouter()
+	if g.listener, err = listen(g.Socket()); err != nil {
+		return nil, err
+	}
+	g.server = newServer(g)
+	go func() {
+		defer close(g.served)
+		_ = g.server.Serve(netutil.LimitListener(g.listener, maxConnections))
+	}()
+	return g, nil
+}
+
+// Socket is the path of the job's socket on the host.
+func (g *Guard) Socket() string { return filepath.Join(g.dir, SocketName) }
+
+// maxConnections bounds what one job may open at once.
+const maxConnections = 500
+
+// makeDir makes the guard's folder. The job's users must be able to pass through it to the socket, but not to list it.
+func makeDir(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("guard: the folder %q is not absolute", dir)
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("make the guard's folder: %w", err)
+	}
+	return os.Chmod(dir, 0o711)
+}
+
+// maxSocketPath is what Linux takes in a socket's address, with its final zero.
+const maxSocketPath = 107
+
+func listen(path string) (net.Listener, error) {
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("guard: the socket's path %s is too long (%d bytes, at most %d): use a shorter state folder", path, len(path), maxSocketPath)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("make the job's socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o666); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func newServer(g *Guard) *http.Server {
+	var only http.Protocols
+	only.SetHTTP1(true) // never HTTP/2 by prior knowledge: the Engine would serve gRPC on it
+	return &http.Server{
+		Handler:           http.HandlerFunc(g.serve),
+		Protocols:         &only,
+		ReadHeaderTimeout: 30 * time.Second,
+		MaxHeaderBytes:    256 << 10,
+		BaseContext:       func(net.Listener) context.Context { return g.ctx },
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+}
+
+// closeTimeout bounds the removal of what the job left.
+const closeTimeout = 10 * time.Second
+
+// Close ends the job's socket: the listener is closed, all streams are cut, calls at work are waited for, and everything
+// that the job made is removed from the Engine, but for images that outlive it by design. It may be called again.
+// ctx bounds it all; what is left then is removed by the next sweep.
+func (g *Guard) Close(ctx context.Context) error {
+	g.closing.Do(func() {
+		g.cancel()
+		_ = g.server.Close()
+		<-g.served
+		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+		defer cancel()
+		g.waitForCalls(ctx)
+		g.ports.close()
+		g.builds.close()
+		g.closed = g.cleanUp(ctx)
+		g.engine.close()
+	})
+	return g.closed
+}
+
+func (g *Guard) waitForCalls(ctx context.Context) {
+	done := make(chan struct{})
+	go func() {
+		g.calls.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		g.log.Warn("calls of the job are still at work")
+	}
+}
+
+// JobContainer tells the guard which container is the job's own: the job may see and enter it, but not end or change it.
+// Its network namespace is where published ports are opened, and it joins the job's networks.
+func (g *Guard) JobContainer(id, name string) {
+	g.objects.addContainer(&containerRecord{ID: id, Name: name, Job: true})
+}
+
+// JobStarted tells the guard that the job's container was started, for the first time or again: its network namespace is
+// a new one.
+func (g *Guard) JobStarted(ctx context.Context) error { return g.ports.reopen(ctx) }

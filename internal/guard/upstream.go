@@ -1,0 +1,208 @@
+package guard
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// upstream is the Engine as the guard speaks to it: always in one version, with requests made from nothing.
+type upstream struct {
+	dial      func(ctx context.Context) (net.Conn, error)
+	transport *http.Transport
+	version   apiVersion // spoken, and the newest that clients may speak
+	release   string     // of the Engine: 20.10.24
+}
+
+// newUpstream asks the Engine for its versions.
+func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)) (*upstream, error) {
+	u := &upstream{dial: dial}
+	u.transport = &http.Transport{
+		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		DisableCompression: true,
+		MaxIdleConns:       16, MaxIdleConnsPerHost: 16,
+		WriteBufferSize: streamBuffer, ReadBufferSize: streamBuffer,
+	}
+	var v struct{ Version, ApiVersion string }
+	if err := u.getJSON(ctx, "/version", nil, &v); err != nil {
+		return nil, fmt.Errorf("ask the Engine for its version: %w", err)
+	}
+	engine, err := parseVersion(v.ApiVersion)
+	if err != nil {
+		return nil, fmt.Errorf("the Engine's API version %q cannot be read", v.ApiVersion)
+	}
+	newest, _ := parseVersion(maxAPI)
+	if newest.less(engine) {
+		engine = newest
+	}
+	u.version, u.release = engine, v.Version
+	return u, nil
+}
+
+func (u *upstream) close() { u.transport.CloseIdleConnections() }
+
+// request makes a request of ours for the Engine. body may be nil, a JSON value, or an io.Reader of contentType.
+func (u *upstream) request(ctx context.Context, method, path string, query url.Values, header http.Header, body any) (*http.Request, error) {
+	var reader io.Reader
+	contentType := ""
+	switch b := body.(type) {
+	case nil:
+	case io.Reader:
+		reader, contentType = b, "application/x-tar"
+	default:
+		data, err := json.Marshal(b)
+		if err != nil {
+			return nil, fmt.Errorf("encode a request: %w", err)
+		}
+		reader, contentType = bytes.NewReader(data), "application/json"
+	}
+	target := &url.URL{Scheme: "http", Host: "engine", Path: path, RawQuery: query.Encode()}
+	if u.version != (apiVersion{}) {
+		target.Path = "/v" + u.version.String() + path
+	}
+	r, err := http.NewRequestWithContext(ctx, method, target.String(), reader)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		r.Header[k] = v
+	}
+	r.Header.Set("User-Agent", "slipway-guard")
+	// Never left out: without a type of its own, a body could be taken for a form, which wins over the query.
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	return r, nil
+}
+
+// do sends a request. The caller closes the answer's body.
+func (u *upstream) do(ctx context.Context, method, path string, query url.Values, header http.Header, body any) (*http.Response, error) {
+	r, err := u.request(ctx, method, path, query, header, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := u.transport.RoundTrip(r)
+	if err != nil {
+		return nil, fmt.Errorf("ask the Engine: %w", err)
+	}
+	return resp, nil
+}
+
+// getJSON asks for a document.
+func (u *upstream) getJSON(ctx context.Context, path string, query url.Values, v any) error {
+	return u.callJSON(ctx, http.MethodGet, path, query, nil, v)
+}
+
+// callJSON asks for something and decodes the answer into v, if that is not nil. An answer that is an error becomes an
+// *apiError with the Engine's words.
+func (u *upstream) callJSON(ctx context.Context, method, path string, query url.Values, body, v any) error {
+	resp, err := u.do(ctx, method, path, query, nil, body)
+	if err != nil {
+		return err
+	}
+	defer drain(resp.Body)
+	if resp.StatusCode >= http.StatusBadRequest {
+		return readError(resp)
+	}
+	if v == nil {
+		return nil
+	}
+	dec := json.NewDecoder(resp.Body)
+	dec.UseNumber()
+	if err := dec.Decode(v); err != nil {
+		return fmt.Errorf("read the Engine's answer to %s %s: %w", method, path, err)
+	}
+	return nil
+}
+
+// readError is what the Engine says of a call that it does not do.
+func readError(resp *http.Response) error {
+	data, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
+	var m struct{ Message string }
+	if err := json.Unmarshal(data, &m); err != nil || m.Message == "" {
+		m.Message = strings.TrimSpace(string(data))
+	}
+	return &apiError{resp.StatusCode, m.Message}
+}
+
+// drain lets a connection be used again.
+func drain(body io.ReadCloser) {
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, 64<<10))
+	body.Close()
+}
+
+// isStatus reports whether the Engine answered with that status.
+func isStatus(err error, status int) bool {
+	var a *apiError
+	return errors.As(err, &a) && a.Status == status
+}
+
+// stream is a raw connection with the Engine, after it agreed to one.
+type stream struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+// Read takes first what came along with the answer's head.
+func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
+
+// CloseWrite ends our direction only.
+func (s *stream) CloseWrite() error { return closeWrite(s.Conn) }
+
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		return h.CloseWrite()
+	}
+	return nil
+}
+
+// upgrade asks for a raw connection. Without the Engine's 101 there is none, and the answer is returned to be relayed.
+func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*stream, *http.Response, error) {
+	r, err := u.request(ctx, http.MethodPost, path, query, header, body)
+	if err != nil {
+		return nil, nil, err
+	}
+	r.Header.Set("Connection", "Upgrade")
+	r.Header.Set("Upgrade", protocol)
+	conn, err := u.dial(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	if err := r.Write(conn); err != nil {
+		stop()
+		conn.Close()
+		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
+	}
+	br := bufio.NewReaderSize(conn, streamBuffer)
+	resp, err := http.ReadResponse(br, r)
+	if err != nil {
+		stop()
+		conn.Close()
+		return nil, nil, fmt.Errorf("read the Engine's answer: %w", err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		resp.Body = &closeBoth{resp.Body, conn}
+		return nil, resp, nil
+	}
+	return &stream{Conn: conn, r: br}, resp, nil
+}
+
+type closeBoth struct {
+	io.ReadCloser
+	conn net.Conn
+}
+
+func (c *closeBoth) Close() error {
+	err := c.ReadCloser.Close()
+	c.conn.Close()
+	return err
+}

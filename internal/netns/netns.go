@@ -1,0 +1,2 @@
+// Package netns listens and dials in the network namespace of a process.
+package netns
