@@ -109,7 +109,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	o := Options{
 		Dial: r.recorder(), Dir: filepath.Join(dir, "g"), Images: testLedger(t, dir),
-		Log: slog.New(slog.NewTextHandler(r.audit, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log:    slog.New(slog.NewTextHandler(r.audit, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Report: func(line string) { fmt.Fprintln(r.reports, line) },
 		Policy: Policy{
 			Token: token, Scope: "s" + token, Labels: map[string]string{"slipway.test.guard": "true"},
