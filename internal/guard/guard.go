@@ -53,6 +53,7 @@ type Guard struct {
 	objects  *objects
 	ports    *ports
 	builds   *builds
+	sessions *sessions
 	router   *router
 	server   *http.Server
 	listener net.Listener
@@ -87,6 +88,9 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	if g.sessions, err = newSessions(); err != nil {
+		return nil, err
+	}
 	g.router = newRouter()
 	if g.listener, err = listen(g.Socket()); err != nil {
 		return nil, err
