@@ -160,7 +160,7 @@ func (r *fileReader) request() error {
 
 // resolve follows a name to a regular file. Links lead nowhere but within the folder, as for the Engine.
 func (r *fileReader) resolve(byPath map[string]uint32, name string) (id uint32, ok bool) {
-	at, rest := "", name
+	at, rest := "", path.Clean("/"+name)[1:] // as the client takes it
 	for hops := 0; ; {
 		first, tail, more := strings.Cut(rest, "/")
 		rest = tail

@@ -173,7 +173,10 @@ func plainError(err error) error {
 	if err == nil {
 		return nil
 	}
-	return status.Error(grpcerrors.Code(err), err.Error())
+	if s, ok := grpcerrors.AsGRPCStatus(err); ok {
+		return status.Error(s.Code(), s.Message())
+	}
+	return status.Error(codes.Unknown, err.Error())
 }
 
 // relayStream passes the messages of a stream between the Engine and the client until the client has said its last.
