@@ -21,8 +21,9 @@ import (
 type sessions struct {
 	manager *buildkit.Manager
 
-	mu   sync.Mutex
-	open map[string]*clientSession // by the client's ID
+	mu       sync.Mutex
+	open     map[string]*clientSession // by the client's ID
+	meetings map[string]*meeting       // by the client's build ID
 }
 
 // clientSession is what a client says of its session besides the connection.
@@ -38,7 +39,7 @@ func newSessions() (*sessions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, open: map[string]*clientSession{}}, nil
+	return &sessions{manager: manager, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.
@@ -150,6 +151,10 @@ func (p Policy) engineKey(sharedKey string) string {
 	mac.Write([]byte(sharedKey))
 	return hex.EncodeToString(mac.Sum(nil))
 }
+
+// engineBuildID is the Engine's name for a build that the client names so. Builds of all jobs are in one list of the
+// Engine's, and who knows a name can end or feed that build.
+func (p Policy) engineBuildID(client string) string { return p.Token + "-" + client }
 
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.

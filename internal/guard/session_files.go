@@ -34,7 +34,7 @@ const (
 
 // The bounds of a read by the guard itself, which is kept in memory.
 const (
-	maxFileRead    = 4 << 20 // of all files of a read together
+	maxFileRead    = 4 << 20 // of all names and files of a read together
 	maxEntriesRead = 10_000  // files, folders and links that a client may tell of
 	maxLinks       = 40      // followed for one name
 	fileReadTime   = time.Minute
@@ -131,7 +131,10 @@ func (r *fileReader) stat(s *fstypes.Stat) error {
 	if len(r.entries) >= maxEntriesRead {
 		return fmt.Errorf("%w: more than %d entries", errTransfer, maxEntriesRead)
 	}
-	r.entries = append(r.entries, s)
+	if r.size += len(s.Path) + len(s.Linkname); r.size > maxFileRead {
+		return fmt.Errorf("%w: its names are larger than %d bytes", errTransfer, maxFileRead)
+	}
+	r.entries = append(r.entries, &fstypes.Stat{Path: s.Path, Mode: s.Mode, Linkname: s.Linkname})
 	return nil
 }
 
@@ -160,7 +163,7 @@ func (r *fileReader) request() error {
 
 // resolve follows a name to a regular file. Links lead nowhere but within the folder, as for the Engine.
 func (r *fileReader) resolve(byPath map[string]uint32, name string) (id uint32, ok bool) {
-	at, rest := "", path.Clean("/"+name)[1:] // as the client takes it
+	at, rest := "", path.Clean("/" + name)[1:] // as the client takes it
 	for hops := 0; ; {
 		first, tail, more := strings.Cut(rest, "/")
 		rest = tail

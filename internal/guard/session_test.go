@@ -146,10 +146,23 @@ func TestSessionRead(t *testing.T) {
 		name, want string
 		missing    bool
 	}{
-		{"Dockerfile", "FROM a", false}, {"link", "linked", false}, {"deep", "linked", false}, {"sub/real", "linked", false},
-		{"absolute", "linked", false}, {"./sub/../Dockerfile", "FROM a", false}, {"empty", "", false}, {"Docker✓", "unicode", false},
+		{"Dockerfile", "FROM a", false},
+		{"link", "linked", false},
+		{"deep", "linked", false},
+		{"sub/real", "linked", false},
+		{"absolute", "linked", false},
+		{"./sub/../Dockerfile", "FROM a", false},
+		{"empty", "", false},
+		{"Docker✓", "unicode", false},
 		{"large", strings.Repeat("x", 300_000), false},
-		{"nothing", "", true}, {"out", "", true}, {"up", "", true}, {"loop", "", true}, {"sub", "", true}, {"../x", "", true}, {".", "", true}, {"Dockerfile/x", "", true},
+		{"nothing", "", true},
+		{"out", "", true},
+		{"up", "", true},
+		{"loop", "", true},
+		{"sub", "", true},
+		{"../x", "", true},
+		{".", "", true},
+		{"Dockerfile/x", "", true},
 	} {
 		files, err := r.read(id, dirDockerfile, c.name)
 		got, ok := files[c.name]
@@ -250,7 +263,10 @@ func TestSessionHostileRead(t *testing.T) {
 		"error":          send(&fstypes.Packet{Type: fstypes.PACKET_ERR, Data: []byte("no\n\x1b[31m")}),
 		"ends":           func(metadata.MD, filesync.FileSync_DiffCopyServer) error { return nil },
 		"many entries":   flood(func(i int) *fstypes.Packet { return stat(fmt.Sprint(i), 0o644, "") }),
-		"large":          flood(func(int) *fstypes.Packet { return data(0, strings.Repeat("x", 64<<10)) }, file, end),
+		"long names": flood(func(i int) *fstypes.Packet {
+			return stat(fmt.Sprint(i)+strings.Repeat("x", 100_000), 0o644, "")
+		}),
+		"large": flood(func(int) *fstypes.Packet { return data(0, strings.Repeat("x", 64<<10)) }, file, end),
 	} {
 		t.Run(name, func(t *testing.T) {
 			id, end := r.clientSession("key", &hostileFiles{serve: serve})
