@@ -20,6 +20,7 @@ import (
 // of its own with the Engine, and asks the client in turn for what it lets pass.
 type sessions struct {
 	manager *buildkit.Manager
+	wait    time.Duration
 
 	mu       sync.Mutex
 	open     map[string]*clientSession // by the client's ID
@@ -39,7 +40,7 @@ func newSessions() (*sessions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
+	return &sessions{manager: manager, wait: sessionWait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.
@@ -120,7 +121,8 @@ func (s *sessions) drop(id string) {
 	delete(s.open, id)
 }
 
-// sessionWait is how long a build waits for its session: clients open both at once. The Engine waits as long.
+// sessionWait is how long a build waits for its session, or for its archive: clients send both at once. The Engine waits
+// as long.
 const sessionWait = 5 * time.Second
 
 // find is the client's session of a build. Sessions of others do not exist.
@@ -128,7 +130,7 @@ func (s *sessions) find(ctx context.Context, id string) (*clientSession, buildki
 	if !sessionIDForm.MatchString(id) {
 		return nil, nil, badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	wait, cancel := context.WithTimeout(ctx, sessionWait)
+	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	caller, err := s.manager.Get(wait, id, false)
 	if err != nil && ctx.Err() != nil {
