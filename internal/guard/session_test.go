@@ -214,6 +214,11 @@ func send(packets ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCo
 	}
 }
 
+// serve is a folder with one file.
+func serve(name, text string) servedFiles {
+	return servedFiles{files: map[string][]byte{name: []byte(text)}, modified: time.Now().UnixNano()}
+}
+
 func stat(name string, mode os.FileMode, link string) *fstypes.Packet {
 	return &fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: &fstypes.Stat{Path: name, Mode: uint32(mode), Linkname: link, Size: 1}}
 }
