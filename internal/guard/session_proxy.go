@@ -22,8 +22,8 @@ import (
 )
 
 // sessionServices are what the Engine may ask for in a build: all that the client offers, but for the Dockerfile, which
-// is the one that the guard has checked.
-func (c *call) sessionServices(client buildkit.Caller, dockerfile servedFiles) []buildkit.Attachable {
+// is the one that the guard has checked. Without one (audit mode) all folders are the client's.
+func (c *call) sessionServices(client buildkit.Caller, dockerfile *servedFiles) []buildkit.Attachable {
 	services := []buildkit.Attachable{&fileService{client: client, dockerfile: dockerfile}}
 	for _, s := range []struct {
 		method  string
@@ -44,7 +44,7 @@ func (c *call) sessionServices(client buildkit.Caller, dockerfile servedFiles) [
 // fileService sends files to the Engine.
 type fileService struct {
 	client     buildkit.Caller
-	dockerfile servedFiles
+	dockerfile *servedFiles
 }
 
 func (s *fileService) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
@@ -55,8 +55,9 @@ var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-pat
 func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	asked, _ := metadata.FromIncomingContext(engine.Context())
 	switch dir := asked.Get(keyDir); {
+	case s.dockerfile == nil:
 	case len(dir) == 1 && dir[0] == dirDockerfile:
-		return fsutil.Send(engine.Context(), engine, s.dockerfile, nil)
+		return fsutil.Send(engine.Context(), engine, *s.dockerfile, nil)
 	case len(dir) == 1 && dir[0] == dirContext:
 	default:
 		return status.Errorf(codes.NotFound, "no access allowed to dir %q", dir)

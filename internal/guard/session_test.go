@@ -16,11 +16,13 @@ import (
 	"testing"
 	"time"
 
+	control "github.com/moby/buildkit/api/services/control"
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 )
 
@@ -56,14 +58,19 @@ func (r *rig) clientSession(sharedKey string, services ...buildkit.Attachable) (
 	return s.ID(), close
 }
 
-// openSession asks the guard for a raw connection.
+// openSession asks the guard for a session's connection.
 func (r *rig) openSession(ctx context.Context, protocol string, header http.Header) (net.Conn, error) {
+	return r.openRaw(ctx, "/session", protocol, header)
+}
+
+// openRaw asks the guard for a raw connection.
+func (r *rig) openRaw(ctx context.Context, path, protocol string, header http.Header) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", r.Socket())
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard/session", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -324,6 +331,33 @@ func TestSessionRefused(t *testing.T) {
 		t.Error(status, text)
 	}
 	wants(t, text, "[grpc-later]", "DOCKER_BUILDKIT=0")
+}
+
+// TestSessionAudit builds by gRPC as buildx does: audit mode lets it pass, and says that it would have refused.
+func TestSessionAudit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	dir := write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY data /x\n", "data", "audited")
+	out := t.TempDir()
+	id, _ := r.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir, dirContext: dir}), filesync.NewFSSyncTarget(filesync.WithFSSyncDir(0, out)))
+	conn, err := grpc.NewClient("passthrough:guard", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.openRaw(ctx, "/grpc", "h2c", nil) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := control.NewControlClient(conn).Solve(ctx, &control.SolveRequest{
+		Ref: "slipway-" + r.policy.Token, Session: id, Frontend: "dockerfile.v0", ExporterDeprecated: "local",
+		Exporters: []*control.Exporter{{Type: "local"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(out, "x")); string(got) != "audited" {
+		t.Errorf("the output is %q, %v", got, err)
+	}
+	wants(t, r.audit.String(), "would be denied", "grpc-later")
 }
 
 // TestSessionLimit opens as many sessions as a job may have, and one more.
