@@ -109,7 +109,7 @@ func TestFull(t *testing.T) {
 			PostBuildScript:    "echo after\n# not a comment: part of the script\n[runners.docker]\n",
 			DebugTraceDisabled: true, PrepareTimeout: 5 * time.Minute, GetSourcesTimeout: 90 * time.Second, Shell: "sh",
 			FeatureFlags: map[string]bool{"FF_TIMESTAMPS": false, "FF_OF_TOMORROW": true},
-			Slipway:      RunnerSlipway{
+			Slipway: RunnerSlipway{
 				Socket: SocketRaw, SocketPolicy: PolicyAudit, TrustConfig: true, CacheScope: ScopeProtected,
 				AllowedRegistries: []string{"registry.example.com:5050", "*.example.org"},
 				Limits: Limits{
