@@ -52,6 +52,7 @@ type Guard struct {
 	engine   *upstream
 	objects  *objects
 	ports    *ports
+	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
 	sessions *sessions
 	router   *router
