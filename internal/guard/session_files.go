@@ -21,7 +21,7 @@ import (
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
-	"google.golang.org/grpc/metadata"
+	grpcmeta "google.golang.org/grpc/metadata"
 )
 
 // The names that docker's client gives its folders, and the keys of a request for files.
@@ -47,7 +47,7 @@ const (
 func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ...string) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(client.Context(ctx), fileReadTime)
 	defer cancel()
-	header := metadata.MD{keyDir: {dir}, keyFollowPaths: names}
+	header := grpcmeta.MD{keyDir: {dir}, keyFollowPaths: names}
 	if slices.ContainsFunc(names, func(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 0x7e }) >= 0 }) {
 		header[keyFollowPaths] = nil
 		for _, n := range names {
@@ -55,7 +55,7 @@ func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ..
 		}
 		header.Set(keyFollowPaths+"-encoded", "1")
 	}
-	stream, err := filesync.NewFileSyncClient(client.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, header))
+	stream, err := filesync.NewFileSyncClient(client.Conn()).DiffCopy(grpcmeta.NewOutgoingContext(ctx, header))
 	if err != nil {
 		return nil, err
 	}

@@ -23,7 +23,7 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
+	grpcmeta "google.golang.org/grpc/metadata"
 )
 
 // clientSession opens a build session as docker's client does, and returns its ID. close ends it.
@@ -188,10 +188,10 @@ func TestSessionRead(t *testing.T) {
 
 // hostileFiles is a client's file service that sends what it likes.
 type hostileFiles struct {
-	serve func(asked metadata.MD, s filesync.FileSync_DiffCopyServer) error
+	serve func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error
 
 	mu    sync.Mutex
-	asked []metadata.MD
+	asked []grpcmeta.MD
 }
 
 func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, h) }
@@ -199,15 +199,15 @@ func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSync
 func (h *hostileFiles) TarStream(filesync.FileSync_TarStreamServer) error { return errors.New("no") }
 
 func (h *hostileFiles) DiffCopy(s filesync.FileSync_DiffCopyServer) error {
-	md, _ := metadata.FromIncomingContext(s.Context())
+	md, _ := grpcmeta.FromIncomingContext(s.Context())
 	h.mu.Lock()
 	h.asked = append(h.asked, md)
 	h.mu.Unlock()
 	return h.serve(md, s)
 }
 
-func send(packets ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
-	return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+func send(packets ...*fstypes.Packet) func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error {
+	return func(_ grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
 		for _, p := range packets {
 			if err := s.Send(p); err != nil {
 				return err
@@ -239,8 +239,8 @@ func TestSessionHostileRead(t *testing.T) {
 	data := func(id uint32, s string) *fstypes.Packet {
 		return &fstypes.Packet{Type: fstypes.PACKET_DATA, ID: id, Data: []byte(s)}
 	}
-	flood := func(packet func(i int) *fstypes.Packet, first ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
-		return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+	flood := func(packet func(i int) *fstypes.Packet, first ...*fstypes.Packet) func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error {
+		return func(_ grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
 			for _, p := range first {
 				if err := s.Send(p); err != nil {
 					return err
@@ -259,7 +259,7 @@ func TestSessionHostileRead(t *testing.T) {
 		}
 	}
 	file := stat("Dockerfile", 0o644, "")
-	for name, serve := range map[string]func(metadata.MD, filesync.FileSync_DiffCopyServer) error{
+	for name, serve := range map[string]func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error{
 		"parent":         send(stat("../../etc/x", 0o644, ""), end),
 		"absolute":       send(stat("/etc/x", 0o644, ""), end),
 		"dots":           send(stat("a/../../x", 0o644, ""), end),
@@ -273,7 +273,7 @@ func TestSessionHostileRead(t *testing.T) {
 		"stat after end": send(file, end, file),
 		"request":        send(&fstypes.Packet{Type: fstypes.PACKET_REQ}),
 		"error":          send(&fstypes.Packet{Type: fstypes.PACKET_ERR, Data: []byte("no\n\x1b[31m")}),
-		"ends":           func(metadata.MD, filesync.FileSync_DiffCopyServer) error { return nil },
+		"ends":           func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error { return nil },
 		"many entries":   flood(func(i int) *fstypes.Packet { return stat(fmt.Sprint(i), 0o644, "") }),
 		"long names": flood(func(i int) *fstypes.Packet {
 			return stat(fmt.Sprint(i)+strings.Repeat("x", 100_000), 0o644, "")
