@@ -102,7 +102,7 @@ func (c *call) mirror(ctx context.Context, id, sharedKey string) (end func()) {
 		if err != nil {
 			return
 		}
-		services := c.sessionServices(client, nil)
+		services := append(c.sessionServices(client), &fileService{client: client})
 		_, end, err := c.engineSessionAs(ctx, id, sharedKey, services...)
 		if err != nil {
 			c.log.Warn("the Engine does not take the session of a client", "error", err)
@@ -182,10 +182,6 @@ func (p Policy) engineKey(sharedKey string) string {
 	mac.Write([]byte(sharedKey))
 	return hex.EncodeToString(mac.Sum(nil))
 }
-
-// engineBuildID is the Engine's name for a build that the client names so. Builds of all jobs are in one list of the
-// Engine's, and who knows a name can end or feed that build.
-func (p Policy) engineBuildID(client string) string { return p.Token + "-" + client }
 
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.

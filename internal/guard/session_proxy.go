@@ -22,10 +22,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// sessionServices are what the Engine may ask for in a build: all that the client offers, but for the Dockerfile, which
-// is the one that the guard has checked. Without one (audit mode) all folders are the client's.
-func (c *call) sessionServices(client buildkit.Caller, dockerfile *servedFiles) []buildkit.Attachable {
-	services := []buildkit.Attachable{&fileService{client: client, dockerfile: dockerfile}}
+// sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
+func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
+	var services []buildkit.Attachable
 	for _, s := range []struct {
 		method  string
 		service buildkit.Attachable
@@ -42,7 +41,8 @@ func (c *call) sessionServices(client buildkit.Caller, dockerfile *servedFiles) 
 	return services
 }
 
-// fileService sends files to the Engine.
+// fileService sends files to the Engine: those of the context from the client, and the Dockerfile that the guard has
+// checked. Without one (audit mode) all folders are the client's.
 type fileService struct {
 	client     buildkit.Caller
 	dockerfile *servedFiles
