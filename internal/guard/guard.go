@@ -53,6 +53,8 @@ type Guard struct {
 	objects  *objects
 	ports    *ports
 	builds   *builds
+	copies   copies
+	watching sync.Once
 	router   *router
 	server   *http.Server
 	listener net.Listener
