@@ -84,10 +84,10 @@ func (c *call) showEvent(doc map[string]any) bool {
 		if !c.awaitOwn(id, attributes) {
 			return false
 		}
-		if rec, err := c.objects.container(id); err == nil && rec.Image != "" {
+		if image := c.objects.imageOf(id); image != "" {
 			for k, d := range map[string]map[string]any{"from": doc, "image": attributes} {
 				if _, ok := d[k]; ok {
-					d[k] = rec.Image
+					d[k] = image
 				}
 			}
 		}

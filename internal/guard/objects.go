@@ -21,7 +21,7 @@ type objects struct {
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
-	gone       map[string]bool      // IDs of containers and networks, names of volumes that were the job's
+	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
 	ended      map[string]time.Time // execs that are over, and when that was seen
 }
 
@@ -53,7 +53,7 @@ func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
 		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, told: map[string]bool{},
-		gone: map[string]bool{}, ended: map[string]time.Time{},
+		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
 
@@ -71,7 +71,7 @@ func (o *objects) addContainer(c *containerRecord) {
 	for id, old := range o.containers {
 		if c.Name != "" && old.Name == c.Name && id != c.ID && !old.Job {
 			delete(o.containers, id)
-			o.gone[id] = true
+			o.gone[id] = old.Image
 		}
 	}
 	o.containers[c.ID] = c
@@ -83,8 +83,10 @@ func (o *objects) addContainer(c *containerRecord) {
 func (o *objects) dropContainer(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if c, ok := o.containers[id]; ok {
+		o.gone[id] = c.Image
+	}
 	delete(o.containers, id)
-	o.gone[id] = true
 }
 
 // container finds an own container by what a client calls it, in the Engine's order: full ID, name, beginning of an ID.
@@ -155,7 +157,7 @@ func (o *objects) dropNetwork(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.networks, id)
-	o.gone[id] = true
+	o.gone[id] = ""
 }
 
 // network finds an own network by full ID, name, or beginning of an ID.
@@ -217,7 +219,7 @@ func (o *objects) dropVolume(name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.volumes, name)
-	o.gone[name] = true
+	o.gone[name] = ""
 }
 
 // everOwn reports whether a container, network or volume is the job's, or was before it was removed.
@@ -226,7 +228,18 @@ func (o *objects) everOwn(id string) bool {
 	defer o.mu.Unlock()
 	_, container := o.containers[id]
 	_, network := o.networks[id]
-	return container || network || o.volumes[id] || o.gone[id]
+	_, gone := o.gone[id]
+	return container || network || gone || o.volumes[id]
+}
+
+// imageOf is the image of a container as the job wrote it, also after the container was removed.
+func (o *objects) imageOf(id string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c, ok := o.containers[id]; ok {
+		return c.Image
+	}
+	return o.gone[id]
 }
 
 func (o *objects) allVolumes() []string {
