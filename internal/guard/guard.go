@@ -85,6 +85,9 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	if g.engine, err = newUpstream(ctx, o.Dial); err != nil {
 		return nil, err
 	}
+	if err := g.images.Repair(ctx, imageCalls{g}); err != nil {
+		return nil, fmt.Errorf("give the Engine's images their names back: %w", err)
+	}
 	if err := makeDir(o.Dir); err != nil {
 		return nil, err
 	}
