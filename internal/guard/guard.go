@@ -53,6 +53,7 @@ type Guard struct {
 	objects  *objects
 	ports    *ports
 	builds   *builds
+	made     *made
 	router   *router
 	server   *http.Server
 	listener net.Listener
@@ -87,6 +88,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	g.made = newMade(g)
 	g.router = newRouter()
 	if g.listener, err = listen(g.Socket()); err != nil {
 		return nil, err
@@ -166,7 +168,8 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.waitForCalls(ctx)
 		g.ports.close()
 		g.builds.close()
-		g.closed = g.cleanUp(ctx)
+		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
+		g.closed = errors.Join(pins, g.cleanUp(ctx))
 		g.engine.close()
 	})
 	return g.closed
