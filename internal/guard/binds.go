@@ -123,12 +123,6 @@ func (g *Guard) view() pin.View {
 	return v
 }
 
-// isHidden reports whether a volume is one of the guard's own, which the job does not see: no name that a job may write
-// begins with a dot.
-func (g *Guard) isHidden(volume string) bool {
-	return strings.HasPrefix(volume, g.policy.prefix()+".")
-}
-
 // isJobMount reports whether a volume belongs to the job's container: it is no volume of the job's to remove.
 func (g *Guard) isJobMount(volume string) bool {
 	return slices.ContainsFunc(g.policy.Mounts, func(m Mount) bool { return m.Volume == volume })

@@ -41,7 +41,7 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	free, err := c.made.reserve(ctx)
+	free, err := c.made.reserve(ctx, planned)
 	if err != nil {
 		return err
 	}
@@ -51,7 +51,7 @@ func containerCreate(c *call) error {
 	request, err := p.finish(planned, c.maker(ctx, user, &rec))
 	if err != nil {
 		c.made.unpin(user)
-		return err
+		return c.written(err)
 	}
 	answer, err := c.createOnEngine(ctx, name, request)
 	if err != nil {
@@ -97,7 +97,7 @@ func (c *call) containerName() (string, error) {
 func (c *call) planner(ctx context.Context) *planner {
 	return &planner{
 		policy: c.policy, socket: c.Socket(), version: c.engine.version, refuse: c.refuse,
-		container: c.objects.container, network: c.objects.network,
+		container: c.objects.container, network: c.findNetwork,
 		image: func(ref string) (image, error) { return c.tempImage(ctx, ref) },
 		info:  func() (engineInfo, error) { return c.made.info(ctx) },
 	}
@@ -106,8 +106,8 @@ func (c *call) planner(ctx context.Context) *planner {
 // maker makes what the container needs and notes it in its record.
 func (c *call) maker(ctx context.Context, user string, rec *containerRecord) maker {
 	return maker{
-		network: func() (string, error) { return tempNetwork(c.defaultNetwork(ctx)) },
-		volume:  func(name string) (string, error) { return c.tempVolume(ctx, name) },
+		network: func() (string, error) { return c.defaultNetwork(ctx) },
+		volume:  func(name string) (string, error) { return c.ensureVolume(ctx, name) },
 		bind: func(m plannedMount) (boundPlace, error) {
 			rec.Sources[m.target] = m.source
 			return c.bind(ctx, user, m, rec)
@@ -148,12 +148,12 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 	if err := c.engine.getJSON(ctx, "/containers/"+id+"/json", nil, &doc); err != nil {
 		return fmt.Errorf("look at the new container: %w", err)
 	}
-	foreign, err := c.jobVolumes(ctx, planned)
+	foreign, err := c.runnersVolumes(ctx, planned)
 	if err != nil {
 		return err
 	}
 	for _, m := range doc.Mounts {
-		if m.Type == "volume" && m.Name != "" && !foreign[m.Name] && !c.isHidden(m.Name) && !c.isJobMount(m.Name) {
+		if m.Type == "volume" && m.Name != "" && !foreign[m.Name] && !c.internalVolume(m.Name) && !c.isJobMount(m.Name) {
 			c.objects.addVolume(m.Name)
 		}
 	}
@@ -163,8 +163,8 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 	return nil
 }
 
-// jobVolumes are the volumes that a container has from the job's own, which are not the job's to remove.
-func (c *call) jobVolumes(ctx context.Context, planned *plan) (map[string]bool, error) {
+// runnersVolumes are the volumes that a container has from the job's own, which are not the job's to remove.
+func (c *call) runnersVolumes(ctx context.Context, planned *plan) (map[string]bool, error) {
 	job := c.objects.jobContainer()
 	if job == "" || !slices.ContainsFunc(planned.host.VolumesFrom, func(s string) bool { return strings.HasPrefix(s, job) }) {
 		return nil, nil

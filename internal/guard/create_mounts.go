@@ -3,7 +3,6 @@ package guard
 import (
 	"maps"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -230,9 +229,6 @@ func (p *planner) parseVolumeMount(m plannedMount, in mount.Mount) (plannedMount
 func cleanSubpath(s string) bool {
 	return !path.IsAbs(s) && path.Clean(s) == s && s != ".." && !strings.HasPrefix(s, "../") && !strings.ContainsAny(s, "\x00\n")
 }
-
-// volumeNameForm is the Engine's grammar.
-var volumeNameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,200}$`)
 
 // decideMount says what a source is to the job.
 func (p *planner) decideMount(m *plannedMount) error {

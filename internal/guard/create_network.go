@@ -95,14 +95,14 @@ func (p *planner) networkMode(mode string) (out string, alone bool, err error) {
 // networkID is the full ID of an own network, "" for the job's default one.
 func (p *planner) networkID(name string) (string, error) {
 	switch name {
-	case "", "default", "bridge":
+	case "", "default", defaultName:
 		return "", nil
 	}
 	n, err := p.network(name)
 	if err != nil {
 		return "", err
 	}
-	if n.Name == "bridge" {
+	if n.Name == defaultName {
 		return "", nil
 	}
 	return n.ID, nil

@@ -52,8 +52,10 @@ type Guard struct {
 	engine   *upstream
 	objects  *objects
 	ports    *ports
+	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
 	made     *made
+	sessions *sessions
 	router   *router
 	server   *http.Server
 	listener net.Listener
@@ -89,6 +91,9 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
 	g.made = newMade(g)
+	if g.sessions, err = newSessions(); err != nil {
+		return nil, err
+	}
 	g.router = newRouter()
 	if g.listener, err = listen(g.Socket()); err != nil {
 		return nil, err

@@ -37,7 +37,7 @@ func newMade(g *Guard) *made {
 }
 
 // reserve counts a container that is being made. free ends that: by then it has its record, or failed.
-func (m *made) reserve(ctx context.Context) (free func(), err error) {
+func (m *made) reserve(ctx context.Context, planned *plan) (free func(), err error) {
 	take := func() bool {
 		m.mu.Lock()
 		defer m.mu.Unlock()
@@ -52,12 +52,15 @@ func (m *made) reserve(ctx context.Context) (free func(), err error) {
 		defer m.mu.Unlock()
 		m.coming--
 	})
-	if take() {
+	if len(m.g.jobVolumes()) < m.g.policy.Limits.Volumes && take() {
 		return free, nil
 	}
 	// Containers that removed themselves have their records still.
 	if err := m.g.forgetGone(ctx); err != nil {
 		return nil, err
+	}
+	if n := len(m.g.jobVolumes()); n >= m.g.policy.Limits.Volumes && planned.mayHaveVolumes() {
+		return nil, deny("limit-volumes", "remove volumes that are not needed any more (docker volume rm, docker rm --volumes)", "this job has %d volumes already", n)
 	}
 	if take() {
 		return free, nil
@@ -84,6 +87,26 @@ func (g *Guard) forgetGone(ctx context.Context) error {
 		if !there[id] {
 			g.objects.dropContainer(id)
 			g.made.unpin(id)
+		}
+	}
+	return g.forgetGoneVolumes(ctx)
+}
+
+// forgetGoneVolumes does the same for volumes that went with their container. Those that an image asked for have no
+// label to list them by.
+func (g *Guard) forgetGoneVolumes(ctx context.Context) error {
+	known := g.objects.allVolumes()
+	var list struct{ Volumes []struct{ Name string } }
+	if err := g.engine.getJSON(ctx, "/volumes", nil, &list); err != nil {
+		return fmt.Errorf("look which volumes are there: %w", err)
+	}
+	there := map[string]bool{}
+	for _, v := range list.Volumes {
+		there[v.Name] = true
+	}
+	for _, name := range known {
+		if !there[name] {
+			g.objects.dropVolume(name)
 		}
 	}
 	return nil

@@ -26,25 +26,3 @@ func (c *call) tempImage(ctx context.Context, ref string) (image, error) {
 	return img, nil
 }
 
-func tempNetwork(id string, err error) (string, error) {
-	if errors.Is(err, errNotYet) {
-		return "none", nil
-	}
-	return id, err
-}
-
-func (c *call) tempVolume(ctx context.Context, name string) (string, error) {
-	v, err := c.ensureVolume(ctx, name)
-	if !errors.Is(err, errNotYet) {
-		return v, err
-	}
-	if known, err := c.objects.volume(name); err == nil {
-		return known, nil
-	}
-	body := map[string]any{"Name": c.policy.prefix() + name, "Labels": c.policy.labels(nil)}
-	if err := c.engine.callJSON(ctx, "POST", "/volumes/create", nil, body, nil); err != nil {
-		return "", err
-	}
-	c.objects.addVolume(c.policy.prefix() + name)
-	return c.policy.prefix() + name, nil
-}
