@@ -41,11 +41,16 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	free, err := c.made.reserve(ctx, planned)
+	free, denied, err := c.made.reserve(ctx, planned)
+	defer free()
 	if err != nil {
 		return err
 	}
-	defer free()
+	if denied != nil {
+		if err := c.refuse(denied); err != nil {
+			return err
+		}
+	}
 	rec := containerRecord{Name: name, Image: in.Image, Ports: planned.ports, Pins: map[string]string{}, Sources: map[string]string{}}
 	user := c.made.newUser()
 	request, err := p.finish(planned, c.maker(ctx, user, &rec))

@@ -36,37 +36,36 @@ func newMade(g *Guard) *made {
 	return &made{g: g, pins: map[string]*heldPin{}, folders: map[string]string{}}
 }
 
-// reserve counts a container that is being made. free ends that: by then it has its record, or failed.
-func (m *made) reserve(ctx context.Context, planned *plan) (free func(), err error) {
-	take := func() bool {
+// reserve counts a container that is being made, and says if there may be none more. free ends that: by then it has its
+// record, or failed.
+func (m *made) reserve(ctx context.Context, planned *plan) (free func(), denied *Denial, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if denied = m.full(planned); denied != nil {
+		// Containers that removed themselves have their records still, and so have their volumes.
+		m.mu.Unlock()
+		err = m.g.forgetGone(ctx)
 		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.g.objects.countContainers()+m.coming >= m.g.policy.Limits.Containers {
-			return false
-		}
-		m.coming++
-		return true
+		denied = m.full(planned)
 	}
-	free = sync.OnceFunc(func() {
+	m.coming++
+	return sync.OnceFunc(func() {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		m.coming--
-	})
-	if len(m.g.jobVolumes()) < m.g.policy.Limits.Volumes && take() {
-		return free, nil
+	}), denied, err
+}
+
+// full says which limit of the job is reached. The caller holds the lock.
+func (m *made) full(planned *plan) *Denial {
+	limits := m.g.policy.Limits
+	if n := len(m.g.jobVolumes()); n >= limits.Volumes && planned.mayHaveVolumes() {
+		return deny("limit-volumes", "remove volumes that are not needed any more (docker volume rm, docker rm --volumes)", "this job has %d volumes already", n)
 	}
-	// Containers that removed themselves have their records still.
-	if err := m.g.forgetGone(ctx); err != nil {
-		return nil, err
+	if m.g.objects.countContainers()+m.coming >= limits.Containers {
+		return deny("limit-containers", "remove containers that are not needed any more (docker rm, or run with --rm)", "a job may have %d containers at once", limits.Containers)
 	}
-	if n := len(m.g.jobVolumes()); n >= m.g.policy.Limits.Volumes && planned.mayHaveVolumes() {
-		return nil, deny("limit-volumes", "remove volumes that are not needed any more (docker volume rm, docker rm --volumes)", "this job has %d volumes already", n)
-	}
-	if take() {
-		return free, nil
-	}
-	return nil, deny("limit-containers", "remove containers that are not needed any more (docker rm, or run with --rm)",
-		"a job may have %d containers at once", m.g.policy.Limits.Containers)
+	return nil
 }
 
 // forgetGone drops the records and pins of containers that the Engine does not have any more.

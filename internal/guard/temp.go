@@ -25,4 +25,3 @@ func (c *call) tempImage(ctx context.Context, ref string) (image, error) {
 	}
 	return img, nil
 }
-
