@@ -35,6 +35,8 @@ type containerRecord struct {
 	Ports []portRequest
 	// Pins are the folders in the guard's folder that its binds are pinned at.
 	Pins map[string]string // pin → source as the job wrote it
+	// Sources are what the job shares with it: target in the container → source as the job wrote it.
+	Sources map[string]string
 }
 
 // portRequest is a port that the job asked to publish.
@@ -124,6 +126,17 @@ func (o *objects) ids() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Sorted(maps.Keys(o.containers))
+}
+
+// countContainers is how many containers the job made.
+func (o *objects) countContainers() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.containers)
+	if _, ok := o.containers[o.job]; ok {
+		n--
+	}
+	return n
 }
 
 // update changes a record in place.
