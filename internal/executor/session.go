@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -19,6 +20,7 @@ import (
 type session struct {
 	engine *docker.Engine
 	id     string
+	guard  *guard.Guard // of the job's own socket; nil = none
 	shell  string
 	grace  time.Duration // from TERM to KILL
 	tr     *trace.Trace
@@ -74,6 +76,11 @@ func (s *session) tryStart(ctx context.Context) error {
 	if err := s.engine.Start(ctx, s.id); err != nil {
 		s.close()
 		return err
+	}
+	if s.guard != nil {
+		if err := s.guard.JobStarted(ctx); err != nil {
+			s.tr.Warnf("published ports of the job's containers are not reachable at localhost: %v", err)
+		}
 	}
 	return nil
 }
