@@ -268,18 +268,6 @@ func TestPortClash(t *testing.T) {
 	}
 }
 
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for !so() {
-		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
 // Two jobs have the same container name, network, volume and port at once, and the job's container may be started again.
 func TestPortsOfTwoJobs(t *testing.T) {
 	t.Parallel()
