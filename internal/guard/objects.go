@@ -45,6 +45,7 @@ type portRequest struct {
 	Protocol string // tcp, udp
 	HostIP   string // as written; it is not used
 	HostPort uint16 // 0 = any
+	HostLast uint16 // the last of a range that begins with HostPort: the first free one is taken; 0 = no range
 }
 
 // networkRecord is what the Engine does not keep of a network.
