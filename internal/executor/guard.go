@@ -8,8 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -71,14 +69,4 @@ func reporter(tr *trace.Trace) func(line string) {
 			tr.Printf("%s", line)
 		}
 	}
-}
-
-// isAdmin reports whether this process may mount and enter namespaces, by whatever user.
-func isAdmin() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }

@@ -3,9 +3,16 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 )
 
 // Sweep removes the containers that instances of Slipway left on the Engine when they were killed, and the networks
@@ -41,22 +48,52 @@ func Purge(ctx context.Context, engine *docker.Engine, instance string) error {
 	return errors.Join(append(errs, sweepRest(ctx, engine, func(l map[string]string) bool { return l[labelInstance] == instance }))...)
 }
 
-// sweepRest removes networks and volumes of ephemeral instances.
+// sweepRest removes networks and volumes of ephemeral instances, and those that jobs made through their sockets.
 func sweepRest(ctx context.Context, engine *docker.Engine, mine func(labels map[string]string) bool) error {
 	var errs []error
-	networks, err := engine.Networks(ctx, labelEphemeral)
-	errs = append(errs, err)
-	for _, n := range networks {
-		if mine(n.Labels) {
-			errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
+	for _, label := range []string{labelEphemeral, guard.LabelGuard} {
+		networks, err := engine.Networks(ctx, label)
+		errs = append(errs, err)
+		for _, n := range networks {
+			if mine(n.Labels) {
+				errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
+			}
+		}
+		volumes, err := engine.Volumes(ctx, label)
+		errs = append(errs, err)
+		for _, v := range volumes {
+			if mine(v.Labels) {
+				errs = append(errs, engine.RemoveVolume(ctx, v.Name))
+			}
 		}
 	}
-	volumes, err := engine.Volumes(ctx, labelEphemeral)
-	errs = append(errs, err)
-	for _, v := range volumes {
-		if mine(v.Labels) {
-			errs = append(errs, engine.RemoveVolume(ctx, v.Name))
+	return errors.Join(errs...)
+}
+
+// SweepGuards removes what guards that were killed left in their folders: sockets, and the places of the host that they
+// had pinned. dir is one guard's folder or that of all; nobody may use what is in it any more.
+func SweepGuards(dir string) error {
+	var errs []error
+	mounts := readMounts()
+	for i := len(mounts) - 1; i >= 0; i-- { // the latest first: it may lie in an earlier one
+		if at := mounts[i].at; at != dir && isBelow(at, dir) {
+			if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", at, err))
+			}
 		}
+	}
+	for _, m := range readMounts() {
+		if m.at != dir && isBelow(m.at, dir) {
+			// Removing would go on in what is mounted there.
+			return errors.Join(append(errs, fmt.Errorf("%s is still mounted", m.at))...)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	for _, entry := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
 	}
 	return errors.Join(errs...)
 }

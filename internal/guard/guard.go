@@ -6,6 +6,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,7 +29,9 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Dir is the guard's own folder, absolute. Made if it is not there; nobody but the guard may write to it. The socket
 	// and the pinned mounts lie in it, and Close removes it. The Engine must see it under the same path.
-	Dir    string
+	Dir string
+	// Socket is where the socket is made instead of in Dir. A socket that nobody serves any more is replaced.
+	Socket string
 	Policy Policy
 	// Images is the record of whose the Engine's images are, which all guards of an Engine share.
 	Images *ledger.Ledger
@@ -45,6 +48,7 @@ const SocketName = "docker.sock"
 type Guard struct {
 	dial     func(ctx context.Context) (net.Conn, error)
 	dir      string
+	socket   string
 	policy   Policy
 	images   *ledger.Ledger
 	log      *slog.Logger
@@ -70,7 +74,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		dial: o.Dial, dir: o.Dir, policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, served: make(chan struct{}),
 	}
 	if g.report == nil {
@@ -100,7 +104,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 }
 
 // Socket is the path of the job's socket on the host.
-func (g *Guard) Socket() string { return filepath.Join(g.dir, SocketName) }
+func (g *Guard) Socket() string { return g.socket }
 
 // maxConnections bounds what one job may open at once.
 const maxConnections = 500
