@@ -69,6 +69,9 @@ func run(ctx context.Context, slipway string, runs int, out io.Writer) (err erro
 		return fmt.Errorf("throughput: %w", err)
 	}
 	t.row("20 trivial jobs, concurrent = 8", perMinute(20, ours), perMinute(20, minimum), ratio(ours, minimum), "≥ 100 a minute")
+	if err := r.guard(ctx, slipway, runs, &t); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
 	jobs := time.Duration(runs + 1)
 	t.row("runner RSS", fmt.Sprintf("%.0f MiB", float64(after.rss)/(1<<20)), "", "", "≤ 60 MiB")
 	t.row("runner CPU per trivial job", fmt.Sprintf("%d ms", ((after.cpu-before.cpu)/jobs).Milliseconds()), "", "", "≤ 40 ms")

@@ -56,7 +56,9 @@ type Guard struct {
 	engine   *upstream
 	objects  *objects
 	ports    *ports
+	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
+	sessions *sessions
 	router   *router
 	server   *http.Server
 	listener net.Listener
@@ -91,6 +93,9 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	if g.sessions, err = newSessions(); err != nil {
+		return nil, err
+	}
 	g.router = newRouter()
 	if g.listener, err = listen(g.Socket()); err != nil {
 		return nil, err

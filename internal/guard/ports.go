@@ -13,6 +13,9 @@ func (p *ports) started(ctx context.Context, id string) error { return nil }
 // stopped closes the ports of a container that does not run any more.
 func (p *ports) stopped(id string) {}
 
+// moved forgets the addresses of a container that joined or left a network.
+func (p *ports) moved(id string) {}
+
 // of is what a container's ports are open at: what goes into NetworkSettings.Ports and a list's Ports.
 func (p *ports) of(id string) []openPort { return nil }
 

@@ -155,7 +155,7 @@ func routes() []route {
 		raw(post("/build", build)),
 		post("/build/prune", buildPrune),
 		post("/build/cancel", buildCancel),
-		post("/session", session),
+		post("/session", sessionOpen),
 		post("/grpc", grpcRefused),
 
 		// refused.go: what a job gets no part of, with the words that clients expect
