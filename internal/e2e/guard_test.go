@@ -395,6 +395,47 @@ func TestSameNamesAndPorts(t *testing.T) {
 	r.cleanAfter()
 }
 
+// TestLimitsOfAllTogether: what the operator lets a job use holds for all its containers together.
+func TestLimitsOfAllTogether(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root makes cgroups")
+	}
+	if driver := strings.TrimSpace(newRig(t).raw("info", "--format", "{{.CgroupDriver}}")); driver != "cgroupfs" {
+		t.Skip("the Engine has systemd make its cgroups")
+	}
+	r := newRig(t, withSocket(), dockerKeys("memory = \"96m\"\n    cpus = \"1.5\""))
+	j := r.enqueue(withDocker("cat /proc/self/cgroup", "docker run --rm --memory 1g "+alpine+" cat /proc/self/cgroup", "echo begun", untilTold))
+	r.until(j, "\nbegun\n")
+	glob := func(file string) []string {
+		found, _ := filepath.Glob("/sys/fs/cgroup/*/slipway/" + r.instanceID() + "-*/" + file)
+		more, _ := filepath.Glob("/sys/fs/cgroup/slipway/" + r.instanceID() + "-*/" + file)
+		return append(found, more...)
+	}
+	for want, files := range map[string][]string{
+		"100663296": {"memory.limit_in_bytes", "memory.max"}, "150000": {"cpu.cfs_quota_us", "cpu.max"},
+	} {
+		found := append(glob(files[0]), glob(files[1])...)
+		if len(found) == 0 {
+			t.Errorf("there is no %q", files)
+		}
+		for _, file := range found {
+			if text, err := os.ReadFile(file); err != nil || !strings.HasPrefix(string(text), want) {
+				t.Errorf("%s is %q (%v)", file, text, err)
+			}
+		}
+	}
+	r.tell(j)
+	o, log := r.end(j)
+	if o.State != job.Success {
+		t.Errorf("job ended as %+v:\n%s", o, log)
+	}
+	if n := strings.Count(log, "memory:/slipway/"+r.instanceID()+"-") + strings.Count(log, "0::/slipway/"+r.instanceID()+"-"); n < 2 {
+		t.Errorf("both containers are not in the job's cgroup:\n%s", log)
+	}
+	r.eventually("the cgroups are gone", func() bool { return len(glob("")) == 0 })
+}
+
 // TestKilledRunner: what the jobs of a killed runner made is gone after the next start.
 func TestKilledRunner(t *testing.T) {
 	t.Parallel()
