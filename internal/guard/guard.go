@@ -61,6 +61,8 @@ type Guard struct {
 	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
 	sessions *sessions
+	copies   copies
+	watching sync.Once
 	router   *router
 	server   *http.Server
 	listener net.Listener
