@@ -222,7 +222,7 @@ func (o guardOptions) reporter() func(string) {
 	return func(line string) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Fprintf(o.stderr, "slipway: %s\n", line)
+		fmt.Fprintf(o.stderr, "slipway: %s\n", strings.TrimPrefix(line, "slipway: "))
 	}
 }
 

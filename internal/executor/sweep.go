@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,7 +33,18 @@ func Sweep(ctx context.Context, engine *docker.Engine, free func(stateDir, insta
 		log.Info("removing a container that a killed runner left", "container", c.Name, "state", c.Labels[labelState])
 		errs = append(errs, engine.Remove(ctx, c.ID))
 	}
-	return errors.Join(append(errs, sweepRest(ctx, engine, func(l map[string]string) bool { return free(l[labelState], l[labelInstance]) }))...)
+	mine := func(l map[string]string) bool { return free(l[labelState], l[labelInstance]) }
+	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, log), sweepRest(ctx, engine, mine))...)
+}
+
+// guardedTimeout bounds what the Engine may take to let go of networks and volumes.
+const guardedTimeout = time.Minute
+
+// sweepGuarded removes what jobs made through their sockets.
+func sweepGuarded(ctx context.Context, engine *docker.Engine, mine func(map[string]string) bool, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, guardedTimeout)
+	defer cancel()
+	return guard.Sweep(ctx, engine.Dial, mine, log)
 }
 
 // Purge removes everything that an ephemeral instance made on the Engine.
@@ -45,26 +57,25 @@ func Purge(ctx context.Context, engine *docker.Engine, instance string) error {
 	for _, c := range containers {
 		errs = append(errs, engine.Remove(ctx, c.ID))
 	}
-	return errors.Join(append(errs, sweepRest(ctx, engine, func(l map[string]string) bool { return l[labelInstance] == instance }))...)
+	mine := func(l map[string]string) bool { return l[labelInstance] == instance }
+	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, slog.New(slog.DiscardHandler)), sweepRest(ctx, engine, mine))...)
 }
 
-// sweepRest removes networks and volumes of ephemeral instances, and those that jobs made through their sockets.
+// sweepRest removes networks and volumes of ephemeral instances.
 func sweepRest(ctx context.Context, engine *docker.Engine, mine func(labels map[string]string) bool) error {
 	var errs []error
-	for _, label := range []string{labelEphemeral, guard.LabelGuard} {
-		networks, err := engine.Networks(ctx, label)
-		errs = append(errs, err)
-		for _, n := range networks {
-			if mine(n.Labels) {
-				errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
-			}
+	networks, err := engine.Networks(ctx, labelEphemeral)
+	errs = append(errs, err)
+	for _, n := range networks {
+		if mine(n.Labels) {
+			errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
 		}
-		volumes, err := engine.Volumes(ctx, label)
-		errs = append(errs, err)
-		for _, v := range volumes {
-			if mine(v.Labels) {
-				errs = append(errs, engine.RemoveVolume(ctx, v.Name))
-			}
+	}
+	volumes, err := engine.Volumes(ctx, labelEphemeral)
+	errs = append(errs, err)
+	for _, v := range volumes {
+		if mine(v.Labels) {
+			errs = append(errs, engine.RemoveVolume(ctx, v.Name))
 		}
 	}
 	return errors.Join(errs...)
