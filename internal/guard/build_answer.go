@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/moby/buildkit/api/services/control"
+	control "github.com/moby/buildkit/api/services/control"
 )
 
 // buildAnswer tells the client of its build: in the classic builder's words, or in BuildKit's own messages, with the

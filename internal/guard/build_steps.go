@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/moby/buildkit/api/services/control"
+	control "github.com/moby/buildkit/api/services/control"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
 )
