@@ -22,6 +22,8 @@ func build(c *call) error {
 		return sessionUpload(c)
 	case c.query.Get("remote") == "client-session":
 		return sessionBuild(c)
+	case c.query.Get("remote") == "upload-request":
+		return uploadBuild(c)
 	}
 	return archiveBuild(c)
 }
@@ -42,6 +44,11 @@ func archiveBuild(c *call) error {
 	if err := body.open(); err != nil {
 		return err
 	}
+	endSession, err := b.openSession()
+	if err != nil {
+		return err
+	}
+	defer endSession()
 	query, err := b.engineQuery()
 	if err != nil {
 		return err

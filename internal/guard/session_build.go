@@ -29,7 +29,8 @@ func sessionBuild(c *call) error {
 		return badRequest("slipway: a build over a session has version 2")
 	}
 	b.credentials = credentialsOf(b.ctx, caller)
-	served, err := b.readDockerfile(caller)
+	out := newBuildAnswer(c, b)
+	served, err := b.readDockerfile(caller, out)
 	if err != nil {
 		return err
 	}
@@ -46,7 +47,6 @@ func sessionBuild(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := newBuildAnswer(c, b)
 	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, nil)
 	if err != nil {
 		return out.fail(err)
@@ -56,7 +56,7 @@ func sessionBuild(c *call) error {
 
 // readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
 // in no folder, wherever the client has it.
-func (b *buildRequest) readDockerfile(caller buildkit.Caller) (*servedFiles, error) {
+func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) (*servedFiles, error) {
 	ignore := b.dockerfile + ".dockerignore"
 	files, err := readFiles(b.ctx, caller, dirDockerfile, b.dockerfile, ignore)
 	if err != nil {
@@ -70,7 +70,7 @@ func (b *buildRequest) readDockerfile(caller buildkit.Caller) (*servedFiles, err
 	if err != nil {
 		return nil, err
 	}
-	b.checked = checked
+	out.file = checked
 	served, err := newServedFiles()
 	if err != nil {
 		return nil, err
@@ -82,6 +82,31 @@ func (b *buildRequest) readDockerfile(caller buildkit.Caller) (*servedFiles, err
 	}
 	b.options.Set("dockerfile", name)
 	return &served, nil
+}
+
+// output is where a build's result goes.
+type output struct {
+	Type  string
+	Attrs map[string]string
+}
+
+// readOutputs takes results that the client itself writes: to a folder, or as an archive of the files. All others name
+// images, on the Engine or in archives.
+func (b *buildRequest) readOutputs() error {
+	var outputs []output
+	if err := b.decode("outputs", &outputs); err != nil || len(outputs) == 0 {
+		return err
+	}
+	b.sent = true
+	if kind := outputs[0].Type; len(outputs) > 1 || kind != "local" && kind != "tar" || b.c.query.Get("session") == "" {
+		if err := b.c.refuse(deny("build-outputs", "name the image with -t, or write the files with --output DIR",
+			"outputs=%s: an output writes images under names that nobody checked", printable(b.c.query.Get("outputs")))); err != nil {
+			return err
+		}
+		return b.encode("outputs", outputs)
+	}
+	// Where the client writes is its own affair.
+	return b.encode("outputs", []output{{Type: outputs[0].Type, Attrs: map[string]string{}}})
 }
 
 // uploadBuild is POST /build whose archive comes in a request of its own. Secrets and credentials come over a session.

@@ -131,7 +131,7 @@ type authService struct {
 func (s *authService) allow(ctx context.Context, host string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.c.allowHost(ctx, registryOf(host))
+	return s.c.allowHost(ctx, registryHost(host))
 }
 
 func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
@@ -145,15 +145,6 @@ func askClient[Q, A any](ctx context.Context, s *authService, host string, ask f
 	}
 	answer, err = ask(ctx, q)
 	return answer, plainError(err)
-}
-
-// registryOf is the name that a registry has in images' names.
-func registryOf(host string) string {
-	switch host {
-	case "registry-1.docker.io", "index.docker.io":
-		return "docker.io"
-	}
-	return host
 }
 
 func (s *authService) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
