@@ -17,6 +17,9 @@ import (
 // build is POST /build in all its forms. Builders are not alike on the Engines, so there is one for all: a request for
 // the classic builder becomes one for BuildKit, and the answer is told in the classic builder's words.
 func build(c *call) error {
+	if id := c.query.Get("session"); sessionIDForm.MatchString(id) {
+		defer c.sessions.finish(id)
+	}
 	switch {
 	case strings.HasPrefix(c.query.Get("buildid"), uploadPrefix):
 		return sessionUpload(c)

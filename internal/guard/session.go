@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,12 +25,14 @@ type sessions struct {
 
 	mu       sync.Mutex
 	open     map[string]*clientSession // by the client's ID
+	over     []string                  // IDs whose build is over, the latest ones
 	meetings map[string]*meeting       // by the client's build ID
 }
 
 // clientSession is what a client says of its session besides the connection.
 type clientSession struct {
 	sharedKey string
+	end       func()
 }
 
 // maxSessions bounds what one job may hold open at once. A client has one per build.
@@ -65,7 +68,10 @@ func sessionOpen(c *call) error {
 	if !sessionIDForm.MatchString(id) {
 		return badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	if err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey)}); err != nil {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	over, err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey), end: cancel})
+	if err != nil {
 		return err
 	}
 	defer c.sessions.drop(id)
@@ -78,8 +84,9 @@ func sessionOpen(c *call) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
+	if over {
+		return nil
+	}
 	if c.policy.Audit {
 		defer c.mirror(ctx, id, c.r.Header.Get(sessionSharedKey))()
 	}
@@ -131,17 +138,34 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *sessions) add(id string, client *clientSession) error {
+// add takes a session in. over reports that its build has been answered before the session came.
+func (s *sessions) add(id string, client *clientSession) (over bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.open[id]; ok {
-		return badRequest("session %s already exists", id)
+		return false, badRequest("session %s already exists", id)
 	}
 	if len(s.open) >= maxSessions {
-		return deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
+		return false, deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
 	}
 	s.open[id] = client
-	return nil
+	return slices.Contains(s.over, id), nil
+}
+
+// maxOver is how many sessions are remembered whose builds are over.
+const maxOver = 64
+
+// finish ends a client's session when its build has been answered. Docker's client of version 20.10 ends it by itself,
+// but if a build is refused while it opens the session, it waits for ever for the session to end.
+func (s *sessions) finish(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over = append(s.over, id); len(s.over) > maxOver {
+		s.over = s.over[1:]
+	}
+	if client, ok := s.open[id]; ok {
+		client.end()
+	}
 }
 
 func (s *sessions) drop(id string) {

@@ -57,12 +57,18 @@ func sessionBuild(c *call) error {
 // readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
 // in no folder, wherever the client has it.
 func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) (*servedFiles, error) {
-	ignore := b.dockerfile + ".dockerignore"
-	files, err := readFiles(b.ctx, caller, dirDockerfile, b.dockerfile, ignore)
+	ignore, lower := b.dockerfile+".dockerignore", ""
+	if dir, base := path.Split(b.dockerfile); base == "Dockerfile" {
+		lower = dir + "dockerfile"
+	}
+	files, err := readFiles(b.ctx, caller, dirDockerfile, b.dockerfile, ignore, lower)
 	if err != nil {
 		return nil, err
 	}
 	src, ok := files[b.dockerfile]
+	if !ok {
+		src, ok = files[lower] // the Engine's second choice
+	}
 	if !ok {
 		return nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
 	}

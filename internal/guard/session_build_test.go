@@ -180,7 +180,7 @@ func TestSessionBuildForms(t *testing.T) {
 	}
 	text := func(s string) string { return form(s) + "COPY . /context/\n" }
 	top := write(t, t.TempDir(), "above", text("above"), "context/Dockerfile", text("plain"), "context/real", text("link"), "context/link", "-> real",
-		"context/own", text("own"), "context/own.dockerignore", "b\n", "context/.dockerignore", "a\n", "context/a", "a", "context/b", "b")
+		"context/own", text("own"), "context/own.dockerignore", "b\n", "context/.dockerignore", "a\n", "context/a", "a", "context/b", "b", "lower/dockerfile", text("lower"), "lower/file", "")
 	dir := filepath.Join(top, "context")
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -200,6 +200,7 @@ func TestSessionBuildForms(t *testing.T) {
 		{"above", "", []string{"-f", "../above", "."}, "b", "a"},
 		{"link", "", []string{"-f", "link", "."}, "b", "a"},
 		{"own", "", []string{"-f", "own", "."}, "a", "b"},
+		{"lower", "", []string{"../lower"}, "file", "Dockerfile"},
 		{"stdin", text("stdin"), []string{"-f", "-", "."}, "b", "a"},
 		{"alone", form("alone"), []string{"-"}, "", "."},
 		{"archive", archive.String(), []string{"-"}, "inside", "a"},
@@ -220,11 +221,37 @@ func TestSessionBuildForms(t *testing.T) {
 			t.Errorf("%s: %s is there", c.name, c.lacks)
 		}
 	}
-	for want, args := range map[string][]string{"no such file": {"-f", "missing", "."}, "[build-remote]": {"https://git.example.com/x.git"}} {
+	for want, args := range map[string][]string{
+		"no such file": {"-f", "missing", "."}, "[build-remote]": {"https://git.example.com/x.git"}, "[build-network-host]": {"--network", "host", "."},
+		"[build-outputs]": {"-o", "type=image,name=" + alpine, "."}, "[build-network]": {"--network", "other", "."},
+	} {
 		if answer, err := r.oldDocker(dir, "", append([]string{"build"}, args...)...); err == nil || !strings.Contains(answer, want) {
 			t.Errorf("%v: %v\n%s", args, err, answer)
 		}
 	}
+}
+
+// TestSessionBuildErrors are builds that fail: the client reads why, in its own names.
+func TestSessionBuildErrors(t *testing.T) {
+	t.Parallel()
+	needOldClient(t)
+	r := newRig(t)
+	for name, c := range map[string]struct{ dockerfile, want string }{
+		"step":    {"FROM " + alpine + "\nRUN echo said; exit 3\n", "exit code: 3"},
+		"parse":   {"FROM " + alpine + "\nNONSENSE\n", "parse error on line 2"},
+		"base":    {"FROM localhost:1/none/such:1\n", "[registry-host]"},
+		"missing": {"FROM " + alpine + "\nCOPY nothing /\n", "nothing"},
+	} {
+		out, err := r.oldDocker(write(t, t.TempDir(), "Dockerfile", c.dockerfile), "", "build", "--progress=plain", ".")
+		if err == nil || !strings.Contains(out, c.want) {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
+		lacks(t, out, r.policy.Scope, "slipway.local", r.policy.Token)
+	}
+	// A frontend that a Dockerfile asks for does not run; the Engine's own one builds.
+	dir := write(t, t.TempDir(), "Dockerfile", "# syntax=localhost:1/evil/frontend:1\nFROM scratch\nCOPY Dockerfile /x\n")
+	r.oldBuild(dir, "", ".")
+	lacks(t, r.calls.String(), "evil")
 }
 
 // TestSessionBuildPrivateBase builds on an image that needs the client's credentials.
@@ -501,6 +528,25 @@ func TestSessionCut(t *testing.T) {
 	end()
 	eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
 	eventually(t, "the build's process ends", func() bool { return !runs(t, "of-"+r.policy.Token) })
+}
+
+// TestSessionClientGone kills the client while a build runs: the build ends too.
+func TestSessionClientGone(t *testing.T) {
+	t.Parallel()
+	needOldClient(t)
+	r := newRig(t)
+	marker := "gone-" + r.policy.Token
+	cmd := exec.Command(oldClient, "build", write(t, t.TempDir(), "Dockerfile", "FROM "+alpine+"\nRUN sleep 300.7; echo "+marker+"\n"))
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket(), "DOCKER_BUILDKIT=1")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the build's process begins", func() bool { return runs(t, marker) })
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	eventually(t, "the build's process ends", func() bool { return !runs(t, marker) })
 }
 
 // runs reports whether a process of the machine has a text in its command line.

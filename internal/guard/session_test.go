@@ -333,6 +333,34 @@ func TestSessionRefused(t *testing.T) {
 	wants(t, text, "[grpc-later]", "DOCKER_BUILDKIT=0")
 }
 
+// TestSessionOver opens a session whose build was answered already, as docker's client does if it is refused at once: the
+// session is taken, and ends.
+func TestSessionOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"first"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, id := range []string{"first", "later"} {
+		if status, answer := r.do(http.MethodPost, "/build?version=2&remote=https://example.com/x.git&session="+id, nil); status != http.StatusForbidden {
+			t.Error(status, answer)
+		}
+	}
+	later, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"later"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer later.Close()
+	for _, c := range []net.Conn{conn, later} {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("the session does not end: %v", err)
+		}
+	}
+}
+
 // TestSessionAudit builds by gRPC as buildx does: audit mode lets it pass, and says that it would have refused.
 func TestSessionAudit(t *testing.T) {
 	t.Parallel()
