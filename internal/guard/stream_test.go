@@ -238,8 +238,10 @@ func TestArchivePut(t *testing.T) {
 	plain := archiveOf(t, &tar.Header{Name: "plain", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg})
 	zipped := &bytes.Buffer{}
 	z := gzip.NewWriter(zipped)
-	_, _ = z.Write(archiveOf(t, &tar.Header{Name: "zipped", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg,
-		PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y"}, Format: tar.FormatPAX}))
+	_, _ = z.Write(archiveOf(t, &tar.Header{
+		Name: "zipped", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg,
+		PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y"}, Format: tar.FormatPAX,
+	}))
 	z.Close()
 	for _, c := range []struct {
 		what   string
