@@ -19,18 +19,19 @@ import (
 
 func main() {
 	slipway := flag.String("slipway", "bin/slipway", "the command to measure")
+	socket := flag.String("socket", "guarded", "the socket of jobs: guarded or raw")
 	runs := flag.Int("runs", 21, "runs of each row that is measured in turn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *slipway, *runs, os.Stdout); err != nil {
+	if err := run(ctx, *slipway, *socket, *runs, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, slipway string, runs int, out io.Writer) (err error) {
-	r, err := newRig(ctx, slipway)
+func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (err error) {
+	r, err := newRig(ctx, slipway, socket)
 	if err != nil {
 		return err
 	}
@@ -69,6 +70,9 @@ func run(ctx context.Context, slipway string, runs int, out io.Writer) (err erro
 		return fmt.Errorf("throughput: %w", err)
 	}
 	t.row("20 trivial jobs, concurrent = 8", perMinute(20, ours), perMinute(20, minimum), ratio(ours, minimum), "≥ 100 a minute")
+	if err := r.guard(ctx, slipway, runs, &t); err != nil {
+		return fmt.Errorf("guard: %w", err)
+	}
 	jobs := time.Duration(runs + 1)
 	t.row("runner RSS", fmt.Sprintf("%.0f MiB", float64(after.rss)/(1<<20)), "", "", "≤ 60 MiB")
 	t.row("runner CPU per trivial job", fmt.Sprintf("%d ms", ((after.cpu-before.cpu)/jobs).Milliseconds()), "", "", "≤ 40 ms")

@@ -19,8 +19,20 @@ type engine struct {
 	folder  *state.Folder
 	log     *slog.Logger
 
-	mu   sync.Mutex
-	conn *docker.Engine
+	mu      sync.Mutex
+	conn    *docker.Engine
+	machine docker.Machine // of conn
+}
+
+// reached gives an Engine that answered before, and what it said of its machine.
+func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, error) {
+	conn, err := e.get(ctx)
+	if err != nil {
+		return nil, docker.Machine{}, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return conn, e.machine, nil
 }
 
 func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
@@ -41,6 +53,10 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 	}
 	version, err := conn.Version(ctx)
 	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if e.machine, err = conn.Machine(ctx); err != nil {
 		conn.Close()
 		return nil, err
 	}

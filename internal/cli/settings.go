@@ -8,7 +8,9 @@ import (
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/state"
 )
 
@@ -40,6 +42,20 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		s.Network = "slipway-" + f.Instance[:7]
 	}
 	return s
+}
+
+// guardSettings say what jobs may do through sockets of their own.
+func guardSettings(r *config.Runner, dir string, images *ledger.Ledger, machine docker.Machine) executor.GuardSettings {
+	s, l := r.Slipway, r.Slipway.Limits
+	return executor.GuardSettings{
+		Dir: dir, Ledger: images, Machine: machine,
+		Audit: s.SocketPolicy == config.PolicyAudit, TrustConfig: s.TrustConfig, CacheScope: s.CacheScope,
+		AllowedRegistries: s.AllowedRegistries,
+		Limits: guard.Limits{
+			Containers: l.Containers, Networks: l.Networks, Volumes: l.Volumes, Execs: l.Execs, Builds: l.Builds,
+			Memory: int64(l.Memory), NanoCPUs: int64(l.CPUs), PIDs: l.PIDs, ShmSize: int64(l.ShmSize), Tmpfs: int64(l.Tmpfs),
+		},
+	}
 }
 
 func containerSettings(d *config.Docker) docker.Container {

@@ -12,6 +12,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
@@ -23,6 +24,8 @@ type service struct {
 	connector connector
 	folder    *state.Folder
 	store     *source.Store
+	guards    string // where the sockets of jobs lie
+	images    *ledger.Ledger
 	engines   *engines
 	ephemeral bool // what it makes on the Engine ends with it
 	log       *slog.Logger
@@ -49,8 +52,16 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
+	guards, err := guardDir(folder.Guards(), folder.Instance)
+	if err != nil {
+		return err
+	}
+	if err := executor.SweepGuards(guards); err != nil {
+		o.Log.Warn("the sockets of an earlier run's jobs could not be removed", "error", err)
+	}
+	executor.SweepCgroups(folder.Instance)
 	s := &service{
-		connector: conn, folder: folder, store: store, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
+		connector: conn, folder: folder, store: store, guards: guards, images: &ledger.Ledger{}, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -128,16 +139,15 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
 	// The Engine answered a moment ago; where it does not now, the job cannot run here.
-	engine, err := s.engines.of(r.Docker).get(context.WithoutCancel(ctx))
+	engine, machine, err := s.engines.of(r.Docker).reached(context.WithoutCancel(ctx))
 	if err != nil {
 		log.Error("the job cannot run", "error", err)
 		refuse(ctx, remote, err, log)
 		return
 	}
-	e := &executor.Executor{
-		Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log,
-		Settings: s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral),
-	}
+	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
+	settings.Guard = guardSettings(r, s.guards, s.images, machine)
+	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: settings}
 	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}

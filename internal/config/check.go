@@ -71,7 +71,7 @@ func (c *checker) runner(at string, r *Runner) {
 	}
 	c.environment(at, r)
 	c.docker(child(at, "docker"), r.Docker)
-	c.socket(child(child(at, "slipway"), "socket"), r.Slipway.Socket)
+	c.slipway(child(at, "slipway"), &r.Slipway)
 }
 
 // unsupported says why no job of this runner can run, and which key is to blame; "" if they can.
@@ -154,17 +154,6 @@ func (c *checker) environment(at string, r *Runner) {
 		c.warn(element(child(at, "environment"), i), `write "KEY=value"`, "entry %d is not KEY=value, ignored", i+1)
 	}
 	r.Environment = keep
-}
-
-func (c *checker) socket(at, value string) {
-	switch value {
-	case "", SocketRaw, SocketOff:
-	case "guarded":
-		c.fail(at, `until then write socket = "raw", which lets every job own the machine, or socket = "off"`,
-			`"guarded" is not implemented yet`)
-	default:
-		c.oneOf(at, value, []string{SocketRaw, SocketOff})
-	}
 }
 
 func (c *checker) docker(at string, d *Docker) {

@@ -51,6 +51,7 @@ func (r *Runner) dockerDefaults() {
 	if r.CacheDir == "" {
 		r.CacheDir = "/cache"
 	}
+	r.Slipway.defaults()
 }
 
 func (d *Docker) defaults() {

@@ -93,11 +93,7 @@ func Unimplemented() []Setting {
 		{"runners.docker.helper_image_flavor", Moot, 0, "there is no helper container"},
 		{"runners.docker.helper_image_autoset_arch_and_os", Moot, 0, "there is no helper container"},
 
-		{"slipway.limits", Later, 2, "limits of disk and jobs"},
-		{"runners.slipway.trust_config", Later, 2, "the guarded socket"},
-		{"runners.slipway.cache_scope", Later, 2, "build caches apart"},
-		{"runners.slipway.allowed_registries", Later, 2, "the guarded socket"},
-		{"runners.slipway.limits", Later, 2, "the guarded socket"},
+		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.dind", Later, 3, "warm Docker-in-Docker"},
 		{"runners.slipway.dind_images", Later, 3, "warm Docker-in-Docker"},
 		{"runners.slipway.build_secrets", Later, 3, "secrets found in images"},

@@ -246,12 +246,28 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "guarded socket", src: ok + "[runners.slipway]\nsocket = \"guarded\"\n",
-		errs: []string{`f:7: runners.slipway.socket: "guarded" is not implemented yet (until then write socket = "raw", which lets every job own the machine, or socket = "off")`},
+		name: "guarded socket", src: ok + "[runners.slipway]\nsocket = \"guarded\"\nsocket_policy = \"audit\"\ntrust_config = true\ncache_scope = \"protected\"\n" +
+			"allowed_registries = [\"registry.example.com:5050\", \"*.example.com\", \"[::1]:5000\"]\nlimits.containers = 5\nlimits.memory = \"2g\"\nlimits.cpus = \"1.5\"\n",
+	},
+	{
+		name: "guard of nonsense", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\n[runners.slipway.limits]\nbuilds = -1\nmemory = 5\nmany = 1\n",
+		errs: []string{
+			`f:13: runners.slipway.limits.memory: is the number 5, must be a size in a string, such as "512m" (write memory = "5")`,
+		},
+		warnings: []string{"f:14: runners.slipway.limits.many: unknown key, ignored"},
+	},
+	{
+		name: "values of the guard", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\n[runners.slipway.limits]\nbuilds = -1\n",
+		errs: []string{
+			`f:7: runners.slipway.socket_policy: "log" is not known (write enforce or audit)`,
+			`f:8: runners.slipway.cache_scope: "group" is not known (write project, protected or runner)`,
+			`f:10: runners.slipway.allowed_registries: "https://b.example" is not the host of a registry, with its port if it has one (write allowed_registries = ["registry.example.com:5050", "*.example.com"])`,
+			`f:12: runners.slipway.limits.builds: a limit cannot be less than nothing (leave it out for the default)`,
+		},
 	},
 	{
 		name: "socket of nonsense", src: ok + "slipway.socket = \"open\"\n",
-		errs: []string{`f:6: runners.slipway.socket: "open" is not known (write raw or off)`},
+		errs: []string{`f:6: runners.slipway.socket: "open" is not known (write guarded, raw or off)`},
 	},
 
 	// no effect

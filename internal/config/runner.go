@@ -47,12 +47,50 @@ type Runner struct {
 
 // RunnerSlipway is [runners.slipway], the settings of ours for one runner.
 type RunnerSlipway struct {
-	// Socket says what becomes of a volume that is the Engine's socket: SocketRaw, SocketOff or "" for the default.
+	// Socket says what becomes of a volume that is the Engine's socket; SocketGuarded by default.
 	Socket string `toml:"socket,omitempty"`
+	// SocketPolicy says what the guard does with what it does not allow; PolicyEnforce by default.
+	SocketPolicy string `toml:"socket_policy,omitempty"`
+	// TrustConfig gives containers with a guarded socket also those keys of [runners.docker] that undo the guard.
+	TrustConfig bool `toml:"trust_config,omitempty"`
+	// CacheScope says which jobs share a build cache and local image names; ScopeProject by default.
+	CacheScope string `toml:"cache_scope,omitempty"`
+	// AllowedRegistries are the only ones, beside the job's own, that a guarded job may use: host[:port], *.example.com.
+	AllowedRegistries []string `toml:"allowed_registries,omitempty"`
+	// Limits of what one job may make through a guarded socket.
+	Limits Limits `toml:"limits,omitempty"`
+}
+
+// Limits is [runners.slipway.limits]. Zero values leave the guard's defaults.
+type Limits struct {
+	Containers int      `toml:"containers,omitzero"`
+	Networks   int      `toml:"networks,omitzero"`
+	Volumes    int      `toml:"volumes,omitzero"`
+	Execs      int      `toml:"execs,omitzero"`  // at work at once
+	Builds     int      `toml:"builds,omitzero"` // at work at once
+	Memory     Bytes    `toml:"memory,omitzero"` // per container; memory of [runners.docker] by default
+	CPUs       NanoCPUs `toml:"cpus,omitzero"`   // per container; cpus of [runners.docker] by default
+	PIDs       int64    `toml:"pids,omitzero"`   // per container
+	ShmSize    Bytes    `toml:"shm_size,omitzero"`
+	Tmpfs      Bytes    `toml:"tmpfs,omitzero"` // per mount
 }
 
 // What a job gets where a volume names the Engine's socket.
 const (
-	SocketRaw = "raw" // the Engine's own socket: whoever runs a job owns the machine
-	SocketOff = "off" // nothing
+	SocketGuarded = "guarded" // a socket of the job's own, on which it sees and touches only what it made
+	SocketRaw     = "raw"     // the Engine's own socket: whoever runs a job owns the machine
+	SocketOff     = "off"     // nothing
+)
+
+// What the guard does with what it does not allow.
+const (
+	PolicyEnforce = "enforce" // refuse it
+	PolicyAudit   = "audit"   // log it and let it pass
+)
+
+// Who shares a build cache.
+const (
+	ScopeProject   = "project"   // the jobs of a project
+	ScopeProtected = "protected" // the same, those of protected refs apart
+	ScopeRunner    = "runner"    // all jobs
 )

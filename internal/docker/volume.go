@@ -17,6 +17,21 @@ func (e *Engine) EnsureVolume(ctx context.Context, name, driver string, opts, la
 	return made.Volume.Mountpoint, nil
 }
 
+// Volume is where a volume lies on the Engine's machine, and what its driver was told.
+type Volume struct {
+	Mountpoint, Driver string
+	Options            map[string]string
+}
+
+// InspectVolume looks at a volume. IsNotFound tells that there is none of that name.
+func (e *Engine) InspectVolume(ctx context.Context, name string) (Volume, error) {
+	r, err := e.api.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
+	if err != nil {
+		return Volume{}, fmt.Errorf("inspect volume %s: %w", name, err)
+	}
+	return Volume{r.Volume.Mountpoint, r.Volume.Driver, r.Volume.Options}, nil
+}
+
 // Object is a network or a volume in a list.
 type Object struct {
 	Name   string

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/source"
 )
 
@@ -22,29 +24,68 @@ func (e *Executor) workspaceMounts(p *plan, w *source.Workspace) []docker.Mount 
 	return mounts
 }
 
-// ensureVolumes makes what the volumes of the plan need and adds them to the container.
-func (e *Executor) ensureVolumes(ctx context.Context, p *plan, c *docker.Container) error {
+// ensureVolumes makes what the volumes of the plan need and adds them to the container. It returns those that are no
+// Mounts of the container as a guard needs them.
+func (e *Executor) ensureVolumes(ctx context.Context, p *plan, c *docker.Container) (binds []guard.Mount, err error) {
 	for _, v := range p.volumes {
+		m := guard.Mount{Destination: path.Clean(v.target), ReadOnly: v.readOnly}
 		switch {
 		case v.named != "":
 			dir, err := e.Engine.EnsureVolume(ctx, v.named, c.Extras.VolumeDriver, nil, e.Settings.ownLabels())
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if c.Extras.VolumeDriver == "" {
 				openVolume(dir)
 			}
 			c.Binds = append(c.Binds, v.named+":"+v.target)
+			m.Source, m.Volume = dir, v.named
 		case v.folder != "":
 			if err := sharedFolder(v.folder); err != nil {
-				return err
+				return nil, err
 			}
 			c.Mounts = append(c.Mounts, docker.Mount{Source: v.folder, Target: v.target})
+			continue
+		case v.bind == "": // the job's own socket
+			continue
 		default:
 			c.Binds = append(c.Binds, v.bind)
+			if m.Source, m.Volume, err = e.operatorsVolume(ctx, v, c.Extras.VolumeDriver); err != nil {
+				return nil, err
+			}
+		}
+		if m.Source != "" {
+			binds = append(binds, m)
 		}
 	}
-	return nil
+	return binds, nil
+}
+
+// operatorsVolume says where a volume lies that the configuration names, and refuses one that leads around the guard:
+// a volume of the Engine's can be a folder anywhere. An anonymous one has no place yet.
+func (e *Executor) operatorsVolume(ctx context.Context, v volume, driver string) (source, name string, err error) {
+	s := e.Settings
+	if v.source == "" || path.IsAbs(v.source) || s.Socket == socketRaw {
+		return v.source, "", nil
+	}
+	// As the Engine does when it creates the container.
+	dir, err := e.Engine.EnsureVolume(ctx, v.source, driver, nil, nil)
+	if err != nil {
+		return "", "", err
+	}
+	known, err := e.Engine.InspectVolume(ctx, v.source)
+	if err != nil {
+		return "", "", err
+	}
+	if device := known.Options["device"]; path.IsAbs(device) {
+		if s.strict() && s.isSocket(device) {
+			return "", "", configurationError("name the socket itself", "volume %q of [runners.docker] is the Engine's own socket", v.bind)
+		}
+		if err := s.checkSource(v.bind, device, v.readOnly); err != nil {
+			return "", "", err
+		}
+	}
+	return dir, v.source, nil
 }
 
 // sharedFolder makes a folder that every user of a container may write to, below folders that only we may enter.

@@ -39,6 +39,7 @@ type plan struct {
 	dir, tempDir string // in the container
 	files        []job.Variable
 	stages       []stage
+	withheld     []string // keys of [runners.docker] that the container is not given
 	warnings     []string
 	err          error
 }
@@ -89,12 +90,16 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 		p.err = err
 	}
 	p.warn()
+	p.warnings = append(p.warnings, s.socketWarnings(p)...)
 	return p
 }
 
 // container is what the container is made of, but for what only doing can tell.
 func (s Settings) container(p *plan, random string) docker.Container {
 	c := s.Container
+	if s.guarded(p) && !s.Guard.TrustConfig {
+		c, p.withheld = withhold(c)
+	}
 	c.Name = fmt.Sprintf("runner-%s-project-%d-concurrent-%d-%s-build", containerName(s.ShortToken), p.spec.JobInfo.ProjectID, p.slot.ID, random)
 	c.Platform = p.image.platform
 	c.Entrypoint = p.image.entrypoint
@@ -113,6 +118,9 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	}
 	return c
 }
+
+// guarded reports whether the job has a socket of its own.
+func (s Settings) guarded(p *plan) bool { return s.Socket == socketGuarded && hasSocket(p.volumes) }
 
 // containerName keeps of a token what Docker allows in a name.
 func containerName(token string) string {
@@ -214,9 +222,6 @@ func (p *plan) warn() {
 	}
 	if p.vars.Get("GIT_CLONE_PATH") != "" {
 		p.warnings = append(p.warnings, "GIT_CLONE_PATH is not supported yet; the project is in "+p.dir)
-	}
-	if hasSocket(p.volumes) {
-		p.warnings = append(p.warnings, "the Engine's socket is mounted raw: this job controls the machine, and jobs beside it can read its variables and files")
 	}
 }
 

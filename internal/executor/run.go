@@ -73,6 +73,9 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 	for _, w := range p.warnings {
 		tr.Warnf("%s", w)
 	}
+	if len(p.withheld) > 0 {
+		e.Log.Warn("keys of [runners.docker] are not given to a job, because they would undo the guard of its socket", "job", p.spec.ID, "keys", p.withheld)
+	}
 }
 
 // prepare makes sure of the image, fetches the sources and creates the container, as much as possible at once.
@@ -130,10 +133,15 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	c := p.container
 	c.Image = image.ID
 	c.Mounts = append(c.Mounts, e.workspaceMounts(p, w)...)
-	if err := e.ensureVolumes(ctx, p, &c); err != nil {
+	binds, err := e.ensureVolumes(ctx, p, &c)
+	if err != nil {
 		return nil, err
 	}
 	if err := e.ensureNetwork(ctx, c.Network); err != nil {
+		return nil, err
+	}
+	socket, err := e.openSocket(ctx, tr, p, &c, binds)
+	if err != nil {
 		return nil, err
 	}
 	// Not to be interrupted: the Engine would go on, and leave a container that nobody knows.
@@ -141,10 +149,15 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	defer cancel()
 	id, err := e.Engine.Create(createCtx, c)
 	if err != nil {
+		socket.close(createCtx)
+		socket.removeCgroup()
 		return nil, createFailure(err)
 	}
+	if socket != nil {
+		socket.JobContainer(id, c.Name)
+	}
 	return &session{
-		engine: e.Engine, id: id, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
+		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
 		limited: c.Limits.Memory > 0, sharesPIDs: c.Security.PidMode != "",
 		network: func(ctx context.Context) error { return e.ensureNetwork(ctx, c.Network) },
 	}, nil
@@ -212,9 +225,13 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 			e.Log.Warn("files of the job's root user stay until the next job", "error", err)
 		}
 	}
+	// Before the job's container goes: nothing of the job is to start anything while it ends.
+	s.socket.close(ctx)
 	if err := e.Engine.Remove(ctx, s.id); err != nil {
 		e.Log.Warn("the job's container cannot be removed now; trying again", "container", s.id, "error", err)
 		go e.removeLater(context.WithoutCancel(ctx), s.id)
+	} else {
+		s.socket.removeCgroup()
 	}
 	s.close()
 	if err := emptyFolder(w.TempDir); err != nil {

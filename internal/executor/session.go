@@ -19,6 +19,7 @@ import (
 type session struct {
 	engine *docker.Engine
 	id     string
+	socket *jobSocket // of the job's own; nil = none
 	shell  string
 	grace  time.Duration // from TERM to KILL
 	tr     *trace.Trace
@@ -74,6 +75,11 @@ func (s *session) tryStart(ctx context.Context) error {
 	if err := s.engine.Start(ctx, s.id); err != nil {
 		s.close()
 		return err
+	}
+	if s.socket != nil {
+		if err := s.socket.JobStarted(ctx); err != nil {
+			s.tr.Warnf("published ports of the job's containers are not reachable at localhost: %v", err)
+		}
 	}
 	return nil
 }

@@ -4,7 +4,9 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // Settings are what an operator decided for the jobs of one [[runners]] entry, defaults filled in.
@@ -43,7 +45,8 @@ type Settings struct {
 	DisableCache        bool   // /path volumes end with the job
 	VolumeHostDir       string // [runners.docker] cache_dir: /path volumes become folders here
 	EngineSocket        string // path on the host
-	Socket              string // "raw" or "off": what a volume that is the Engine's socket gives
+	Socket              string // what a volume that is the Engine's socket gives: guarded, raw or off
+	Guard               GuardSettings
 
 	Environment         []string // KEY=value
 	Shell               string   // "sh" leaves bash out
@@ -58,6 +61,25 @@ type Settings struct {
 	FinalTries                        int           // of the final update
 	DebugTraceDisabled                bool
 	FeatureFlag                       func(name, jobValue string, set bool) bool
+}
+
+// What a volume that is the Engine's socket gives.
+const (
+	socketGuarded = "guarded" // a socket of the job's own
+	socketRaw     = "raw"     // the Engine's own
+	socketOff     = "off"     // nothing
+)
+
+// GuardSettings are what an operator decided for the sockets of jobs, and what the machine is like.
+type GuardSettings struct {
+	Dir               string         // one folder in it per job; short, because the path of a socket has an end
+	Ledger            *ledger.Ledger // whose the Engine's images are
+	Audit             bool
+	TrustConfig       bool   // also give containers what undoes the guard
+	CacheScope        string // project, protected or runner
+	AllowedRegistries []string
+	Limits            guard.Limits
+	Machine           docker.Machine
 }
 
 // DefaultStopGrace is how long a canceled script may take to end.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,10 @@ type volume struct {
 	bind   string // docker run -v's form; "" for the others
 	named  string // a volume of ours, made if it is not there
 	folder string // a folder of ours on the host, made if it is not there
-	socket bool   // the Engine's socket
+	socket bool   // the Engine's socket: bind is set if it is given raw
+
+	source   string // of bind: a path on the host, or the name of a volume of the operator's; "" = anonymous
+	readOnly bool
 }
 
 // layout says where the workspace lies when the operator mounts a host folder as builds_dir.
@@ -51,11 +55,19 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		case path.Clean(target) == path.Clean(s.BuildsDir) && path.IsAbs(source):
 			l = layout{hostRoot: source, below: path.Join(containerName(s.ShortToken), strconv.Itoa(slot.ProjectID))}
 		case s.isSocket(source):
-			if s.Socket != "off" {
-				out = append(out, volume{target: target, bind: source + ":" + target + suffix(mode), socket: true})
+			switch s.Socket {
+			case socketOff:
+			case socketRaw:
+				out = append(out, volume{target: target, bind: source + ":" + target + suffix(mode), source: source, socket: true})
+			default:
+				out = append(out, volume{target: target, socket: true})
 			}
 		default:
-			out = append(out, volume{target: target, bind: source + ":" + target + suffix(mode)})
+			v := volume{target: target, bind: source + ":" + target + suffix(mode), source: source, readOnly: isReadOnly(mode)}
+			if err := s.checkSource(text, source, v.readOnly); err != nil {
+				return l, nil, err
+			}
+			out = append(out, v)
 		}
 	}
 	return l, out, nil
@@ -92,6 +104,8 @@ func splitVolume(text string) (source, target, mode string, err error) {
 	}
 	return source, target, mode, nil
 }
+
+func isReadOnly(mode string) bool { return slices.Contains(strings.Split(mode, ","), "ro") }
 
 func suffix(mode string) string {
 	if mode == "" {
@@ -135,10 +149,7 @@ func protectedSuffix(spec *job.Spec) string {
 // isSocket reports whether a path on the host is the Engine's socket, by whatever name.
 func (s Settings) isSocket(source string) bool {
 	socket := s.engineSocket()
-	if socket == "" {
-		return false
-	}
-	return resolved(source) == resolved(socket)
+	return socket != "" && path.IsAbs(source) && sameFile(source, socket)
 }
 
 func (s Settings) engineSocket() string {
@@ -146,13 +157,6 @@ func (s Settings) engineSocket() string {
 		return s.EngineSocket
 	}
 	return strings.TrimPrefix(docker.DefaultHost, "unix://")
-}
-
-func resolved(p string) string {
-	if r, err := filepath.EvalSymlinks(p); err == nil {
-		return r
-	}
-	return path.Clean(p)
 }
 
 func hasSocket(volumes []volume) bool {

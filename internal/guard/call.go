@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // call is one request of a client while it is decided upon and answered.
@@ -250,4 +251,12 @@ func (g *Guard) once(key, line string) {
 		g.report(line)
 		g.log.Log(context.Background(), slog.LevelInfo, line)
 	}
+}
+
+// engineTimeout bounds what is completed at the Engine though its client may have gone.
+const engineTimeout = time.Minute
+
+// detached is the context of what must be done to its end even if the client goes away: what it makes must be on record.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
 }

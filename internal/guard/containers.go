@@ -1,12 +1,10 @@
 package guard
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
-	"time"
 )
 
 // own finds the own container that a call is about.
@@ -32,14 +30,6 @@ func (c *call) onOwn(method, suffix string, keys ...string) error {
 		return err
 	}
 	return c.forward(method, path, c.pick(keys...), nil)
-}
-
-// lifeTimeout bounds what is done for a job without its client waiting.
-const lifeTimeout = 2 * time.Minute
-
-// detached is the context of what must be done to its end even if the client goes away.
-func (c *call) detached() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.Guard.ctx, lifeTimeout)
 }
 
 // keepJob refuses to change the job's own container.
@@ -143,7 +133,7 @@ func containerRestart(c *call) error {
 // startOwn starts a container and opens its ports, whether the client stays or not: a container that runs without the
 // ports it publishes would be a riddle.
 func (c *call) startOwn(rec containerRecord, path string, q url.Values) error {
-	ctx, cancel := c.detached()
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	release, err := c.beginStart(ctx, rec.ID)
 	if err != nil {
@@ -218,7 +208,7 @@ func containerUnpause(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.detached()
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	release, err := c.beginStart(ctx, rec.ID)
 	if err != nil {
@@ -246,7 +236,7 @@ func containerRename(c *call) error {
 	if !containerName.MatchString(name) {
 		return badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
 	}
-	ctx, cancel := c.detached()
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	q := url.Values{"name": {c.policy.prefix() + name}}
 	if err := c.engine.callJSON(ctx, http.MethodPost, path, q, nil, nil); err != nil {
@@ -270,7 +260,7 @@ func containerRemove(c *call) error {
 	if c.spareJob(rec, "removed") {
 		return nil
 	}
-	ctx, cancel := c.detached()
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	q := url.Values{}
 	for _, k := range []string{"v", "force", "link"} {

@@ -78,7 +78,7 @@ func (c *call) endCopy(id string, s *copying) {
 		return
 	}
 	// Also when the guard is closing: a paused container cannot be killed on every Engine.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), lifeTimeout)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.engine.callJSON(ctx, http.MethodPost, "/containers/"+id+"/unpause", nil, nil, nil); err != nil {
 		c.log.Debug("not unpaused", "container", id, "error", err) // it was killed meanwhile

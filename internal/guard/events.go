@@ -54,7 +54,7 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 
 // events shows what happens to the job's own objects.
 func events(c *call) error {
-	f, err := c.parseFilters("container", "event", "image", "label", "network", "scope", "type", "volume",
+	f, err := c.readFilters("container", "event", "image", "label", "network", "scope", "type", "volume",
 		"builder", "config", "daemon", "node", "plugin", "secret", "service")
 	if err != nil {
 		return err

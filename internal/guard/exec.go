@@ -22,7 +22,7 @@ func execCreate(c *call) error {
 			return err
 		}
 	}
-	ctx, cancel := c.detached()
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.roomForExec(rec); err != nil {
 		return err

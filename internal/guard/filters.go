@@ -2,18 +2,24 @@ package guard
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 )
 
-// filters are the filters of a list, by key. What goes to the Engine is encoded anew from them.
+// filters are a list's conditions: all keys must hold. The guard applies those on names and labels itself, on what the
+// job gets to see: the Engine knows the job's objects by other names. What goes to the Engine is encoded anew.
 type filters map[string][]string
 
-// parseFilters reads filters in both of the forms that clients send: {"label":["a"]} and {"label":{"a":true}}. Keys that
+// readFilters reads filters in both of the forms that clients send: {"label":["a"]} and {"label":{"a":true}}. Keys that
 // are not among allowed are refused in the Engine's words.
-func (c *call) parseFilters(allowed ...string) (filters, error) {
+func (c *call) readFilters(allowed ...string) (filters, error) {
 	raw := c.query.Get("filters")
 	if raw == "" {
 		return filters{}, nil
@@ -88,10 +94,10 @@ func hasLabels(labels map[string]any, want []string) bool {
 	return true
 }
 
-func hasLabel(labels map[string]any, want string) bool {
+func hasLabel[V any](labels map[string]V, want string) bool {
 	key, value, valued := strings.Cut(want, "=")
 	got, ok := labels[key]
-	return ok && (!valued || got == value)
+	return ok && (!valued || any(got) == any(value))
 }
 
 // ownLabels reports whether a filter names a label of ours, which no object has as the job sees it.
@@ -100,4 +106,76 @@ func ownLabels(want []string) bool {
 		key, _, _ := strings.Cut(w, "=")
 		return ownLabel(key)
 	})
+}
+
+// exact reports whether a value is one of the key's, or the key is not there.
+func (f filters) exact(key, value string) bool {
+	return len(f[key]) == 0 || slices.Contains(f[key], value)
+}
+
+// match is exact for beginnings, parts and regular expressions, as the Engine matches names and IDs.
+func (f filters) match(key, value string) bool {
+	if f.exact(key, value) {
+		return true
+	}
+	return slices.ContainsFunc(f[key], func(pattern string) bool {
+		re, err := regexp.Compile(pattern)
+		return err == nil && re.MatchString(value)
+	})
+}
+
+// labels reports whether an object with these labels meets "label" (all of them) and "label!" (none of them).
+func (f filters) labels(labels map[string]any) bool {
+	return hasLabels(labels, f["label"]) && !slices.ContainsFunc(f["label!"], func(want string) bool { return hasLabel(labels, want) })
+}
+
+// boolean reads a key that is true or false; set says whether it is there.
+func (f filters) boolean(key string) (value, set bool, err error) {
+	for _, s := range f[key] {
+		switch s {
+		case "1", "true":
+			value = true
+		case "0", "false":
+			value = false
+		default:
+			return false, false, badRequest(`invalid value for filter '%s', must be "true" (or "1"), or "false" (or "0")`, key)
+		}
+		set = true
+	}
+	return value, set, nil
+}
+
+// until is the time before which an object must have been made: a duration back from now, seconds since 1970, or a date.
+func (f filters) until(now time.Time) (time.Time, bool, error) {
+	switch len(f["until"]) {
+	case 0:
+		return time.Time{}, false, nil
+	case 1:
+	default:
+		return time.Time{}, false, badRequest("more than one until filter specified")
+	}
+	s := f["until"][0]
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), true, nil
+	}
+	if n, err := strconv.ParseFloat(s, 64); err == nil {
+		return time.UnixMilli(int64(n * 1000)), true, nil
+	}
+	for _, form := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02"} {
+		if t, err := time.ParseInLocation(form, s, time.Local); err == nil {
+			return t, true, nil
+		}
+	}
+	return time.Time{}, false, &apiError{http.StatusBadRequest, fmt.Sprintf("invalid until filter: %q is no time", printable(s))}
+}
+
+// visibleLabels takes our labels out of an object's view and returns the others.
+func (g *Guard) visibleLabels(view map[string]any) map[string]any {
+	labels, _ := view["Labels"].(map[string]any)
+	for k := range labels {
+		if _, ours := g.policy.Labels[k]; ours || ownLabel(k) {
+			delete(labels, k)
+		}
+	}
+	return labels
 }

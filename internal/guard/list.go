@@ -19,7 +19,7 @@ var containerFilters = []string{
 // containerList shows the job's containers only. The Engine is asked for all, because the job's own container has no
 // label of this guard and a label proves nothing anyway.
 func containerList(c *call) error {
-	f, err := c.parseFilters(containerFilters...)
+	f, err := c.readFilters(containerFilters...)
 	if err != nil {
 		return err
 	}

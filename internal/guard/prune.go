@@ -12,7 +12,7 @@ import (
 // containerPrune removes the job's stopped containers. The Engine is not asked to prune: whatever filter it were given,
 // it would look at all containers of the machine.
 func containerPrune(c *call) error {
-	f, err := c.parseFilters("until", "label", "label!")
+	f, err := c.readFilters("until", "label", "label!")
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ func containerPrune(c *call) error {
 		if id == c.objects.jobContainer() || !prunable(doc, f, before) {
 			continue
 		}
-		ctx, cancel := c.detached()
+		ctx, cancel := detached(c.ctx)
 		err := c.engine.callJSON(ctx, http.MethodDelete, "/containers/"+id, nil, nil, nil)
 		cancel()
 		if err != nil {

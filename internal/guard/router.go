@@ -89,6 +89,7 @@ func routes() []route {
 		post("/containers/create", containerCreate),
 		post("/containers/prune", containerPrune),
 		get("/containers/{id}/json", containerInspect),
+		get("/containers/{name}/json", noContainerOfName), // "docker inspect registry/image" asks for a container first
 		get("/containers/{id}/top", containerTop),
 		get("/containers/{id}/logs", containerLogs),
 		get("/containers/{id}/changes", containerChanges),
@@ -155,7 +156,7 @@ func routes() []route {
 		raw(post("/build", build)),
 		post("/build/prune", buildPrune),
 		post("/build/cancel", buildCancel),
-		post("/session", session),
+		post("/session", sessionOpen),
 		post("/grpc", grpcRefused),
 
 		// refused.go: what a job gets no part of, with the words that clients expect

@@ -74,6 +74,15 @@ func (f *Folder) Spool() string { return filepath.Join(f.Path, "jobs") }
 // Sources is where mirrors and workspaces lie.
 func (f *Folder) Sources() string { return filepath.Join(f.Path, "sources") }
 
+// Guards is where the sockets of jobs lie.
+func (f *Folder) Guards() string { return filepath.Join(f.Path, "guard") }
+
+// Ledger is where it is written whose the images of Engines are. Others than the owner of the lock write there too.
+func (f *Folder) Ledger() string { return LedgerIn(f.Path) }
+
+// LedgerIn is the ledger of a state folder that is not locked.
+func LedgerIn(path string) string { return filepath.Join(path, "ledger") }
+
 // Free reports whether nobody uses the state folder at path, and it is the one of that instance: the path alone may
 // mean something else in another container. Path and instance may come from a label that a job has written, so nothing
 // there is followed, waited for or changed. A folder that is gone is not free: it may only be out of sight.

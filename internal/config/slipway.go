@@ -1,0 +1,47 @@
+package config
+
+import (
+	"regexp"
+)
+
+func (s *RunnerSlipway) defaults() {
+	for _, f := range []struct {
+		value *string
+		def   string
+	}{
+		{&s.Socket, SocketGuarded}, {&s.SocketPolicy, PolicyEnforce}, {&s.CacheScope, ScopeProject},
+	} {
+		if *f.value == "" {
+			*f.value = f.def
+		}
+	}
+}
+
+// registryForm is a host with a port, or all hosts below a domain.
+var registryForm = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?$|^\[[0-9a-fA-F:.]+\](:[0-9]{1,5})?$`)
+
+// slipway checks [runners.slipway].
+func (c *checker) slipway(at string, s *RunnerSlipway) {
+	c.oneOf(child(at, "socket"), s.Socket, []string{SocketGuarded, SocketRaw, SocketOff})
+	c.oneOf(child(at, "socket_policy"), s.SocketPolicy, []string{PolicyEnforce, PolicyAudit})
+	c.oneOf(child(at, "cache_scope"), s.CacheScope, []string{ScopeProject, ScopeProtected, ScopeRunner})
+	for i, host := range s.AllowedRegistries {
+		if !registryForm.MatchString(host) {
+			c.fail(element(child(at, "allowed_registries"), i), `write allowed_registries = ["registry.example.com:5050", "*.example.com"]`,
+				"%q is not the host of a registry, with its port if it has one", host)
+		}
+	}
+	c.limits(child(at, "limits"), s.Limits)
+}
+
+func (c *checker) limits(at string, l Limits) {
+	for key, n := range map[string]int64{
+		"containers": int64(l.Containers), "networks": int64(l.Networks), "volumes": int64(l.Volumes), "execs": int64(l.Execs),
+		"builds": int64(l.Builds), "memory": int64(l.Memory), "cpus": int64(l.CPUs), "pids": l.PIDs,
+		"shm_size": int64(l.ShmSize), "tmpfs": int64(l.Tmpfs),
+	} {
+		if n < 0 {
+			c.fail(child(at, key), "leave it out for the default", "a limit cannot be less than nothing")
+		}
+	}
+}

@@ -1,0 +1,38 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"github.com/moby/moby/client"
+)
+
+// Machine is what the Engine says of the machine that it is on.
+type Machine struct {
+	DataRoot         string // where its images, volumes and containers lie
+	CgroupDriver     string // cgroupfs, systemd or none
+	ContainerdSocket string // "" if an older Engine does not say
+}
+
+// Machine asks the Engine about its machine.
+func (e *Engine) Machine(ctx context.Context) (Machine, error) {
+	r, err := e.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return Machine{}, fmt.Errorf("ask the Engine about its machine: %w", err)
+	}
+	m := Machine{DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver}
+	if r.Info.Containerd != nil {
+		m.ContainerdSocket = r.Info.Containerd.Address
+	}
+	return m, nil
+}
+
+// Dial opens a connection of its own to the Engine, as this one is made: over its socket, or TCP with TLS.
+func (e *Engine) Dial(ctx context.Context) (net.Conn, error) {
+	conn, err := e.api.Dialer()(ctx)
+	if err != nil {
+		return nil, connectError(e.host, err)
+	}
+	return conn, nil
+}

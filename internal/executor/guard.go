@@ -1,0 +1,102 @@
+package executor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// tokenBytes make the name of a job on the Engine.
+const tokenBytes = 6
+
+// jobSocket is the socket of a job's own, and what belongs to it. A nil one does nothing.
+type jobSocket struct {
+	*guard.Guard
+	cgroup *jobCgroup // nil = none
+	log    *slog.Logger
+}
+
+// openSocket makes the job's socket and mounts it where the configuration has the Engine's. mounts are what else of the
+// host the container gets. It is nil if the job has no socket of its own.
+func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *docker.Container, mounts []guard.Mount) (*jobSocket, error) {
+	s := e.Settings
+	if !s.guarded(p) {
+		return nil, nil
+	}
+	for _, m := range c.Mounts {
+		mounts = append(mounts, guard.Mount{Destination: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly})
+	}
+	token := randomHex(tokenBytes)
+	socket := &jobSocket{cgroup: s.cgroupOf(c.Limits, token), log: e.Log}
+	if cg := socket.cgroup; cg != nil {
+		if err := cg.make(c.Limits); err != nil {
+			e.Log.Warn("memory and cpus of [runners.docker] hold for each container of a job, not for all together", "error", errors.Join(err, cg.remove()))
+			socket.cgroup = nil
+		} else {
+			c.Limits.CgroupParent = cg.path
+		}
+	}
+	g, err := guard.Open(ctx, guard.Options{
+		Dial: e.Engine.Dial, Dir: filepath.Join(s.Guard.Dir, token), Policy: s.guardPolicy(p, *c, mounts, token),
+		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
+	})
+	if err != nil {
+		socket.removeCgroup()
+		return nil, fmt.Errorf("open the job's socket: %w", err)
+	}
+	socket.Guard = g
+	for _, v := range p.volumes {
+		if v.socket {
+			c.Mounts = append(c.Mounts, docker.Mount{Source: g.Socket(), Target: v.target})
+		}
+	}
+	return socket, nil
+}
+
+// close ends the socket and removes what the job made through it.
+func (s *jobSocket) close(ctx context.Context) {
+	if s == nil {
+		return
+	}
+	if err := s.Close(ctx); err != nil {
+		s.log.Warn("something that a job made is still there; the next start removes it", "error", err)
+	}
+}
+
+// removeCgroup follows when the job's container is gone, too.
+func (s *jobSocket) removeCgroup() {
+	if s == nil || s.cgroup == nil {
+		return
+	}
+	if err := s.cgroup.remove(); err != nil {
+		s.log.Warn("a job's cgroup stays until the next start", "error", err)
+	}
+}
+
+// mostReports is how many lines of the guard a job's log takes: a job that tries in a loop is not to fill it.
+const mostReports = 200
+
+// reporter puts what the guard has to say into the job log.
+func reporter(tr *trace.Trace) func(line string) {
+	var n atomic.Int64
+	return func(line string) {
+		switch n := n.Add(1); {
+		case n == mostReports:
+			tr.Warnf("the guard of the Engine's socket has more to say; the runner's own log has it all")
+		case n > mostReports:
+		case strings.Contains(line, "denied by slipway ["):
+			tr.Warnf("%s", line)
+		default:
+			tr.Printf("%s", line)
+		}
+	}
+}

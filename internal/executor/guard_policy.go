@@ -1,0 +1,96 @@
+package executor
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// guardPolicy is what the job may do through its socket. It comes from the settings and from the payload's own fields:
+// nothing in it comes from variables, which a pipeline can set.
+func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount, token string) guard.Policy {
+	registry, others := registries(p.spec)
+	policy := guard.Policy{
+		Token: token, Labels: s.ownLabels(),
+		Scope: s.scope(p.spec), Registry: registry, AllowedRegistries: s.Guard.AllowedRegistries,
+		Mounts: mounts, Sockets: s.socketPaths(p),
+		Network: c.Network, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits,
+		Audit: s.Guard.Audit, Root: IsAdmin(),
+	}
+	if registry != "" {
+		policy.ImagePath = registry + "/" + strings.ToLower(p.spec.JobInfo.ProjectFullPath)
+	}
+	if len(policy.AllowedRegistries) > 0 {
+		policy.AllowedRegistries = slices.Concat(policy.AllowedRegistries, others)
+	}
+	if s.Guard.TrustConfig {
+		policy.CapAdd = c.Security.CapAdd
+	}
+	if policy.Limits.Memory == 0 {
+		policy.Limits.Memory = c.Limits.Memory
+	}
+	if policy.Limits.NanoCPUs == 0 {
+		policy.Limits.NanoCPUs = c.Limits.NanoCPUs
+	}
+	return policy
+}
+
+// registries are the hosts that the payload has credentials for: GitLab's own registry, then the others (the dependency
+// proxy).
+//
+// GitLab: the first one is the registry; an address may have a scheme.
+func registries(spec *job.Spec) (own string, others []string) {
+	for _, c := range spec.Credentials {
+		if c.Type != "registry" {
+			continue
+		}
+		host := c.URL
+		if _, rest, ok := strings.Cut(host, "://"); ok {
+			host = rest
+		}
+		host, _, _ = strings.Cut(host, "/")
+		switch host = strings.ToLower(host); {
+		case host == "":
+		case own == "":
+			own = host
+		default:
+			others = append(others, host)
+		}
+	}
+	return own, others
+}
+
+// scope names the jobs that share a build cache and local image names.
+func (s Settings) scope(spec *job.Spec) string {
+	of := fmt.Sprintf("project\n%s\n%d", s.ServerURL, spec.JobInfo.ProjectID)
+	switch s.Guard.CacheScope {
+	case "runner":
+		of = fmt.Sprintf("runner\n%s\n%d", s.ServerURL, s.RunnerID)
+	case "protected":
+		of += protectedSuffix(spec)
+	}
+	sum := sha256.Sum256([]byte(of))
+	return hex.EncodeToString(sum[:16])
+}
+
+// socketPaths are the paths that mean the job's socket to those who write volumes in the job.
+func (s Settings) socketPaths(p *plan) []string {
+	paths := []string{"/var/run/docker.sock", "/run/docker.sock"}
+	if socket := s.engineSocket(); socket != "" {
+		paths = append(paths, path.Clean(socket))
+	}
+	for _, v := range p.volumes {
+		if v.socket {
+			paths = append(paths, path.Clean(v.target))
+		}
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}

@@ -1,0 +1,180 @@
+package executor
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+)
+
+// strict reports whether the configuration must not undo the guard: neither raw nor trust_config says that it may.
+func (s Settings) strict() bool { return s.Socket != socketRaw && !s.Guard.TrustConfig }
+
+// What every container may do on an Engine of its own accord: Docker's default capabilities.
+var defaultCapabilities = []string{
+	"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE",
+	"SYS_CHROOT", "KILL", "AUDIT_WRITE",
+}
+
+// withhold takes from a container what would let a job around its guard, and names the keys of [runners.docker].
+func withhold(c docker.Container) (docker.Container, []string) {
+	var keys []string
+	sec, x := c.Security, c.Extras
+	if sec.Privileged {
+		sec.Privileged = false
+		keys = append(keys, "privileged")
+	}
+	for _, m := range []struct {
+		key  string
+		mode *string
+	}{{"network_mode", &c.Network}, {"pid_mode", &sec.PidMode}, {"ipcmode", &sec.IpcMode}, {"userns_mode", &sec.UsernsMode}} {
+		if *m.mode == "host" || strings.HasPrefix(*m.mode, "container:") {
+			keys = append(keys, fmt.Sprintf("%s = %q", m.key, *m.mode))
+			*m.mode = ""
+		}
+	}
+	kept := keep(sec.CapAdd, isDefaultCapability)
+	if len(kept) < len(sec.CapAdd) {
+		keys = append(keys, "cap_add")
+	}
+	sec.CapAdd = kept
+	kept = keep(sec.SecurityOpt, isNoNewPrivileges)
+	if len(kept) < len(sec.SecurityOpt) {
+		keys = append(keys, "security_opt")
+	}
+	sec.SecurityOpt = kept
+	for _, l := range []struct {
+		key  string
+		list *[]string
+	}{{"devices", &sec.Devices}, {"device_cgroup_rules", &sec.DeviceCgroupRules}, {"volumes_from", &x.VolumesFrom}} {
+		if len(*l.list) > 0 {
+			*l.list = nil
+			keys = append(keys, l.key)
+		}
+	}
+	c.Security, c.Extras = sec, x
+	return c, keys
+}
+
+func keep(list []string, ok func(string) bool) (out []string) {
+	for _, s := range list {
+		if ok(s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func isDefaultCapability(name string) bool {
+	return slices.Contains(defaultCapabilities, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
+}
+
+func isNoNewPrivileges(opt string) bool {
+	switch strings.ReplaceAll(opt, ":", "=") {
+	case "no-new-privileges", "no-new-privileges=true":
+		return true
+	}
+	return false
+}
+
+// Where the sockets of a containerd are: whoever reaches one owns the machine as with the Engine's.
+var containerdSockets = []string{"/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"}
+
+// checkSource refuses a volume that leads around the guard.
+func (s Settings) checkSource(text, source string, readOnly bool) error {
+	if !s.strict() || !path.IsAbs(source) {
+		return nil // names of volumes are looked at when the Engine says what they are
+	}
+	refuse := func(cure, what string) error {
+		return configurationError(cure+`; or write trust_config = true in [runners.slipway], and every job owns the machine`,
+			"volume %q of `volumes` in [runners.docker] gives jobs %s", text, what)
+	}
+	mounts := readMounts()
+	if socket := s.engineSocket(); socket != "" && holds(mounts, source, socket) {
+		return refuse(fmt.Sprintf("write %q for a guarded socket, and name the other files one by one", socket+":"+socket), "the Engine's own socket")
+	}
+	for _, socket := range append(containerdSockets, s.Guard.Machine.ContainerdSocket) {
+		if socket != "" && holds(mounts, source, socket) {
+			return refuse("name the files that jobs need one by one", "containerd's socket")
+		}
+	}
+	if root := s.Guard.Machine.DataRoot; root != "" && overlap(mounts, source, root) {
+		return refuse(`use a named volume ("name:/path") instead`, "the Engine's data in "+root)
+	}
+	for _, dir := range []string{s.StateDir, s.Guard.Dir} {
+		if dir != "" && overlap(mounts, source, dir) {
+			return refuse("name the folders that jobs need one by one", "Slipway's own files in "+dir)
+		}
+	}
+	for _, dir := range []string{"/proc", "/sys"} {
+		if !readOnly && (isBelow(resolved(source), dir) || resolved(source) == "/") {
+			return refuse(fmt.Sprintf("write %q", strings.TrimSuffix(text, ":rw")+":ro"), "the machine's kernel settings in "+dir)
+		}
+	}
+	return nil
+}
+
+// CheckSource says why a place of the host must not be given to who has a guarded socket: it would lead around the guard.
+// socket is the Engine's, own are the caller's folders.
+func CheckSource(source, socket string, machine docker.Machine, own ...string) error {
+	mounts := readMounts()
+	for _, s := range append(containerdSockets, socket, machine.ContainerdSocket) {
+		if s != "" && holds(mounts, source, s) {
+			return fmt.Errorf("%s has %s in it, which owns the machine", source, s)
+		}
+	}
+	for _, dir := range append(own, machine.DataRoot) {
+		if dir != "" && overlap(mounts, source, dir) {
+			return fmt.Errorf("%s and %s, which belongs to the guard or the Engine, lie in each other", source, dir)
+		}
+	}
+	return nil
+}
+
+// IsAdmin reports whether this process may mount and enter namespaces, by whatever user.
+func IsAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
+// systemFolders belong to the machine: who may write there can become its root without any socket.
+var systemFolders = []string{"/etc", "/root", "/boot", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/var/spool", "/home"}
+
+// socketWarnings are what a job's author should know about its socket.
+func (s Settings) socketWarnings(p *plan) (out []string) {
+	if !hasSocket(p.volumes) {
+		return nil
+	}
+	if s.Socket == socketRaw {
+		return []string{"the Engine's socket is mounted raw: this job controls the machine, and jobs beside it can read its variables and files"}
+	}
+	if s.Guard.TrustConfig {
+		out = append(out, "trust_config = true in [runners.slipway]: the guard of the Engine's socket does not hold against what [runners.docker] gives this job")
+	}
+	if s.Guard.Audit {
+		out = append(out, `socket_policy = "audit" in [runners.slipway]: what the guard of the Engine's socket would refuse is only noted`)
+	}
+	for _, key := range p.withheld {
+		out = append(out, key+" in [runners.docker] is not given to this job, because it would undo the guard of the Engine's socket "+
+			"(the runner's operator can write trust_config = true in [runners.slipway])")
+	}
+	for _, v := range p.volumes {
+		if s.Guard.TrustConfig || v.readOnly || v.socket || !path.IsAbs(v.source) {
+			continue
+		}
+		for _, dir := range systemFolders {
+			if source := resolved(v.source); source == dir || dir == "/etc" && isBelow(source, dir) {
+				out = append(out, fmt.Sprintf("volume %q of [runners.docker] lets this job write to the machine's own %s: the guard of the Engine's socket does not hold against that", v.bind, source))
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,292 @@
+package guard
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// netRig is a rig that removes what its test made, whatever the guard does.
+func netRig(t *testing.T, change ...func(*Options)) *rig {
+	t.Helper()
+	r := newRig(t, change...)
+	t.Cleanup(func() {
+		filter := "label=" + LabelGuard + "=" + r.policy.Token
+		for _, id := range strings.Fields(r.host("ps", "--all", "--quiet", "--filter", filter)) {
+			r.host("rm", "--force", "--volumes", id)
+		}
+		for _, id := range strings.Fields(r.host("network", "ls", "--quiet", "--filter", filter)) {
+			if job := r.objects.jobContainer(); job != "" {
+				_, _ = run("unix:///var/run/docker.sock", "", "network", "disconnect", "--force", id, job)
+			}
+			r.host("network", "rm", id)
+		}
+		for _, v := range strings.Fields(r.host("volume", "ls", "--quiet", "--filter", filter)) {
+			r.host("volume", "rm", v)
+		}
+	})
+	return r
+}
+
+// sibling starts a container on own networks and puts it on record.
+func (r *rig) sibling(name string, networks []string, args ...string) string {
+	r.t.Helper()
+	line := []string{"create", "--label", LabelGuard + "=" + r.policy.Token, "--stop-signal", "KILL", "--name", r.policy.prefix() + name}
+	if len(networks) > 0 {
+		line = append(line, "--network", networks[0], "--network-alias", name)
+	}
+	id := strings.TrimSpace(r.host(append(append(line, client), args...)...))
+	r.objects.addContainer(&containerRecord{ID: id, Name: name})
+	r.host("start", id)
+	return id
+}
+
+// must sends a request that is to be answered with that status, and decodes the answer into v, if that is not nil.
+func (r *rig) must(status int, method, target string, body, v any) {
+	r.t.Helper()
+	got, text := r.do(method, target, body)
+	if got != status {
+		r.t.Fatalf("%s %s: %d %s", method, target, got, text)
+	}
+	if v != nil {
+		if err := json.Unmarshal([]byte(text), v); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
+type jsonBody map[string]any
+
+func (r *rig) makeNetwork(name string) string {
+	r.t.Helper()
+	var made struct{ Id string }
+	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{"Name": name, "CheckDuplicate": true}, &made)
+	return made.Id
+}
+
+func TestNetworkRules(t *testing.T) {
+	t.Parallel()
+	r := netRig(t)
+	before := r.calls.String()
+	for name, a := range map[string]struct {
+		rule string
+		body jsonBody
+	}{
+		"macvlan":     {"network-driver", jsonBody{"Driver": "macvlan", "Options": jsonBody{"parent": "eth0"}}},
+		"host":        {"network-driver", jsonBody{"Driver": "host"}},
+		"case":        {"network-driver", jsonBody{"driver": "macvlan"}},
+		"overlay":     {"network-driver", jsonBody{"Driver": "overlay", "Attachable": true}},
+		"subnet":      {"network-ipam", jsonBody{"IPAM": jsonBody{"Config": []jsonBody{{"Subnet": "169.254.169.0/24"}}}}},
+		"ipam driver": {"network-ipam", jsonBody{"IPAM": jsonBody{"Driver": "null"}}},
+		"ipam opts":   {"network-ipam", jsonBody{"IPAM": jsonBody{"Options": jsonBody{"a": "b"}}}},
+		"bridge name": {"network-options", jsonBody{"Options": jsonBody{"com.docker.network.bridge.name": "docker0"}}},
+		"host ip":     {"network-options", jsonBody{"Options": jsonBody{"com.docker.network.bridge.host_binding_ipv4": "0.0.0.0"}}},
+		"bad mtu":     {"network-options", jsonBody{"Options": jsonBody{"com.docker.network.driver.mtu": "1500,x"}}},
+		"scope":       {"network-options", jsonBody{"Scope": "swarm"}},
+		"ingress":     {"network-options", jsonBody{"Ingress": true}},
+		"config only": {"network-options", jsonBody{"ConfigOnly": true}},
+		"config from": {"network-options", jsonBody{"ConfigFrom": jsonBody{"Network": "other"}}},
+		"v6":          {"network-options", jsonBody{"EnableIPv6": true}},
+		"no v4":       {"network-options", jsonBody{"EnableIPv4": false}},
+	} {
+		a.body["Name"] = "attack"
+		status, text := r.do("POST", "/networks/create", a.body)
+		if status != http.StatusForbidden || !strings.Contains(text, "["+a.rule+"]") {
+			t.Errorf("%s: %d %s", name, status, text)
+		}
+	}
+	for _, name := range []string{"host", "bridge", "none", "default", "", "a b", "container:x", "-x", "../x", strings.Repeat("x", 129)} {
+		if status, text := r.do("POST", "/networks/create", jsonBody{"Name": name}); status != http.StatusForbidden && status != http.StatusBadRequest {
+			t.Errorf("name %q: %d %s", name, status, text)
+		}
+	}
+	if r.calls.String() != before {
+		t.Errorf("refused calls reached the Engine:\n%s", r.calls)
+	}
+	if out := r.host("network", "ls", "--quiet", "--filter", "name="+r.policy.prefix()); out != "" {
+		t.Errorf("made: %s", out)
+	}
+}
+
+func TestNetworkLimit(t *testing.T) {
+	t.Parallel()
+	r := netRig(t, func(o *Options) { o.Policy.Limits.Networks = 2 })
+	r.makeNetwork("a")
+	r.makeNetwork("b")
+	status, text := r.do("POST", "/networks/create", jsonBody{"Name": "c"})
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, text, "[limit-networks]")
+	r.must(http.StatusNoContent, "DELETE", "/networks/a", nil, nil)
+	r.makeNetwork("c")
+}
+
+func TestNetworkLife(t *testing.T) {
+	t.Parallel()
+	r := netRig(t)
+	job := r.job()
+	var made struct{ Id string }
+	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{
+		"Name": "front", "Driver": "bridge", "Internal": true, "Attachable": true, "Scope": "local", "EnableIPv6": false,
+		"IPAM": jsonBody{"Driver": "default", "Config": []any{}}, "Options": jsonBody{"com.docker.network.driver.mtu": "1400"},
+		"Labels": jsonBody{"mine": "1", "slipway.guard": "other", "SLIPWAY.x": "1"},
+	}, &made)
+	status, text := r.do("POST", "/networks/create", jsonBody{"Name": "front"})
+	if status != http.StatusConflict || !strings.Contains(text, "network with name front already exists") {
+		t.Errorf("%d %s", status, text)
+	}
+
+	raw := r.host("network", "inspect", "--format", "{{.Name}} {{.Internal}} {{.Options}} {{.Labels}} {{.Attachable}} {{range .Containers}}{{.Name}}{{end}}", made.Id)
+	wants(t, raw, r.policy.prefix()+"front true map[com.docker.network.driver.mtu:1400]", "mine:1", "slipway.guard:"+r.policy.Token, "slipway.test.guard:true", " false ")
+	lacks(t, raw, "other", "SLIPWAY")
+
+	status, text = r.do("GET", "/networks/front", nil)
+	if status != http.StatusOK {
+		t.Fatalf("%d %s", status, text)
+	}
+	wants(t, text, `"Name":"front"`, `"Labels":{"mine":"1"}`, job)
+	lacks(t, text, r.policy.Token+"-", "slipway.")
+
+	status, text = r.do("DELETE", "/networks/bridge", nil)
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	db := r.sibling("db", []string{made.Id}, "sleep", "600")
+	status, text = r.do("DELETE", "/networks/front", nil)
+	if status != http.StatusForbidden || !strings.Contains(text, "has active endpoints") {
+		t.Errorf("%d %s", status, text)
+	}
+	lacks(t, text, r.policy.Token)
+	wants(t, r.host("network", "inspect", made.Id), job)
+
+	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": "db"}, nil)
+	lacks(t, r.host("network", "inspect", made.Id), db)
+	r.must(http.StatusOK, "POST", "/networks/"+made.Id[:8]+"/connect", jsonBody{"Container": db[:12], "EndpointConfig": jsonBody{
+		"Aliases": []string{"store"}, "IPAMConfig": jsonBody{"IPv4Address": "10.1.2.3"}, "MacAddress": "02:42:ac:11:00:02", "DriverOpts": jsonBody{"x": "y"},
+	}}, nil)
+	raw = r.host("inspect", "--format", "{{json .NetworkSettings.Networks}}", db)
+	wants(t, raw, `"store"`, `"db"`)
+	lacks(t, raw, "10.1.2.3", "02:42:ac:11:00:02", `"x"`)
+
+	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": "db", "Force": true}, nil)
+	r.must(http.StatusNoContent, "DELETE", "/networks/front", nil, nil)
+	if out := r.host("network", "ls", "--quiet", "--no-trunc"); strings.Contains(out, made.Id) {
+		t.Error("the network is there")
+	}
+	r.must(http.StatusNotFound, "GET", "/networks/front", nil, nil)
+}
+
+// What is not the job's does not exist, whatever it is called.
+func TestNetworkOfOthers(t *testing.T) {
+	t.Parallel()
+	victim, r := netRig(t), netRig(t)
+	theirs := victim.makeNetwork("net")
+	theirContainer := victim.sibling("db", []string{theirs}, "sleep", "600")
+	mine := r.makeNetwork("mine")
+	own := r.sibling("own", []string{mine}, "sleep", "600")
+	before := strings.Count(r.calls.String(), "\n")
+	for _, ref := range []string{theirs, theirs[:12], theirs[:4], victim.policy.prefix() + "net", "net", "host", "none", "docker0"} {
+		for _, a := range []struct {
+			method, target string
+			body           any
+		}{
+			{"GET", "/networks/" + ref, nil},
+			{"DELETE", "/networks/" + ref, nil},
+			{"POST", "/networks/" + ref + "/connect", jsonBody{"Container": own}},
+			{"POST", "/networks/" + ref + "/disconnect", jsonBody{"Container": theirContainer, "Force": true}},
+		} {
+			status, text := r.do(a.method, a.target, a.body)
+			if status != http.StatusNotFound || text != `{"message":"network `+ref+" not found\"}\n" {
+				t.Errorf("%s %s: %d %s", a.method, a.target, status, text)
+			}
+		}
+	}
+	for _, what := range []string{"connect", "disconnect"} {
+		for _, ref := range []string{theirContainer, theirContainer[:12], victim.policy.prefix() + "db", "db"} {
+			status, text := r.do("POST", "/networks/mine/"+what, jsonBody{"Container": ref, "Force": true})
+			if status != http.StatusNotFound || text != `{"message":"No such container: `+ref+"\"}\n" {
+				t.Errorf("%s %s: %d %s", what, ref, status, text)
+			}
+		}
+	}
+	// A link to another job's container.
+	status, text := r.do("POST", "/networks/mine/connect", jsonBody{"Container": own, "EndpointConfig": jsonBody{"Links": []string{theirContainer + ":x"}}})
+	if status != http.StatusNotFound {
+		t.Errorf("link: %d %s", status, text)
+	}
+	if n := strings.Count(r.calls.String(), "\n"); n != before {
+		t.Errorf("refused calls reached the Engine:\n%s", r.calls)
+	}
+	for _, id := range []string{theirs, mine} {
+		raw := r.host("network", "inspect", id)
+		if strings.Contains(raw, theirContainer) != (id == theirs) || strings.Contains(raw, own) != (id == mine) {
+			t.Errorf("moved: %s", raw)
+		}
+	}
+	// The lists and prunes of one job have nothing of the other.
+	_, text = r.do("GET", "/networks", nil)
+	lacks(t, text, theirs, theirContainer, victim.policy.Token)
+	r.must(http.StatusOK, "POST", "/networks/prune", nil, nil)
+	wants(t, r.host("network", "ls", "--quiet", "--no-trunc"), theirs, mine)
+}
+
+func TestNetworkList(t *testing.T) {
+	t.Parallel()
+	r := netRig(t)
+	r.job()
+	front, back := r.makeNetwork("front"), ""
+	var made struct{ Id string }
+	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{"Name": "back", "Labels": jsonBody{"tier": "2"}}, &made)
+	back = made.Id
+	r.sibling("db", []string{back}, "sleep", "600")
+	for filters, want := range map[string][]string{
+		``:                             {"back", "bridge", "front"},
+		`{"name":["front"]}`:           {"front"},
+		`{"name":{"^front$":true}}`:    {"front"},
+		`{"name":["fro","back"]}`:      {"back", "front"},
+		`{"name":["slipwayjob"]}`:      nil,
+		`{"id":["` + front + `"]}`:     {"front"},
+		`{"id":["` + back[:12] + `"]}`: {"back"},
+		`{"label":["tier"]}`:           {"back"},
+		`{"label":["tier=1"]}`:         nil,
+		`{"label":["slipway.guard"]}`:  nil,
+		`{"driver":["bridge"]}`:        {"back", "bridge", "front"},
+		`{"driver":["host"]}`:          nil,
+		`{"scope":["local"]}`:          {"back", "bridge", "front"},
+		`{"type":["custom"]}`:          {"back", "front"},
+		`{"type":["builtin"]}`:         {"bridge"},
+		`{"dangling":["true"]}`:        {"front"},
+		`{"dangling":["0"]}`:           {"back", "bridge"},
+		`{"name":["front"],"type":["custom"],"label":["tier"]}`: nil,
+	} {
+		var list []struct{ Name string }
+		r.must(http.StatusOK, "GET", "/networks?filters="+escape(filters), nil, &list)
+		var names []string
+		for _, n := range list {
+			names = append(names, n.Name)
+		}
+		slices.Sort(names)
+		if !slices.Equal(names, want) {
+			t.Errorf("%s: %q", filters, names)
+		}
+	}
+	for _, filters := range []string{`{"zz":["a"]}`, `{"dangling":["maybe"]}`, `{"type":["x"]}`, `{"name":`, `[]`} {
+		r.must(http.StatusBadRequest, "GET", "/networks?filters="+escape(filters), nil, nil)
+	}
+	var pruned struct{ NetworksDeleted []string }
+	r.must(http.StatusOK, "POST", "/networks/prune?filters="+escape(`{"until":["1h"]}`), nil, &pruned)
+	if len(pruned.NetworksDeleted) > 0 {
+		t.Errorf("younger than asked for: %q", pruned.NetworksDeleted)
+	}
+	r.must(http.StatusOK, "POST", "/networks/prune", nil, &pruned)
+	if !slices.Equal(pruned.NetworksDeleted, []string{"front"}) {
+		t.Errorf("pruned: %q", pruned.NetworksDeleted)
+	}
+	lacks(t, r.host("network", "ls", "--quiet", "--no-trunc"), front)
+}
+
+func escape(s string) string { return url.QueryEscape(s) }

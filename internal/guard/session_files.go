@@ -1,0 +1,272 @@
+package guard
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	buildkit "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"google.golang.org/grpc/metadata"
+)
+
+// The names that docker's client gives its folders, and the keys of a request for files.
+const (
+	dirDockerfile = "dockerfile"
+	dirContext    = "context"
+
+	keyDir         = "dir-name"
+	keyFollowPaths = "followpaths"
+)
+
+// The bounds of a read by the guard itself, which is kept in memory.
+const (
+	maxFileRead    = 4 << 20 // of all names and files of a read together
+	maxEntriesRead = 10_000  // files, folders and links that a client may tell of
+	maxLinks       = 40      // followed for one name
+	fileReadTime   = time.Minute
+)
+
+// readFiles asks a client for files of one of its folders, once: what comes of it is all that the guard and the Engine
+// ever see of them. Links within the folder are followed. A file that is not there is not in the answer. Nothing is
+// written to disk, whatever names the client tells of.
+func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ...string) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(client.Context(ctx), fileReadTime)
+	defer cancel()
+	header := metadata.MD{keyDir: {dir}, keyFollowPaths: names}
+	if slices.ContainsFunc(names, func(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 0x7e }) >= 0 }) {
+		header[keyFollowPaths] = nil
+		for _, n := range names {
+			header.Append(keyFollowPaths, url.QueryEscape(n))
+		}
+		header.Set(keyFollowPaths+"-encoded", "1")
+	}
+	stream, err := filesync.NewFileSyncClient(client.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, header))
+	if err != nil {
+		return nil, err
+	}
+	r := &fileReader{stream: stream, names: names, wanted: map[uint32][]string{}, data: map[uint32]*bytes.Buffer{}}
+	if err := r.run(); err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	for id, names := range r.wanted {
+		for _, n := range names {
+			files[n] = r.data[id].Bytes()
+		}
+	}
+	return files, nil
+}
+
+// fileReader is the receiver of one transfer of files. A sender tells of all entries; a file's ID is its place among
+// them. It then sends the files that it is asked for, and both say that they have finished.
+type fileReader struct {
+	stream   filesync.FileSync_DiffCopyClient
+	names    []string
+	entries  []*fstypes.Stat
+	wanted   map[uint32][]string // ID → names that lead to it
+	data     map[uint32]*bytes.Buffer
+	left     int // files that are still to come
+	size     int
+	listed   bool
+	finished bool
+}
+
+var errTransfer = errors.New("the client's transfer of files is not as it should be")
+
+func (r *fileReader) run() error {
+	for {
+		p, err := r.stream.Recv()
+		if err == io.EOF && r.finished {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("receive files from the client: %w", err)
+		}
+		switch p.Type {
+		case fstypes.PACKET_STAT:
+			err = r.stat(p.Stat)
+		case fstypes.PACKET_DATA:
+			err = r.file(p.ID, p.Data)
+		case fstypes.PACKET_FIN:
+			if !r.finished {
+				return errTransfer
+			}
+			err = r.stream.CloseSend()
+		case fstypes.PACKET_ERR:
+			err = fmt.Errorf("the client cannot send files: %s", printable(string(p.Data)))
+		default:
+			err = errTransfer
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (r *fileReader) stat(s *fstypes.Stat) error {
+	if r.listed {
+		return errTransfer
+	}
+	if s == nil {
+		r.listed = true
+		return r.request()
+	}
+	if err := checkStat(s); err != nil {
+		return err
+	}
+	if len(r.entries) >= maxEntriesRead {
+		return fmt.Errorf("%w: more than %d entries", errTransfer, maxEntriesRead)
+	}
+	if r.size += len(s.Path) + len(s.Linkname); r.size > maxFileRead {
+		return fmt.Errorf("%w: its names are larger than %d bytes", errTransfer, maxFileRead)
+	}
+	r.entries = append(r.entries, &fstypes.Stat{Path: s.Path, Mode: s.Mode, Linkname: s.Linkname})
+	return nil
+}
+
+// request asks for the files that the names lead to.
+func (r *fileReader) request() error {
+	byPath := make(map[string]uint32, len(r.entries))
+	for i, e := range r.entries {
+		byPath[e.Path] = uint32(i)
+	}
+	for _, n := range r.names {
+		id, ok := r.resolve(byPath, n)
+		if !ok {
+			continue
+		}
+		r.wanted[id] = append(r.wanted[id], n)
+		if r.data[id] == nil {
+			r.data[id] = &bytes.Buffer{}
+			if err := r.stream.Send(&fstypes.Packet{Type: fstypes.PACKET_REQ, ID: id}); err != nil {
+				return err
+			}
+			r.left++
+		}
+	}
+	return r.finish()
+}
+
+// resolve follows a name to a regular file. Links lead nowhere but within the folder, as for the Engine.
+func (r *fileReader) resolve(byPath map[string]uint32, name string) (id uint32, ok bool) {
+	at, rest := "", path.Clean("/" + name)[1:] // as the client takes it
+	for hops := 0; ; {
+		first, tail, more := strings.Cut(rest, "/")
+		rest = tail
+		at = strings.TrimPrefix(path.Join("/", at, first), "/")
+		if at == "" {
+			if !more {
+				return 0, false
+			}
+			continue
+		}
+		if id, ok = byPath[at]; !ok {
+			return 0, false
+		}
+		e := r.entries[id]
+		if mode := os.FileMode(e.Mode); mode&os.ModeSymlink != 0 {
+			if hops++; hops > maxLinks {
+				return 0, false
+			}
+			rest = path.Join(e.Linkname, tail)
+			if at = path.Dir(at); path.IsAbs(e.Linkname) {
+				at = ""
+			}
+			continue
+		} else if !more {
+			return id, mode&os.ModeType == 0
+		}
+	}
+}
+
+func (r *fileReader) file(id uint32, data []byte) error {
+	b, ok := r.data[id]
+	if !ok || r.finished {
+		return errTransfer
+	}
+	if len(data) == 0 {
+		r.left--
+		return r.finish()
+	}
+	if r.size += len(data); r.size > maxFileRead {
+		return badRequest("slipway: the Dockerfile is larger than %d bytes", maxFileRead)
+	}
+	b.Write(data)
+	return nil
+}
+
+func (r *fileReader) finish() error {
+	if r.left > 0 {
+		return nil
+	}
+	r.finished = true
+	return r.stream.Send(&fstypes.Packet{Type: fstypes.PACKET_FIN})
+}
+
+// checkStat refuses entries that no client of good will tells of: names that lead out of the folder, and devices. The
+// Engine writes them to its disk as root.
+func checkStat(s *fstypes.Stat) error {
+	mode := os.FileMode(s.Mode)
+	switch {
+	case !localName(s.Path):
+		return fmt.Errorf("%w: the name %q", errTransfer, printable(s.Path))
+	case mode&os.ModeSymlink == 0 && s.Linkname != "" && !localName(s.Linkname):
+		return fmt.Errorf("%w: the link to %q", errTransfer, printable(s.Linkname))
+	case mode&os.ModeDevice != 0:
+		return fmt.Errorf("%w: %q is a device", errTransfer, printable(s.Path))
+	}
+	return nil
+}
+
+func localName(p string) bool {
+	return p != "" && p != "." && p != ".." && p == path.Clean(p) && !path.IsAbs(p) && !strings.HasPrefix(p, "../") && !strings.Contains(p, "\x00")
+}
+
+// servedFiles are what the Engine gets to see of a folder: files that the guard has checked.
+type servedFiles map[string][]byte
+
+// Walk tells of all of them, whatever was asked for: they are few.
+func (f servedFiles) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
+	names := make([]string, 0, len(f))
+	for n := range f {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	for _, n := range names {
+		stat := &fstypes.Stat{Path: n, Mode: 0o644, Size: int64(len(f[n])), ModTime: contentTime(f[n])}
+		if err := fn(n, &fsutil.DirEntryInfo{Stat: stat}, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Open reads one of them.
+func (f servedFiles) Open(name string) (io.ReadCloser, error) {
+	data, ok := f[name]
+	if !ok {
+		return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
+	}
+	return io.NopCloser(bytes.NewReader(data)), nil
+}
+
+// contentTime is a time of modification that says what is in a file. The Engine keeps what it has if name, size and time
+// are the same: with it, it keeps the same content, and only that.
+func contentTime(data []byte) int64 {
+	sum := sha256.Sum256(data)
+	return int64(binary.BigEndian.Uint64(sum[:8]) >> 2) // before the year 2117
+}

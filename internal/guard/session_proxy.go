@@ -1,0 +1,236 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	buildkit "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/session/secrets"
+	"github.com/moby/buildkit/session/sshforward"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+)
+
+// sessionServices are what the Engine may ask for in a build: all that the client offers, but for the Dockerfile, which
+// is the one that the guard has checked.
+func (c *call) sessionServices(client buildkit.Caller, dockerfile servedFiles) []buildkit.Attachable {
+	services := []buildkit.Attachable{&fileService{client: client, dockerfile: dockerfile}}
+	for _, s := range []struct {
+		method  string
+		service buildkit.Attachable
+	}{
+		{auth.Auth_Credentials_FullMethodName, &authService{c: c, client: auth.NewAuthClient(client.Conn()), caller: client}},
+		{secrets.Secrets_GetSecret_FullMethodName, &secretService{client: client}},
+		{sshforward.SSH_CheckAgent_FullMethodName, &sshService{client: client}},
+		{filesync.FileSend_DiffCopy_FullMethodName, &outputService{client: client}},
+	} {
+		if client.Supports(s.method) {
+			services = append(services, s.service)
+		}
+	}
+	return services
+}
+
+// fileService sends files to the Engine.
+type fileService struct {
+	client     buildkit.Caller
+	dockerfile servedFiles
+}
+
+func (s *fileService) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
+
+// fileKeys are what the Engine says of the files that it wants.
+var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-patterns", "override-excludes"}
+
+func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
+	asked, _ := metadata.FromIncomingContext(engine.Context())
+	switch dir := asked.Get(keyDir); {
+	case len(dir) == 1 && dir[0] == dirDockerfile:
+		return fsutil.Send(engine.Context(), engine, s.dockerfile, nil)
+	case len(dir) == 1 && dir[0] == dirContext:
+	default:
+		return status.Errorf(codes.NotFound, "no access allowed to dir %q", dir)
+	}
+	return relayStream(s.client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
+		return filesync.NewFileSyncClient(s.client.Conn()).DiffCopy(ctx)
+	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
+		if p, ok := m.(*fstypes.Packet); ok && p.Type == fstypes.PACKET_STAT && p.Stat != nil {
+			return checkStat(p.Stat)
+		}
+		return nil
+	})
+}
+
+// TarStream is a form of the transfer that no Engine asks for.
+func (s *fileService) TarStream(filesync.FileSync_TarStreamServer) error {
+	return status.Error(codes.Unimplemented, "slipway: files are sent by DiffCopy only")
+}
+
+// outputService takes what a build writes to its client: --output.
+type outputService struct{ client buildkit.Caller }
+
+func (s *outputService) Register(server *grpc.Server) { filesync.RegisterFileSendServer(server, s) }
+
+func (s *outputService) DiffCopy(engine filesync.FileSend_DiffCopyServer) error {
+	return relayStream(s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
+		return filesync.NewFileSendClient(s.client.Conn()).DiffCopy(ctx)
+		// Two forms of message come by the same method; an empty message keeps the bytes of either.
+	}, func() proto.Message { return &emptypb.Empty{} }, nil)
+}
+
+// secretService gives a build the secrets that its client has.
+type secretService struct{ client buildkit.Caller }
+
+func (s *secretService) Register(server *grpc.Server) { secrets.RegisterSecretsServer(server, s) }
+
+func (s *secretService) GetSecret(ctx context.Context, r *secrets.GetSecretRequest) (*secrets.GetSecretResponse, error) {
+	ctx, cancel := clientContext(ctx, s.client)
+	defer cancel()
+	answer, err := secrets.NewSecretsClient(s.client.Conn()).GetSecret(ctx, &secrets.GetSecretRequest{ID: r.ID})
+	return answer, plainError(err)
+}
+
+// sshService gives a build its client's SSH agent.
+type sshService struct{ client buildkit.Caller }
+
+func (s *sshService) Register(server *grpc.Server) { sshforward.RegisterSSHServer(server, s) }
+
+func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentRequest) (*sshforward.CheckAgentResponse, error) {
+	ctx, cancel := clientContext(ctx, s.client)
+	defer cancel()
+	answer, err := sshforward.NewSSHClient(s.client.Conn()).CheckAgent(ctx, r)
+	return answer, plainError(err)
+}
+
+func (s *sshService) ForwardAgent(engine sshforward.SSH_ForwardAgentServer) error {
+	return relayStream(s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
+		return sshforward.NewSSHClient(s.client.Conn()).ForwardAgent(ctx)
+	}, func() proto.Message { return &sshforward.BytesMessage{} }, nil)
+}
+
+// authService asks the client for its credentials, for registries that the job may use.
+type authService struct {
+	c      *call
+	client auth.AuthClient
+	caller buildkit.Caller
+}
+
+func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
+
+// askClient asks the client something about a registry.
+func askClient[Q, A any](ctx context.Context, s *authService, host string, ask func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (answer A, err error) {
+	ctx, cancel := clientContext(ctx, s.caller)
+	defer cancel()
+	if err := s.c.allowHost(ctx, registryOf(host)); err != nil {
+		return answer, status.Error(codes.PermissionDenied, err.Error())
+	}
+	answer, err = ask(ctx, q)
+	return answer, plainError(err)
+}
+
+// registryOf is the name that a registry has in images' names.
+func registryOf(host string) string {
+	switch host {
+	case "registry-1.docker.io", "index.docker.io":
+		return "docker.io"
+	}
+	return host
+}
+
+func (s *authService) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
+	return askClient(ctx, s, r.Host, s.client.Credentials, r)
+}
+
+func (s *authService) FetchToken(ctx context.Context, r *auth.FetchTokenRequest) (*auth.FetchTokenResponse, error) {
+	return askClient(ctx, s, r.Host, s.client.FetchToken, r)
+}
+
+func (s *authService) GetTokenAuthority(ctx context.Context, r *auth.GetTokenAuthorityRequest) (*auth.GetTokenAuthorityResponse, error) {
+	return askClient(ctx, s, r.Host, s.client.GetTokenAuthority, r)
+}
+
+func (s *authService) VerifyTokenAuthority(ctx context.Context, r *auth.VerifyTokenAuthorityRequest) (*auth.VerifyTokenAuthorityResponse, error) {
+	return askClient(ctx, s, r.Host, s.client.VerifyTokenAuthority, r)
+}
+
+// clientContext ends with the Engine's question or with the client's session, and carries none of the Engine's headers.
+func clientContext(ctx context.Context, client buildkit.Caller) (context.Context, context.CancelFunc) {
+	return context.WithCancel(metadata.NewOutgoingContext(client.Context(ctx), nil))
+}
+
+// plainError is a client's error for the Engine: a code and a text. The details that may come with it are left out.
+func plainError(err error) error {
+	if err == nil {
+		return nil
+	}
+	if s, ok := grpcerrors.AsGRPCStatus(err); ok {
+		return status.Error(s.Code(), s.Message())
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// relayStream passes the messages of a stream between the Engine and the client until the client has said its last.
+// check may refuse what the client sends.
+func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
+	message func() proto.Message, check func(proto.Message) error,
+) error {
+	asked, _ := metadata.FromIncomingContext(engine.Context())
+	header := metadata.MD{}
+	for _, k := range keys {
+		for _, k := range []string{k, k + "-encoded"} {
+			if v := asked.Get(k); len(v) > 0 {
+				header.Set(k, v...)
+			}
+		}
+	}
+	ctx, cancel := clientContext(engine.Context(), caller)
+	defer cancel()
+	client, err := open(metadata.NewOutgoingContext(ctx, header))
+	if err != nil {
+		return plainError(err)
+	}
+	go func() {
+		m := message()
+		for {
+			if err := engine.RecvMsg(m); err != nil {
+				if err == io.EOF {
+					_ = client.CloseSend()
+				} else {
+					cancel()
+				}
+				return
+			}
+			if err := client.SendMsg(m); err != nil {
+				return // the reason comes with the next receive
+			}
+		}
+	}()
+	m := message()
+	for {
+		err := client.RecvMsg(m)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return plainError(err)
+		}
+		if check != nil {
+			if err := check(m); err != nil {
+				return status.Error(codes.InvalidArgument, fmt.Sprintf("slipway: %v", err))
+			}
+		}
+		if err := engine.SendMsg(m); err != nil {
+			return err
+		}
+	}
+}

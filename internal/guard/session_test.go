@@ -1,0 +1,388 @@
+package guard
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	buildkit "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+)
+
+// clientSession opens a build session as docker's client does, and returns its ID. close ends it.
+func (r *rig) clientSession(sharedKey string, services ...buildkit.Attachable) (id string, close func()) {
+	r.t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	s, err := buildkit.NewSession(ctx, sharedKey)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, a := range services {
+		s.Allow(a)
+	}
+	opened, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer func() { done <- struct{}{} }()
+		_ = s.Run(ctx, func(ctx context.Context, protocol string, header map[string][]string) (net.Conn, error) {
+			conn, err := r.openSession(ctx, protocol, header)
+			opened <- err
+			return conn, err
+		})
+	}()
+	if err := <-opened; err != nil {
+		r.t.Fatal(err)
+	}
+	close = sync.OnceFunc(func() {
+		_ = s.Close()
+		cancel()
+		<-done
+	})
+	r.t.Cleanup(close)
+	return s.ID(), close
+}
+
+// openSession asks the guard for a raw connection.
+func (r *rig) openSession(ctx context.Context, protocol string, header http.Header) (net.Conn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", r.Socket())
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard/session", nil)
+	if err != nil {
+		return nil, err
+	}
+	for k, v := range header {
+		req.Header[http.CanonicalHeaderKey(k)] = v
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", protocol)
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, req)
+	if err != nil {
+		return nil, err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer conn.Close()
+		text, _ := io.ReadAll(resp.Body)
+		return nil, fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	return &stream{Conn: conn, r: br}, nil
+}
+
+// dirs are folders of a client, as docker's client offers them.
+func dirs(t *testing.T, folders map[string]string) buildkit.Attachable {
+	t.Helper()
+	source := filesync.StaticDirSource{}
+	for name, dir := range folders {
+		f, err := fsutil.NewFS(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source[name] = f
+	}
+	return filesync.NewFSSyncProvider(source)
+}
+
+// write puts files into a folder: name, content, name, content…; content "-> x" makes a link.
+func write(t *testing.T, dir string, files ...string) string {
+	t.Helper()
+	for i := 0; i < len(files); i += 2 {
+		name := filepath.Join(dir, files[i])
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if target, ok := strings.CutPrefix(files[i+1], "-> "); ok {
+			err = os.Symlink(target, name)
+		} else {
+			err = os.WriteFile(name, []byte(files[i+1]), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func (r *rig) read(id, dir string, names ...string) (map[string][]byte, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, client, err := r.sessions.find(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return readFiles(ctx, client, dir, names...)
+}
+
+func TestSessionRead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	outside := write(t, t.TempDir(), "secret", "secret")
+	dir := write(t, t.TempDir(), "Dockerfile", "FROM a", "Dockerfile.dockerignore", "x", "other", "no one asked", "link", "-> sub/../sub/real",
+		"sub/real", "linked", "deep", "-> folder/file", "folder", "-> sub2", "sub2/file", "-> ../sub/real", "absolute", "-> /sub/real",
+		"out", "-> "+filepath.Join(outside, "secret"), "up", "-> ../../../../../etc/hostname", "loop", "-> loop2", "loop2", "-> loop", "empty", "",
+		"Docker✓", "unicode", "large", strings.Repeat("x", 300_000))
+	id, _ := r.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir}))
+	for _, c := range []struct {
+		name, want string
+		missing    bool
+	}{
+		{"Dockerfile", "FROM a", false},
+		{"link", "linked", false},
+		{"deep", "linked", false},
+		{"sub/real", "linked", false},
+		{"absolute", "linked", false},
+		{"./sub/../Dockerfile", "FROM a", false},
+		{"empty", "", false},
+		{"Docker✓", "unicode", false},
+		{"large", strings.Repeat("x", 300_000), false},
+		{"nothing", "", true},
+		{"out", "", true},
+		{"up", "", true},
+		{"loop", "", true},
+		{"sub", "", true},
+		{"../x", "", true},
+		{".", "", true},
+		{"Dockerfile/x", "", true},
+	} {
+		files, err := r.read(id, dirDockerfile, c.name)
+		got, ok := files[c.name]
+		if err != nil || ok == c.missing || string(got) != c.want {
+			t.Errorf("%s: %.80q, there: %t, %v", c.name, got, ok, err)
+		}
+	}
+	files, err := r.read(id, dirDockerfile, "Dockerfile", "Dockerfile.dockerignore", "link", "deep")
+	if err != nil || len(files) != 4 || string(files["Dockerfile.dockerignore"]) != "x" || string(files["deep"]) != "linked" {
+		t.Errorf("together: %q, %v", files, err)
+	}
+	if _, err := r.read(id, "elsewhere", "Dockerfile"); err == nil {
+		t.Error("a folder was read that the client does not offer")
+	}
+}
+
+// hostileFiles is a client's file service that sends what it likes.
+type hostileFiles struct {
+	serve func(asked metadata.MD, s filesync.FileSync_DiffCopyServer) error
+
+	mu    sync.Mutex
+	asked []metadata.MD
+}
+
+func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, h) }
+
+func (h *hostileFiles) TarStream(filesync.FileSync_TarStreamServer) error { return errors.New("no") }
+
+func (h *hostileFiles) DiffCopy(s filesync.FileSync_DiffCopyServer) error {
+	md, _ := metadata.FromIncomingContext(s.Context())
+	h.mu.Lock()
+	h.asked = append(h.asked, md)
+	h.mu.Unlock()
+	return h.serve(md, s)
+}
+
+func send(packets ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
+	return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+		for _, p := range packets {
+			if err := s.Send(p); err != nil {
+				return err
+			}
+		}
+		for {
+			if _, err := s.Recv(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func stat(name string, mode os.FileMode, link string) *fstypes.Packet {
+	return &fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: &fstypes.Stat{Path: name, Mode: uint32(mode), Linkname: link, Size: 1}}
+}
+
+// TestSessionHostileRead sends transfers that no client of good will sends. None may hang, write or grow without bound.
+func TestSessionHostileRead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	end := &fstypes.Packet{Type: fstypes.PACKET_STAT}
+	fin := &fstypes.Packet{Type: fstypes.PACKET_FIN}
+	data := func(id uint32, s string) *fstypes.Packet {
+		return &fstypes.Packet{Type: fstypes.PACKET_DATA, ID: id, Data: []byte(s)}
+	}
+	flood := func(packet func(i int) *fstypes.Packet, first ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
+		return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+			for _, p := range first {
+				if err := s.Send(p); err != nil {
+					return err
+				}
+			}
+			if len(first) > 0 {
+				if _, err := s.Recv(); err != nil { // the request
+					return err
+				}
+			}
+			for i := 0; ; i++ {
+				if err := s.Send(packet(i)); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	file := stat("Dockerfile", 0o644, "")
+	for name, serve := range map[string]func(metadata.MD, filesync.FileSync_DiffCopyServer) error{
+		"parent":         send(stat("../../etc/x", 0o644, ""), end),
+		"absolute":       send(stat("/etc/x", 0o644, ""), end),
+		"dots":           send(stat("a/../../x", 0o644, ""), end),
+		"hard link":      send(stat("Dockerfile", 0o644, "../../etc/shadow"), end),
+		"device":         send(stat("Dockerfile", os.ModeDevice|0o644, ""), end),
+		"no name":        send(stat("", 0o644, ""), end),
+		"data unasked":   send(data(0, "x")),
+		"data other":     send(file, end, data(7, "x")),
+		"fin early":      send(fin),
+		"fin before end": send(file, end, fin),
+		"stat after end": send(file, end, file),
+		"request":        send(&fstypes.Packet{Type: fstypes.PACKET_REQ}),
+		"error":          send(&fstypes.Packet{Type: fstypes.PACKET_ERR, Data: []byte("no\n\x1b[31m")}),
+		"ends":           func(metadata.MD, filesync.FileSync_DiffCopyServer) error { return nil },
+		"many entries":   flood(func(i int) *fstypes.Packet { return stat(fmt.Sprint(i), 0o644, "") }),
+		"long names": flood(func(i int) *fstypes.Packet {
+			return stat(fmt.Sprint(i)+strings.Repeat("x", 100_000), 0o644, "")
+		}),
+		"large": flood(func(int) *fstypes.Packet { return data(0, strings.Repeat("x", 64<<10)) }, file, end),
+	} {
+		t.Run(name, func(t *testing.T) {
+			id, end := r.clientSession("key", &hostileFiles{serve: serve})
+			defer end()
+			files, err := r.read(id, dirDockerfile, "Dockerfile")
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("read: %.80q, %v", files, err)
+			} else {
+				t.Log(err)
+			}
+		})
+	}
+}
+
+func TestSessionRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id, end := r.clientSession("key")
+	for name, c := range map[string]struct {
+		protocol string
+		header   http.Header
+		want     string
+	}{
+		"id taken":       {"h2c", http.Header{sessionID: {id}}, "already exists"},
+		"no id":          {"h2c", nil, "session's ID"},
+		"id with prefix": {"h2c", http.Header{sessionID: {"a:" + id}}, "session's ID"},
+		"no upgrade":     {"tcp", http.Header{sessionID: {"x"}}, "needs an upgrade"},
+	} {
+		if conn, err := r.openSession(t.Context(), c.protocol, c.header); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, %v", name, conn, err)
+		}
+	}
+	lacks(t, r.calls.String(), "/session")
+
+	// Another job's guard knows nothing of it.
+	other := newRig(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, _, err := other.sessions.find(ctx, id); err == nil {
+		t.Error("a session of another job was found")
+	}
+	end()
+	eventually(t, "the session is forgotten", func() bool {
+		r.sessions.mu.Lock()
+		defer r.sessions.mu.Unlock()
+		return len(r.sessions.open) == 0
+	})
+	status, text := r.do(http.MethodPost, "/grpc", nil)
+	if status != http.StatusForbidden {
+		t.Error(status, text)
+	}
+	wants(t, text, "[grpc-later]", "DOCKER_BUILDKIT=0")
+}
+
+// TestSessionLimit opens as many sessions as a job may have, and one more.
+func TestSessionLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	var conns []net.Conn
+	for i := range maxSessions + 1 {
+		conn, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {fmt.Sprint("s", i)}})
+		if (err == nil) != (i < maxSessions) {
+			t.Fatalf("session %d: %v", i, err)
+		}
+		if err == nil {
+			conns = append(conns, conn)
+		} else {
+			wants(t, err.Error(), "[too-many-sessions]")
+		}
+	}
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// TestSessionEnds closes a guard that has sessions on both sides: all are cut, and nothing of them stays.
+func TestSessionEnds(t *testing.T) {
+	r := newRig(t)
+	before := runtime.NumGoroutine()
+	for range 3 {
+		r.clientSession("key", dirs(t, map[string]string{dirDockerfile: t.TempDir()}))
+	}
+	_, end, err := r.engineSession(r.ctx, "key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, r.calls.String(), "POST /v1.41/session")
+	if err := r.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("not within 10 s: %s\n%s", what, buf[:runtime.Stack(buf, true)])
+		}
+	}
+}
+
+func TestEngineKey(t *testing.T) {
+	t.Parallel()
+	a, b := Policy{Scope: "a"}, Policy{Scope: "b"}
+	seen := map[string]string{}
+	for name, key := range map[string]string{"a empty": a.engineKey(""), "a x": a.engineKey("x"), "b empty": b.engineKey(""), "b x": b.engineKey("x")} {
+		if other, ok := seen[key]; ok || len(key) != 64 {
+			t.Errorf("%s and %s have the key %q", name, other, key)
+		}
+		seen[key] = name
+	}
+	if a.engineKey("x") != (Policy{Scope: "a", Token: "other"}).engineKey("x") {
+		t.Error("two jobs of a scope do not share a key")
+	}
+}

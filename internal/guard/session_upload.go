@@ -1,0 +1,95 @@
+package guard
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// uploadPrefix begins the build ID of a request that carries nothing but the archive of a build: docker's client sends
+// it beside the build itself if the archive comes from its standard input.
+const uploadPrefix = "upload-request:"
+
+// uploadWait is how long the two requests wait for each other. The Engine waits as long.
+const uploadWait = 5 * time.Second
+
+// meeting is where the two requests of a build meet.
+type meeting struct {
+	archives chan *archive
+	guests   int
+}
+
+type archive struct {
+	body io.Reader
+	read chan struct{} // closed when the build has read what it needs
+}
+
+func (s *sessions) meet(id string) (*meeting, error) {
+	if !sessionIDForm.MatchString(id) {
+		return nil, badRequest("slipway: the build's ID is not of letters, digits, - and _")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.meetings[id]
+	if m == nil {
+		if len(s.meetings) >= maxSessions {
+			return nil, deny("too-many-sessions", "end builds before starting others", "the job has %d build archives waiting", len(s.meetings))
+		}
+		m = &meeting{archives: make(chan *archive)}
+		s.meetings[id] = m
+	}
+	m.guests++
+	return m, nil
+}
+
+func (s *sessions) part(id string, m *meeting) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m.guests--; m.guests == 0 {
+		delete(s.meetings, id)
+	}
+}
+
+// sessionUpload keeps an archive ready until its build has read it.
+func sessionUpload(c *call) error {
+	id := strings.TrimPrefix(c.query.Get("buildid"), uploadPrefix)
+	m, err := c.sessions.meet(id)
+	if err != nil {
+		return err
+	}
+	defer c.sessions.part(id, m)
+	wait, cancel := context.WithTimeout(c.ctx, uploadWait)
+	defer cancel()
+	a := &archive{body: c.r.Body, read: make(chan struct{})}
+	select {
+	case m.archives <- a:
+	case <-wait.Done():
+		return badRequest("slipway: no build came for the archive")
+	}
+	select {
+	case <-a.read:
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+	c.empty(http.StatusOK)
+	return nil
+}
+
+// uploaded is the archive that comes for a build beside it. done must be called when nothing reads it any more.
+func (s *sessions) uploaded(ctx context.Context, id string) (body io.Reader, done func(), err error) {
+	m, err := s.meet(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.part(id, m)
+	wait, cancel := context.WithTimeout(ctx, uploadWait)
+	defer cancel()
+	select {
+	case a := <-m.archives:
+		return a.body, func() { close(a.read) }, nil
+	case <-wait.Done():
+		return nil, nil, badRequest("slipway: no archive came for the build")
+	}
+}
