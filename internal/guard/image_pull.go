@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+	"github.com/moby/moby/api/types/registry"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
 )
@@ -40,44 +41,28 @@ func imageCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	started := false
+	out := &lineAnswer{c: c}
 	_, err = c.pull(c.ctx, ref, pullOptions{
-		Platform: c.query.Get("platform"), Auth: c.r.Header.Get("X-Registry-Auth"),
-		Progress: func(line []byte) error {
-			if !started {
-				started = true
-				c.setHeaders()
-				c.w.Header().Set("Content-Type", "application/json")
-				c.w.WriteHeader(http.StatusOK)
-			}
-			if _, err := c.w.Write(line); err != nil {
-				return fmt.Errorf("%w: %w", errAnswered, err)
-			}
-			_ = http.NewResponseController(c.w).Flush()
-			return nil
-		},
+		Platform: c.query.Get("platform"), Auth: c.r.Header.Get("X-Registry-Auth"), Progress: out.line,
 	})
-	if err != nil && started {
-		return c.failInStream(err)
+	if err != nil {
+		return out.fail(err)
 	}
-	return err
-}
-
-// failInStream tells of an error after the head of an answer of lines is out.
-func (c *call) failInStream(err error) error {
-	var told *streamError
-	if !errors.As(err, &told) {
-		_, message := statusOf(err)
-		data, _ := json.Marshal(map[string]any{"errorDetail": map[string]string{"message": message}, "error": message})
-		_, _ = c.w.Write(append(data, '\n')) // the error is returned
-	}
-	return fmt.Errorf("%w: %w", errAnswered, err)
+	return nil
 }
 
 // streamError is an error that the Engine told in a line of its answer.
 type streamError struct{ message string }
 
 func (e *streamError) Error() string { return e.message }
+
+// Unwrap gives the error a status, for calls that have sent none.
+func (e *streamError) Unwrap() error { return &apiError{http.StatusInternalServerError, e.message} }
+
+func isStreamError(err error) bool {
+	var s *streamError
+	return errors.As(err, &s)
+}
 
 // pullName joins the API's two parts of a name.
 func pullName(from, tag string) (string, error) {
@@ -170,10 +155,7 @@ func (g *Guard) dropOwn(ctx context.Context, stored string) error {
 
 // streamLines posts and passes on the lines of the answer. The error that a line tells is returned, too.
 func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, auth string, each func([]byte) error) error {
-	header := http.Header{}
-	if auth != "" {
-		header.Set("X-Registry-Auth", auth)
-	}
+	header := http.Header{"X-Registry-Auth": {auth}}
 	resp, err := g.engine.do(ctx, http.MethodPost, path, query, header, nil)
 	if err != nil {
 		return err
@@ -206,54 +188,39 @@ func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, 
 	}
 }
 
-// authConfig are a client's credentials for one registry, as the API has them. Its server address is not here: which
-// registry is asked follows from the image's name.
-type authConfig struct {
-	Username      string `json:"username,omitempty"`
-	Password      string `json:"password,omitempty"`
-	Auth          string `json:"auth,omitempty"`
-	Email         string `json:"email,omitempty"`
-	ServerAddress string `json:"serveraddress,omitempty"`
-	IdentityToken string `json:"identitytoken,omitempty"`
-	RegistryToken string `json:"registrytoken,omitempty"`
-}
-
 // registryAuth reads a client's X-Registry-Auth and writes it anew. private says that there are credentials in it.
 func registryAuth(header string) (encoded string, private bool, err error) {
 	a, err := readAuth(header)
 	if err != nil {
 		return "", false, err
 	}
-	if a == (authConfig{}) {
-		return "", false, nil
-	}
 	data, err := json.Marshal(a)
 	if err != nil {
 		return "", false, err
 	}
-	return base64.URLEncoding.EncodeToString(data), true, nil
+	return base64.URLEncoding.EncodeToString(data), a != (registry.AuthConfig{}), nil
 }
 
-func readAuth(header string) (authConfig, error) {
-	var a authConfig
+// readAuth decodes a client's credentials for one registry, without their server address: which registry is asked
+// follows from the image's name. Its errors do not tell what they hold.
+func readAuth(header string) (registry.AuthConfig, error) {
+	var a registry.AuthConfig
 	if header == "" {
 		return a, nil
 	}
-	data, err := base64.URLEncoding.DecodeString(header)
-	if err != nil { // some clients leave the padding out, some use the other alphabet
-		if data, err = base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "=")); err != nil {
-			data, err = base64.StdEncoding.DecodeString(header)
-		}
+	data, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(header, "="))
+	if err != nil { // some clients use the other alphabet
+		data, err = base64.RawStdEncoding.DecodeString(strings.TrimRight(header, "="))
 	}
 	if err != nil {
 		return a, badRequest("slipway: X-Registry-Auth is not base64url")
 	}
-	if len(bytes.TrimSpace(data)) == 0 || string(bytes.TrimSpace(data)) == "null" {
+	if text := string(bytes.TrimSpace(data)); text == "" || text == "null" {
 		return a, nil
 	}
 	if err := decodeStrict(data, &a); err != nil {
-		return authConfig{}, badRequest("slipway: X-Registry-Auth holds no credentials that can be read") // not what it holds
+		return registry.AuthConfig{}, badRequest("slipway: X-Registry-Auth holds no credentials that can be read")
 	}
-	a.ServerAddress, a.Email = "", ""
+	a.ServerAddress = ""
 	return a, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
 )
@@ -61,14 +60,6 @@ func (i imageCalls) Untag(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
-}
-
-// recordTimeout bounds what is done at the Engine after the client may have gone.
-const recordTimeout = time.Minute
-
-// detached is a context for what must be completed even if the client has gone.
-func detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 }
 
 func imageLoad(c *call) error    { return c.noArchive() }

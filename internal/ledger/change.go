@@ -155,10 +155,8 @@ func (t *turn) end(change func(e *Entry)) error {
 		if e.Operator || e.nobodys() && t.before == "" && !t.killed {
 			return tx.drop(t.name) // the operator's again, or not there
 		}
-		if e.nobodys() {
-			// The Engine may yet complete what it was asked for: better that nobody sees it. See Expire.
-			e.Used = time.Now()
-		}
+		// It may be nobody's, because the Engine may yet complete what it was asked for: see Expire.
+		e.Used = time.Now()
 		return tx.put(e)
 	})
 }
@@ -208,10 +206,11 @@ func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx 
 		}
 		return p.Shadow, img.ID, errors.Join(l.hold(img, p), t.undo(ctx))
 	}
-	if err := t.end(func(e *Entry) { e.pulled(p, img.ID, t.before) }); err != nil {
+	// Digests first: until they are known, those of the repository are seen by nobody.
+	if err := l.hold(img, p); err != nil {
 		return "", "", err
 	}
-	return p.Name, img.ID, l.hold(img, p)
+	return p.Name, img.ID, t.end(func(e *Entry) { e.pulled(p, img.ID, t.before) })
 }
 
 func (t *turn) isOperators() bool {
@@ -237,9 +236,13 @@ func (e *Entry) pulled(p Pull, id, before string) {
 	e.read(p.Scope, id)
 }
 
-// hold records the names with digests that the Engine noted for a pulled image.
+// hold records the names with digests that the Engine noted for an image that was pulled or pushed, before the change
+// of its name ends. An image that all could read under the name stays as it is.
 func (l *Ledger) hold(img Image, p Pull) error {
 	return l.change(func(tx *transaction) error {
+		if e, ok := tx.get(p.Name); ok && e.Change != nil && (e.Public || e.Operator) && e.Change.ID == img.ID {
+			return nil
+		}
 		for _, digest := range digestsOf(img, p.Name) {
 			e, ok := tx.get(digest)
 			switch {
@@ -250,6 +253,7 @@ func (l *Ledger) hold(img Image, p Pull) error {
 			default:
 				e.Public = true
 			}
+			e.Used = time.Now()
 			if err := tx.put(e); err != nil {
 				return err
 			}
@@ -293,31 +297,55 @@ func (l *Ledger) Write(ctx context.Context, engine Engine, name, scope, id strin
 	})
 }
 
-// Remove takes a name that a scope reads by itself from that scope, and from the Engine if it means the same there and
-// nobody else reads it.
+// Remove takes a name that a scope reads by itself from that scope, and from the Engine if nobody else reads it.
 func (l *Ledger) Remove(ctx context.Context, engine Engine, name, scope string) error {
 	t, err := l.take(ctx, engine, name)
 	if err != nil {
 		return err
 	}
 	defer t.leave()
-	var last bool
-	if err := l.change(func(tx *transaction) error {
+	last := false
+	err = l.change(func(tx *transaction) error {
 		e, _ := tx.get(name)
+		id := e.Readers[scope]
 		delete(e.Readers, scope)
 		e.Change = nil
 		last = e.nobodys()
-		return nil
-	}); err != nil {
-		return err
+		return tx.closeDigests(name, scope, id)
+	})
+	if err == nil && last {
+		err = engine.Untag(ctx, name)
+	}
+	if err != nil {
+		return errors.Join(err, t.undo(context.WithoutCancel(ctx)))
 	}
 	if last {
-		if err := engine.Untag(ctx, name); err != nil {
-			return errors.Join(err, t.undo(context.WithoutCancel(ctx)))
-		}
 		t.before = ""
 	}
 	return t.end(func(e *Entry) { delete(e.Readers, scope) })
+}
+
+// closeDigests takes from a scope what it reads of an image by its digest in the repository of a name, if that name was
+// the last that it had for it there.
+func (tx *transaction) closeDigests(name, scope, id string) error {
+	repo := repository(name)
+	var digests []Entry
+	for other, k := range tx.l.entries {
+		switch {
+		case other == name || k.Readers[scope] != id || repository(other) != repo:
+		case strings.Contains(other, "@"):
+			digests = append(digests, k.copy())
+		default:
+			return nil
+		}
+	}
+	for _, e := range digests {
+		delete(e.Readers, scope)
+		if err := tx.put(e); err != nil { // kept even if it is nobody's: the Engine may have it still
+			return err
+		}
+	}
+	return nil
 }
 
 // Lend gives a name that is not a scope's own to an image of the scope while use runs: the Engine pushes by name. The
@@ -364,59 +392,4 @@ func (l *Ledger) Repair(ctx context.Context, engine Engine) error {
 		t.leave()
 	}
 	return errors.Join(errs...)
-}
-
-// Ages of names.
-const (
-	// UnusedFor is how long a scope's own name lives without being used.
-	UnusedFor = 7 * 24 * time.Hour
-	// temporaryFor is how long a name for the moment lives at most: longer than any job.
-	temporaryFor = 48 * time.Hour
-)
-
-// Expire removes scopes' own names that were not used for a while, and returns them as their jobs knew them. It is to be
-// called now and then by one of the processes.
-func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age time.Duration) ([]string, error) {
-	entries, err := l.Entries()
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	var errs []error
-	for _, e := range entries {
-		if !e.old(now, age) {
-			continue
-		}
-		// Locked while the Engine works, so that nobody writes the name meanwhile: who does records it first.
-		errs = append(errs, l.change(func(tx *transaction) error {
-			e, ok := tx.get(e.Name)
-			if !ok || !e.old(now, age) {
-				return nil
-			}
-			if !isOwn(e.Name) {
-				if img, err := engine.Image(ctx, e.Name); err != nil || img.ID != "" {
-					return err
-				}
-				return tx.drop(e.Name)
-			}
-			if err := engine.Untag(ctx, e.Name); err != nil {
-				return err
-			}
-			if !e.Temporary {
-				out = append(out, e.Written)
-			}
-			return tx.drop(e.Name)
-		}))
-	}
-	return out, errors.Join(errs...)
-}
-
-func (e *Entry) old(now time.Time, age time.Duration) bool {
-	switch {
-	case e.Temporary, e.nobodys():
-		age = temporaryFor
-	case !isOwn(e.Name):
-		return false
-	}
-	return now.Sub(e.Used) > age
 }

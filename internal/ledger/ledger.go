@@ -86,6 +86,9 @@ func Open(dir string) (*Ledger, error) {
 	return l, nil
 }
 
+// Dir is the folder of the record.
+func (l *Ledger) Dir() string { return l.dir }
+
 // Close closes the files.
 func (l *Ledger) Close() error {
 	l.mu.Lock()
