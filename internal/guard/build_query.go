@@ -317,19 +317,6 @@ func (b *buildRequest) readAuths() error {
 	return nil
 }
 
-// registryHost is the host of a server as docker's configuration names it.
-func registryHost(server string) string {
-	if _, rest, ok := strings.Cut(server, "://"); ok {
-		server = rest
-	}
-	host, _, _ := strings.Cut(server, "/")
-	switch host {
-	case "index.docker.io", "registry-1.docker.io":
-		return "docker.io"
-	}
-	return host
-}
-
 // auth is X-Registry-Auth for an image's registry, "" = none.
 func (b *buildRequest) auth(host string) string {
 	a, ok := b.auths[host]
