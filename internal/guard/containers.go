@@ -180,6 +180,9 @@ func containerStop(c *call) error {
 
 func containerKill(c *call) error {
 	rec, path, err := c.ownPath("/kill")
+	if isStatus(err, http.StatusNotFound) {
+		return &apiError{http.StatusNotFound, fmt.Sprintf("Cannot kill container: %s: %s", c.vars["id"], err)} // the Engine's words
+	}
 	if err != nil {
 		return err
 	}

@@ -167,8 +167,10 @@ func newServer(g *Guard) *http.Server {
 		Protocols:         &only,
 		ReadHeaderTimeout: 30 * time.Second,
 		MaxHeaderBytes:    256 << 10,
-		BaseContext:       func(net.Listener) context.Context { return g.ctx },
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		// Even OPTIONS * is the table's to answer.
+		DisableGeneralOptionsHandler: true,
+		BaseContext:                  func(net.Listener) context.Context { return g.ctx },
+		ErrorLog:                     slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 }
 
