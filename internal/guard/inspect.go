@@ -154,7 +154,15 @@ func (c *call) showMounts(rec containerRecord, mounts any) {
 		if target, ok := m["Target"].(string); ok {
 			destination = target
 		}
-		if m["Type"] == "bind" && strings.HasPrefix(source, "/") {
+		if written, ok := rec.Sources[destination]; ok {
+			// The Engine may have a part of a volume there, which stands for what the job wrote as a bind.
+			m["Type"], m["Source"] = "bind", written
+			for _, k := range []string{"Name", "Driver", "VolumeOptions"} {
+				delete(m, k)
+			}
+			continue
+		}
+		if _, ok := c.jobPath(source); m["Type"] == "bind" && strings.HasPrefix(source, "/") || ok {
 			m["Source"] = c.shownSource(rec, source, destination)
 		}
 	}
@@ -163,6 +171,9 @@ func (c *call) showMounts(rec containerRecord, mounts any) {
 // shownSource is the source of a bind as the job knows it. Where the job knows none (a folder of the machine that its
 // container has from the runner), it is the place where the container has it.
 func (c *call) shownSource(rec containerRecord, source, destination string) string {
+	if written, ok := rec.Sources[destination]; ok {
+		return written
+	}
 	for pin, written := range rec.Pins {
 		if rest, ok := below(source, pin); ok {
 			return written + rest
