@@ -14,6 +14,9 @@ import (
 	"time"
 
 	buildkit "github.com/moby/buildkit/session"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // sessions are the connections over which BuildKit asks the job's clients for files, secrets and credentials. The guard
@@ -267,14 +270,64 @@ func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.H
 	return up, nil
 }
 
-// grpcRefused answers builds that come as gRPC.
+// grpcRefused refuses builds that come as gRPC. The connection itself is taken, and the calls on it are refused: without
+// it, buildx would try to start a builder of its own, and tell its user of that only.
 func grpcRefused(c *call) error {
-	if err := c.refuse(deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache",
-		"builds through buildx's gRPC come with the next version")); err != nil {
-		return err
-	}
+	d := deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
 	if !wantsUpgrade(c.r, "h2c") {
-		return badRequest("slipway: gRPC needs an upgrade to h2c")
+		return d
 	}
-	return c.hijackAs("h2c", "/grpc", nil, nil)
+	if err := c.refuse(d); err == nil { // audit mode
+		return c.hijackAs("h2c", "/grpc", nil, nil)
+	}
+	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer conn.Close()
+	stop := c.cutAtEnd(conn)
+	defer stop()
+	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	if err := buffered.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	server := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.once(d.Rule, d.Error())
+		return status.Error(codes.PermissionDenied, d.Error())
+	}))
+	defer server.Stop()
+	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
+	return nil
+}
+
+// single is a listener that has one connection, and ends with it.
+type single struct {
+	net.Conn
+	conns chan net.Conn
+	ended chan struct{}
+	end   func()
+}
+
+func newSingle(conn net.Conn) *single {
+	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
+	l.end = sync.OnceFunc(func() { close(l.ended) })
+	l.conns <- &watchedConn{Conn: conn, ended: l.end}
+	return l
+}
+
+func (l *single) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *single) Addr() net.Addr { return l.LocalAddr() }
+
+func (l *single) Close() error {
+	l.end()
+	return l.Conn.Close()
 }
