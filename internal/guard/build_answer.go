@@ -225,12 +225,15 @@ func (a *buildAnswer) succeed() error {
 // exitCodes are how the versions of BuildKit tell of a step that failed.
 var exitCodes = regexp.MustCompile(`(?s)(?:executor failed running \[(.*)\]: exit code: |process ("(?:[^"\\]|\\.)*") did not complete successfully: exit code: )(\d+)`)
 
+// engineFolder is where the Engine has a context for itself.
+var engineFolder = regexp.MustCompile(`(/[^\s:]*)?/buildkit-mount\d+/`)
+
 // failed tells of the error that ended the build.
 func (a *buildAnswer) failed(m *buildMessage) error {
 	if m.ErrorDetail == nil {
 		m.ErrorDetail = &buildError{Message: m.Error}
 	}
-	message := a.names.Replace(m.ErrorDetail.Message)
+	message := engineFolder.ReplaceAllString(a.names.Replace(m.ErrorDetail.Message), "")
 	code := m.ErrorDetail.Code
 	if found := exitCodes.FindStringSubmatch(message); found != nil && a.steps != nil {
 		command := found[1]

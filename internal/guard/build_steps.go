@@ -148,11 +148,31 @@ func (s *classicSteps) passed(i int) bool {
 	return false
 }
 
+// settled reports whether it can be told if an instruction that only changes the configuration came out of the cache: it
+// did if what comes before it did. If nothing does, what comes after it says so.
+func (s *classicSteps) settled(step *classicStep) bool {
+	if step.Stage < 0 || !step.Needed || step.Keyword == "FROM" || s.cached[step.Stage].worked {
+		return true
+	}
+	for i, next := range s.list {
+		if i <= s.at || next.Stage != step.Stage || !next.Works() {
+			continue
+		}
+		passed := !next.begun && s.passed(i)
+		step.cached = passed || next.cached && next.ended
+		return next.begun || passed
+	}
+	return true
+}
+
 // advance tells what can be told.
 func (s *classicSteps) advance() {
 	for ; s.at < len(s.list); s.at++ {
 		step := s.list[s.at]
 		if !step.Works() || !step.Needed {
+			if !s.settled(step) {
+				return
+			}
 			s.tell(step)
 			continue
 		}
@@ -179,7 +199,7 @@ func (s *classicSteps) tell(step *classicStep) {
 			s.print(skippedStep)
 		case step.Keyword == "FROM" && step.image != "":
 			s.print(" ---> " + shortID(step.image) + "\n")
-		case step.Stage >= 0 && !step.Works() && step.Keyword != "FROM" && s.cached[step.Stage] == (cacheState{true, true}):
+		case step.Stage >= 0 && !step.Works() && step.Keyword != "FROM" && (step.cached || s.cached[step.Stage] == (cacheState{true, true})):
 			s.print(usedCache)
 		}
 	}

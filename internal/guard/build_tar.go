@@ -65,7 +65,10 @@ func (t *buildContext) open() error {
 	case compressed(head):
 		return deny("build-compression", "send it as it is, or compressed by gzip", "the build's context is compressed in a way that is not decompressed here")
 	}
-	t.bare = !isTar(head)
+	if t.bare = !isTar(head); t.bare {
+		t.b.dockerfile = "Dockerfile"
+		t.b.options.Set("dockerfile", t.b.dockerfile)
+	}
 	return nil
 }
 
@@ -160,8 +163,7 @@ func (t *buildContext) write(w *tar.Writer) error {
 		if err != nil {
 			return err
 		}
-		t.b.dockerfile = "Dockerfile"
-		if err := t.writeDockerfile(w, &tar.Header{Name: "Dockerfile", Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+		if err := t.writeDockerfile(w, &tar.Header{Name: t.b.dockerfile, Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
 			return err
 		}
 		return w.Close()
