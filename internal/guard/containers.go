@@ -190,7 +190,11 @@ func containerStop(c *call) error {
 func containerKill(c *call) error {
 	rec, path, err := c.ownPath("/kill")
 	if isStatus(err, http.StatusNotFound) {
-		return &apiError{http.StatusNotFound, fmt.Sprintf("Cannot kill container: %s: %s", c.vars["id"], err)} // the Engine's words
+		words := "Cannot kill container: %s: %s" // the Engine's
+		if c.engine.version.atLeast("1.42") {
+			words = "cannot kill container: %s: %s"
+		}
+		return &apiError{http.StatusNotFound, fmt.Sprintf(words, c.vars["id"], err)}
 	}
 	if err != nil {
 		return err

@@ -171,7 +171,7 @@ func TestHeadersStayHere(t *testing.T) {
 		t.Errorf("%d %s", status, text)
 	}
 	lacks(t, heads.String(), "evil", "gzip")
-	wants(t, heads.String(), "User-Agent: slipway-guard", "/v1.41/containers/"+id+"/json?size=0 ")
+	wants(t, heads.String(), "User-Agent: slipway-guard", "/v"+r.engine.version.String()+"/containers/"+id+"/json?size=0 ")
 }
 
 // teeDial notes what is sent to the Engine.

@@ -57,6 +57,9 @@ func (c *call) showContainer(rec containerRecord, doc any) any {
 		}
 		n["Ports"] = shownPorts(n["Ports"], c.ports.of(rec.ID))
 		c.showNetworks(n)
+		if !c.version.atLeast("1.52") {
+			addDefaultEndpoint(n)
+		}
 	}
 	hideLabels(d)
 	return c.unprefixAll(d)
@@ -112,6 +115,23 @@ func (c *call) showNetworks(settings any) {
 		}
 	}
 	s["Networks"] = out
+}
+
+// addDefaultEndpoint repeats the addresses on the default network where scripts read them ({{.NetworkSettings.IPAddress}}):
+// the Engine has them there for its own default network only, and not at all since 1.52.
+func addDefaultEndpoint(settings map[string]any) {
+	networks, _ := settings["Networks"].(map[string]any)
+	endpoint, _ := networks["bridge"].(map[string]any)
+	for k, none := range map[string]any{
+		"EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0,
+		"IPv6Gateway": "", "MacAddress": "",
+	} {
+		if v, ok := endpoint[k]; ok {
+			settings[k] = v
+		} else if _, ok := settings[k]; !ok {
+			settings[k] = none
+		}
+	}
 }
 
 // showMode names the network of HostConfig.NetworkMode as the job wrote it.
