@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
+	"math"
+	"math/rand/v2"
 	"path"
 	"reflect"
 	"slices"
@@ -84,49 +87,176 @@ func FuzzCreate(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var in createRequest
-		if len(data) > createBody || decodeStrict(data, &in) != nil || in.Config == nil {
-			return
+	f.Fuzz(func(t *testing.T, data []byte) { checkCreate(t, data) })
+}
+
+// checkCreate decides about a body and looks at what would be sent, if anything would.
+func checkCreate(t *testing.T, data []byte) (sent bool) {
+	t.Helper()
+	var in createRequest
+	if len(data) > createBody || decodeStrict(data, &in) != nil || in.Config == nil {
+		return false
+	}
+	p := fuzzPlanner()
+	planned, err := p.plan("web", &in)
+	if err != nil {
+		var d *Denial
+		var a *apiError
+		if !errors.As(err, &d) && !errors.As(err, &a) {
+			t.Fatalf("neither refused nor answered: %v", err)
 		}
-		p := fuzzPlanner()
-		planned, err := p.plan("web", &in)
-		if err != nil {
-			var d *Denial
-			var a *apiError
-			if !errors.As(err, &d) && !errors.As(err, &a) {
-				t.Fatalf("neither refused nor answered: %v", err)
-			}
-			return
+		return false
+	}
+	request, err := p.finish(planned, fuzzMaker(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := json.Marshal(request)
+	if err != nil {
+		t.Fatalf("decided upon what cannot be sent: %v", err)
+	}
+	if len(document) > 16*len(data)+8192 {
+		t.Fatalf("%d bytes became %d", len(data), len(document))
+	}
+	var engine container.CreateRequest
+	dec := json.NewDecoder(bytes.NewReader(document))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&engine); err != nil || dec.More() {
+		t.Fatalf("the Engine would not read %s: %v", document, err)
+	}
+	again, err := json.Marshal(engine)
+	if err != nil || !bytes.Equal(document, again) {
+		t.Fatalf("the Engine would read something else:\n%s\n%s", document, again)
+	}
+	if err := checkJSON(document); err != nil {
+		t.Fatalf("what is sent can be read in two ways: %v", err)
+	}
+	if err := harmless(p, &engine); err != nil {
+		t.Fatalf("%v: %s", err, document)
+	}
+	return true
+}
+
+// TestCreateRandom fills the types with values that attackers and honest clients use, in any case of the keys.
+func TestCreateRandom(t *testing.T) {
+	t.Parallel()
+	sent := 0
+	const runs = 4000
+	for seed := range uint64(runs) {
+		g := &generator{rand.New(rand.NewPCG(seed, 1))}
+		doc := g.value(reflect.TypeFor[createRequest](), 0)
+		if m, ok := doc.(map[string]any); ok && seed%8 != 0 {
+			m["Image"] = "a"
 		}
-		request, err := p.finish(planned, fuzzMaker(p))
+		data, err := json.Marshal(doc)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sent, err := json.Marshal(request)
-		if err != nil {
-			t.Fatalf("decided upon what cannot be sent: %v", err)
+		if checkCreate(t, data) {
+			sent++
 		}
-		if len(sent) > 16*len(data)+8192 {
-			t.Fatalf("%d bytes became %d", len(data), len(sent))
+	}
+	t.Logf("%d of %d would be sent", sent, runs)
+	if sent < runs/20 {
+		t.Errorf("only %d of %d would be sent: the values are too wild to tell much", sent, runs)
+	}
+}
+
+// generator makes JSON values for a type.
+type generator struct{ *rand.Rand }
+
+var wildStrings = []string{
+	"", "a", "host", "none", "default", "bridge", "private", "shareable", "mine", "container:mine", "container:other", "container:", "other",
+	"/", "/etc", "/etc:/x", "/x", "/builds/group/demo", "/builds/group/demo/x:/y:ro", "/builds/group/demo/../../..:/z", "/cache:/c:Z,ro", "v:/v:nocopy",
+	"/var/run/docker.sock:/s", "/run:/r", "/guard:/g", "mine:ro", "mine:db", "mine:rshared", "ALL", "SYS_ADMIN", "chown", "CAP_NET_RAW", "no-new-privileges", "seccomp=unconfined",
+	"bind", "volume", "tmpfs", "image", "npipe", "cluster", "rprivate", "rshared", "local", "json-file", "syslog", "runc", "evil", "always", "on-failure", "no",
+	"size=90%,exec", "size=1k", "mpol=bind", "net.ipv4.ip_forward", "kernel.core_pattern", "80/tcp", "80-90", "rtprio", "nofile", "../..", "sub/dir", "\x00", "é\u2028", "slipway.guard",
+}
+
+func (g *generator) value(t reflect.Type, depth int) any {
+	if g.IntN(40) == 0 || depth > 8 {
+		return nil
+	}
+	switch t.String() {
+	case "netip.Addr":
+		return []string{"", "10.0.0.1", "::1"}[g.IntN(3)]
+	case "network.HardwareAddr":
+		return []string{"", "02:42:ac:11:00:02"}[g.IntN(2)]
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return g.value(t.Elem(), depth)
+	case reflect.Struct:
+		out := map[string]any{}
+		g.fields(t, depth, out)
+		return out
+	case reflect.Slice, reflect.Array:
+		out := []any{}
+		n := g.IntN(3)
+		if t.Kind() == reflect.Array {
+			n = t.Len()
 		}
-		var engine container.CreateRequest
-		dec := json.NewDecoder(bytes.NewReader(sent))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&engine); err != nil || dec.More() {
-			t.Fatalf("the Engine would not read %s: %v", sent, err)
+		for range n {
+			out = append(out, g.value(t.Elem(), depth+1))
 		}
-		again, err := json.Marshal(engine)
-		if err != nil || !bytes.Equal(sent, again) {
-			t.Fatalf("the Engine would read something else:\n%s\n%s", sent, again)
+		return out
+	case reflect.Map:
+		out := map[string]any{}
+		for range g.IntN(3) {
+			out[g.key(t.Key())] = g.value(t.Elem(), depth+1)
 		}
-		if err := checkJSON(sent); err != nil {
-			t.Fatalf("what is sent can be read in two ways: %v", err)
+		return out
+	case reflect.Bool:
+		return g.IntN(4) == 0
+	case reflect.String:
+		return wildStrings[g.IntN(len(wildStrings))]
+	case reflect.Int, reflect.Int64:
+		return []int64{-1, 0, 1, 3, 1000, 1 << 20, 1 << 40, math.MaxInt64, math.MinInt64}[g.IntN(9)]
+	}
+	return g.IntN(1000) // unsigned
+}
+
+// key is a map's key; ports are the only ones that are not plain strings.
+func (g *generator) key(t reflect.Type) string {
+	if t.Kind() == reflect.Struct {
+		return []string{"80/tcp", "53/udp", "9/sctp"}[g.IntN(3)]
+	}
+	return wildStrings[g.IntN(len(wildStrings))]
+}
+
+func (g *generator) fields(t reflect.Type, depth int, out map[string]any) {
+	for f := range fieldsOf(t) {
+		if f.Anonymous {
+			inner := f.Type
+			if inner.Kind() == reflect.Pointer {
+				inner = inner.Elem()
+			}
+			g.fields(inner, depth, out)
+			continue
 		}
-		if err := harmless(p, &engine); err != nil {
-			t.Fatalf("%v: %s", err, sent)
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" {
+			name = f.Name
 		}
-	})
+		// Most are left out, or nearly everything would be refused.
+		if !f.IsExported() || depth > 0 && g.IntN(12) != 0 && f.Name != "Type" && f.Name != "Target" && f.Name != "Source" || depth == 0 && g.IntN(3) == 0 {
+			continue
+		}
+		if g.IntN(10) == 0 {
+			name = strings.ToLower(name)
+		}
+		out[name] = g.value(f.Type, depth+1)
+	}
+}
+
+func fieldsOf(t reflect.Type) iter.Seq[reflect.StructField] {
+	return func(yield func(reflect.StructField) bool) {
+		for i := range t.NumField() {
+			if !yield(t.Field(i)) {
+				return
+			}
+		}
+	}
 }
 
 // harmless says what a container would have that no job gets. It knows nothing of how that is decided.
