@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -121,6 +122,19 @@ func (g *Guard) view() pin.View {
 		v = append(v, pin.Place{At: path.Clean(m.Destination), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	return v
+}
+
+// hidePlaces puts the job's paths into what the Engine says: its own tell of the machine.
+func (g *Guard) hidePlaces(message string) string {
+	volume := regexp.MustCompile(`[^\s,:"]*` + regexp.QuoteMeta(g.policy.prefix()+".folder") + `\d+(/_data)?`)
+	message = volume.ReplaceAllString(message, "the job's folder")
+	for _, m := range g.policy.Mounts {
+		if m.Source != "/" && m.Source != "" {
+			message = strings.ReplaceAll(message, m.Source, m.Destination)
+		}
+	}
+	pinned := regexp.MustCompile(regexp.QuoteMeta(g.dir+"/") + `m\d+`)
+	return pinned.ReplaceAllString(message, "a folder of the job")
 }
 
 // isJobMount reports whether a volume belongs to the job's container: it is no volume of the job's to remove.

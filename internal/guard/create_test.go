@@ -452,6 +452,9 @@ func TestCreateNetworks(t *testing.T) {
 func TestCreatePins(t *testing.T) {
 	t.Parallel()
 	r := newCreator(t)
+	if r.engine.version.atLeast("1.45") {
+		t.Skip("this Engine mounts parts of volumes safely")
+	}
 	secret := t.TempDir()
 	for name, text := range map[string]string{r.workspace + "/sub/mark": "mine", secret + "/mark": "secret"} {
 		if err := os.MkdirAll(name[:strings.LastIndex(name, "/")], 0o755); err != nil {
@@ -541,8 +544,10 @@ func TestCreateRace(t *testing.T) {
 			t.Errorf("%d %s", status, text)
 		case made < 4:
 			made++
-			if out := r.output(r.policy.prefix() + fmt.Sprintf("race%d", i)); out != "mine\n" {
-				t.Errorf("run %d shows %q", i, out)
+			// An Engine that looks the name up again at the start may refuse it then.
+			out, err := run("unix:///var/run/docker.sock", "", "start", "--attach", r.policy.prefix()+fmt.Sprintf("race%d", i))
+			if out != "mine\n" && (err == nil || !r.engine.version.atLeast("1.45") || !strings.Contains(out, "escapes")) {
+				t.Errorf("run %d shows %q %v", i, out, err)
 			}
 		}
 	}
@@ -630,4 +635,19 @@ func TestCreateAudit(t *testing.T) {
 	id := r.container("audited", "test -f /x/passwd && echo read", object{"SecurityOpt": []string{"seccomp=unconfined"}, "NetworkMode": "host", "Binds": []string{"/etc:/x:ro"}})
 	wants(t, r.output(id), "read")
 	wants(t, r.audit.String(), "rule=security-opt", "rule=network-host", "rule=bind-outside")
+}
+
+// TestHidePlaces: errors of the Engine do not tell where things are on the machine.
+func TestHidePlaces(t *testing.T) {
+	t.Parallel()
+	g := &Guard{dir: "/run/slipway/g1", policy: Policy{Token: "0123456789ab", Mounts: []Mount{{Destination: jobDir, Source: "/var/lib/slipway/w1"}}}}
+	for text, want := range map[string]string{
+		"base: /data/volumes/slipwayjob-0123456789ab-.folder0/_data, subpath: x": "base: the job's folder, subpath: x",
+		"stat /var/lib/slipway/w1/sub: gone":                                     "stat " + jobDir + "/sub: gone",
+		"error mounting \"/run/slipway/g1/m12\" to rootfs":                       "error mounting \"a folder of the job\" to rootfs",
+	} {
+		if got := g.hidePlaces(text); got != want {
+			t.Errorf("%q", got)
+		}
+	}
 }

@@ -80,7 +80,7 @@ func (c *call) copyOut(body io.Reader) error {
 // written takes our names out of what the Engine says of an error.
 func (c *call) written(err error) error {
 	if a, ok := err.(*apiError); ok {
-		return &apiError{a.Status, c.unprefix(a.Message)}
+		return &apiError{a.Status, c.unprefix(c.hidePlaces(a.Message))}
 	}
 	return err
 }
