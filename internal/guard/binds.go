@@ -124,17 +124,10 @@ func (g *Guard) view() pin.View {
 	return v
 }
 
-// hidePlaces puts the job's paths into what the Engine says: its own tell of the machine.
-func (g *Guard) hidePlaces(message string) string {
+// hideFolderVolumes takes the paths of the guard's own volumes out of what the Engine says.
+func (g *Guard) hideFolderVolumes(message string) string {
 	volume := regexp.MustCompile(`[^\s,:"]*` + regexp.QuoteMeta(g.policy.prefix()+".folder") + `\d+(/_data)?`)
-	message = volume.ReplaceAllString(message, "the job's folder")
-	for _, m := range g.policy.Mounts {
-		if m.Source != "/" && m.Source != "" {
-			message = strings.ReplaceAll(message, m.Source, m.Destination)
-		}
-	}
-	pinned := regexp.MustCompile(regexp.QuoteMeta(g.dir+"/") + `m\d+`)
-	return pinned.ReplaceAllString(message, "a folder of the job")
+	return volume.ReplaceAllString(message, "the job's folder")
 }
 
 // isJobMount reports whether a volume belongs to the job's container: it is no volume of the job's to remove.

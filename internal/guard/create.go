@@ -103,7 +103,7 @@ func (c *call) planner(ctx context.Context) *planner {
 	return &planner{
 		policy: c.policy, socket: c.Socket(), version: c.engine.version, refuse: c.refuse,
 		container: c.objects.container, network: c.findNetwork,
-		image: func(ref string) (image, error) { return c.tempImage(ctx, ref) },
+		image: func(ref string) (image, error) { return c.readImage(ctx, ref) },
 		info:  func() (engineInfo, error) { return c.made.info(ctx) },
 	}
 }

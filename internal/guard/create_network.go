@@ -161,13 +161,6 @@ func (p *planner) links(in []string) ([]string, error) {
 	return out, nil
 }
 
-func shortID(id string) string {
-	if len(id) > 12 {
-		return id[:12]
-	}
-	return id
-}
-
 // finish makes sure of the default network and names all by ID.
 func (n plannedNet) finish(host *container.HostConfig, m maker) (map[string]*network.EndpointSettings, error) {
 	host.NetworkMode = container.NetworkMode(n.mode)

@@ -14,26 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// creator is a rig whose containers are removed by the test itself.
-func newCreator(t *testing.T, change ...func(*Options)) *rig {
-	r := newRig(t, change...)
-	t.Cleanup(func() { // TEMP: until the guard's own clean-up has landed
-		for _, kind := range [][]string{{"ps", "-aq"}, {"volume", "ls", "-q"}, {"network", "ls", "-q"}} {
-			ids := strings.Fields(r.host(append(kind, "--filter", "label="+LabelGuard+"="+r.policy.Token)...))
-			if len(ids) == 0 {
-				continue
-			}
-			switch kind[0] {
-			case "ps":
-				r.host(append([]string{"rm", "--force", "--volumes"}, ids...)...)
-			default:
-				r.host(append([]string{kind[0], "rm"}, ids...)...)
-			}
-		}
-	})
-	return r
-}
-
 // object is a JSON object.
 type object = map[string]any
 
@@ -70,7 +50,7 @@ func (r *rig) output(id string) string {
 // TestCreateRefused attacks. Nothing of it may reach the Engine.
 func TestCreateRefused(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t, func(o *Options) {
+	r := newRig(t, func(o *Options) {
 		o.Policy.Sockets = append(o.Policy.Sockets, "/builds/run/docker.sock")
 	})
 	victim := strings.TrimSpace(r.host("run", "--detach", "--volume", "/victim", alpine, "sleep", "60"))
@@ -212,7 +192,7 @@ func TestCreateRefused(t *testing.T) {
 // TestCreateVolumeNotOwned: a volume of somebody else is another volume of the same name.
 func TestCreateVolumeNotOwned(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	volume := "slipway-test-" + r.policy.Token
 	r.host("run", "--rm", "--volume", volume+":/v", alpine, "sh", "-c", "echo secret > /v/secret")
 	t.Cleanup(func() { r.host("volume", "rm", volume) })
@@ -229,7 +209,7 @@ func TestCreateVolumeNotOwned(t *testing.T) {
 // TestCreateHonest is what jobs do all day.
 func TestCreateHonest(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	if err := os.MkdirAll(r.workspace+"/sub/deep", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -308,7 +288,7 @@ func TestCreateHonest(t *testing.T) {
 // TestCreateDecided looks at the end state of what is changed in silence or with a warning.
 func TestCreateDecided(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t, func(o *Options) {
+	r := newRig(t, func(o *Options) {
 		o.Policy.CgroupParent = "/slipway-test-" + o.Policy.Token
 		o.Policy.CapDrop, o.Policy.CapAdd = []string{"NET_RAW"}, []string{"CAP_SYS_PTRACE"}
 		o.Policy.Limits = Limits{Memory: 256 << 20, NanoCPUs: 1e9, PIDs: 100, ShmSize: 32 << 20, Tmpfs: 1 << 20}
@@ -398,7 +378,7 @@ func TestCreateDecided(t *testing.T) {
 // TestUpdateForeign: neither others' containers nor the job's own can be updated.
 func TestUpdateForeign(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	victim := strings.TrimSpace(r.host("create", "--network", "none", alpine, "true"))
 	t.Cleanup(func() { r.host("rm", "--force", victim) })
 	if status, text := r.do("POST", "/containers/"+victim+"/update", object{"PidsLimit": 7}); status != http.StatusNotFound {
@@ -420,7 +400,7 @@ func TestUpdateForeign(t *testing.T) {
 // TestCreateNetworks: names, links, the job's default network, and the namespaces of other containers.
 func TestCreateNetworks(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	if status, text := r.do("POST", "/networks/create", object{"Name": "mine"}); status != http.StatusCreated {
 		t.Fatalf("%d %s", status, text)
 	}
@@ -451,7 +431,7 @@ func TestCreateNetworks(t *testing.T) {
 // TestCreatePins: a pin stays where it was while names are swapped, also over a restart; it goes with its last user.
 func TestCreatePins(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	if r.engine.version.atLeast("1.45") {
 		t.Skip("this Engine mounts parts of volumes safely")
 	}
@@ -505,7 +485,7 @@ func TestCreatePins(t *testing.T) {
 // TestCreateRace exchanges a folder and a link to a secret while containers are made and started.
 func TestCreateRace(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t)
+	r := newRig(t)
 	secret := t.TempDir()
 	for name, text := range map[string]string{r.workspace + "/x/mark": "mine", secret + "/mark": "secret"} {
 		if err := os.MkdirAll(name[:strings.LastIndex(name, "/")], 0o755); err != nil {
@@ -561,7 +541,7 @@ func TestCreateRace(t *testing.T) {
 // TestCreateNeedsRoot: without CAP_SYS_ADMIN a part of the workspace is refused, the whole of it works.
 func TestCreateNeedsRoot(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t, func(o *Options) { o.Policy.Root = false })
+	r := newRig(t, func(o *Options) { o.Policy.Root = false })
 	if err := os.Mkdir(r.workspace+"/sub", 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -582,7 +562,7 @@ func TestCreateNeedsRoot(t *testing.T) {
 func TestCreateReadOnlyPlace(t *testing.T) {
 	t.Parallel()
 	fixed := t.TempDir()
-	r := newCreator(t, func(o *Options) {
+	r := newRig(t, func(o *Options) {
 		o.Policy.Mounts = append(o.Policy.Mounts, Mount{Destination: "/fixed", Source: fixed, ReadOnly: true})
 	})
 	if err := os.Mkdir(fixed+"/sub", 0o777); err != nil {
@@ -600,7 +580,7 @@ func TestCreateReadOnlyPlace(t *testing.T) {
 // TestCreateLimit counts containers that are there, not those that were.
 func TestCreateLimit(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t, func(o *Options) { o.Policy.Limits.Containers = 2 })
+	r := newRig(t, func(o *Options) { o.Policy.Limits.Containers = 2 })
 	first := r.container("one", "true", object{"NetworkMode": "none"})
 	r.container("two", "true", object{"NetworkMode": "none"})
 	status, text := r.do("POST", "/containers/create?name=three", object{"Image": alpine})
@@ -631,23 +611,18 @@ func TestCreateAtTheEnd(t *testing.T) {
 // TestCreateAudit lets everything pass and tells of it.
 func TestCreateAudit(t *testing.T) {
 	t.Parallel()
-	r := newCreator(t, func(o *Options) { o.Policy.Audit = true })
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
 	id := r.container("audited", "test -f /x/passwd && echo read", object{"SecurityOpt": []string{"seccomp=unconfined"}, "NetworkMode": "host", "Binds": []string{"/etc:/x:ro"}})
 	wants(t, r.output(id), "read")
 	wants(t, r.audit.String(), "rule=security-opt", "rule=network-host", "rule=bind-outside")
 }
 
-// TestHidePlaces: errors of the Engine do not tell where things are on the machine.
-func TestHidePlaces(t *testing.T) {
+// TestHideFolderVolumes: errors of the Engine do not tell where its volumes are.
+func TestHideFolderVolumes(t *testing.T) {
 	t.Parallel()
-	g := &Guard{dir: "/run/slipway/g1", policy: Policy{Token: "0123456789ab", Mounts: []Mount{{Destination: jobDir, Source: "/var/lib/slipway/w1"}}}}
-	for text, want := range map[string]string{
-		"base: /data/volumes/slipwayjob-0123456789ab-.folder0/_data, subpath: x": "base: the job's folder, subpath: x",
-		"stat /var/lib/slipway/w1/sub: gone":                                     "stat " + jobDir + "/sub: gone",
-		"error mounting \"/run/slipway/g1/m12\" to rootfs":                       "error mounting \"a folder of the job\" to rootfs",
-	} {
-		if got := g.hidePlaces(text); got != want {
-			t.Errorf("%q", got)
-		}
+	g := &Guard{policy: Policy{Token: "0123456789ab"}}
+	got := g.hideFolderVolumes("base: /data/volumes/slipwayjob-0123456789ab-.folder0/_data, subpath: x")
+	if want := "base: the job's folder, subpath: x"; got != want {
+		t.Errorf("%q", got)
 	}
 }
