@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strings"
 
 	"github.com/slipway-ci/slipway/internal/pin"
 )
@@ -94,8 +93,8 @@ func (c *call) notFound(m plannedMount, rec *containerRecord, err error) (boundP
 		return boundPlace{source: c.Socket()}, nil
 	case errors.As(err, &out):
 		d := p.outside(out.Path)
-		if d.What = fmt.Sprintf("%s leads to %s", printable(m.source), d.What); m.source == out.Path {
-			d.What = strings.TrimPrefix(d.What, printable(m.source)+" leads to ")
+		if m.source != out.Path {
+			d.What = fmt.Sprintf("%s is a link to somewhere else: %s", printable(m.source), d.What)
 		}
 		if err := c.refuse(d); err != nil {
 			return boundPlace{}, err

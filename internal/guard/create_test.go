@@ -175,7 +175,7 @@ func TestCreateRefused(t *testing.T) {
 		lacks(t, text, r.workspace) // no path of the machine
 	}
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
-	if status, text := r.do("POST", "/containers/create?name=attack", host(`"Privileged":true`), form...); status != http.StatusUnsupportedMediaType {
+	if status, text := r.do("POST", "/containers/create?name=attack", host(`"Privileged":true`), form...); status != forbidden || !strings.Contains(text, "[form-body]") {
 		t.Errorf("a form: %d %s", status, text)
 	}
 	for _, name := range []string{"../x", "a/b", "a%20b", "-x", "a", "%C5%BF" + "abc"} {
@@ -404,12 +404,12 @@ func TestCreateNetworks(t *testing.T) {
 	if status, text := r.do("POST", "/networks/create", object{"Name": "mine"}); status != http.StatusCreated {
 		t.Fatalf("%d %s", status, text)
 	}
-	db := r.container("db", "sleep 30", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080"}}, "53/udp": nil}, "PublishAllPorts": true},
+	db := r.container("db", "sleep 30", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080-8090"}}, "53/udp": nil}, "PublishAllPorts": true},
 		object{"NetworkingConfig": object{"EndpointsConfig": object{"default": object{"Aliases": []string{"database"}, "IPAMConfig": object{"IPv4Address": "10.9.8.7"}}}}, "ExposedPorts": object{"5432/tcp": object{}}})
 	wants(t, r.warnings, "fixed address")
 	r.host("start", db)
 	rec, err := r.objects.container("db")
-	if got := fmt.Sprint(rec.Ports); err != nil || got != "[{53 udp  0} {80 tcp  8080} {5432 tcp  0}]" {
+	if got := fmt.Sprint(rec.Ports); err != nil || got != "[{53 udp  0 0} {80 tcp  8080 8090} {5432 tcp  0 0}]" {
 		t.Errorf("ports: %s %v", got, err)
 	}
 	lacks(t, r.host("port", db), "8080")
