@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -624,5 +625,41 @@ func TestHideFolderVolumes(t *testing.T) {
 	got := g.hideFolderVolumes("base: /data/volumes/slipwayjob-0123456789ab-.folder0/_data, subpath: x")
 	if want := "base: the job's folder, subpath: x"; got != want {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestCreateByClients runs what people type, with the clients of this machine.
+func TestCreateByClients(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := os.MkdirAll(r.workspace+"/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(r.workspace+"/sub/file", []byte("below\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out := r.docker("run", "--name", "web", "--volume", jobDir+"/sub:/x:ro", "--volume", "data:/data", "--volume", "/anonymous", "--tmpfs", "/t", "--memory", "64m", "--cpus", "0.5",
+		"--env", "A=b", "--user", "0", "--workdir", "/srv", "--init", "--read-only", "--cap-drop", "ALL", "--publish", "127.0.0.1:8080:80", "--add-host", "db:10.1.2.3",
+		"--label", "mine=yes", "--health-cmd", "true", "--hostname", "web", "--restart", "unless-stopped", "--cidfile", t.TempDir()+"/id", alpine, "cat", "/x/file")
+	wants(t, out, "below")
+	shown := r.docker("inspect", "web")
+	wants(t, shown, jobDir+"/sub", `"/web"`)
+	lacks(t, shown, r.workspace, r.dir, r.policy.prefix())
+	for i, path := range []string{"/usr/bin/docker", "/usr/local/bin/docker"} {
+		if _, err := os.Stat(path); err != nil {
+			continue
+		}
+		cmd := exec.Command(path, "run", "--rm", "--volume", jobDir+"/sub:/x", "--mount", "type=bind,readonly,source="+jobDir+",target=/y", "--name", fmt.Sprintf("client%d", i), alpine, "cat", "/x/file", "/y/sub/file")
+		cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket())
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "below\nbelow\n" {
+			t.Errorf("%s: %s %v", path, out, err)
+		}
+	}
+	r.refused("privileged", "run", "--privileged", alpine, "true")
+	r.refused("bind-outside", "run", "--volume", "/var/company-secret:/tmp", alpine, "cat", "/tmp/x")
+	r.refused("masked-paths", "run", "--security-opt", "systempaths=unconfined", alpine, "true")
+	r.docker("rm", "--volumes", "web")
+	if n := r.made.count(); n > 1 {
+		t.Errorf("%d pins are left", n)
 	}
 }
