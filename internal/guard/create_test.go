@@ -158,6 +158,9 @@ func TestCreateRefused(t *testing.T) {
 		{"missing", host(`"Mounts":[{"Type":"bind","Source":"/builds/group/demo/none","Target":"/x"}]`), bad, "bind source path does not exist: /builds/group/demo/none"},
 		{"newline", host(`"Binds":["/builds/group/demo/a\nb:/x"]`), bad, "character"},
 		{"zero", host(`"Binds":["/builds/group/demo/a\u0000b:/x"]`), bad, "character"},
+		{"too long", host(`"Binds":["/builds/group/demo` + strings.Repeat("/x", 3000) + `:/x"]`), bad, "too long"},
+		{"too deep", host(`"Binds":["/builds/group/demo` + strings.Repeat("/x", 1000) + `:/x"]`), bad, "file name too long"},
+		{"too many", host(`"Binds":["v:/x0"` + strings.Repeat(`,"v:/x"`, 100) + `]`), forbidden, "[limit-mounts]"},
 		{"four parts", host(`"Binds":["/builds/group/demo:/x:ro:rw"]`), bad, "invalid volume specification"},
 		{"unknown mode", host(`"Binds":["/builds/group/demo:/x:exec"]`), bad, "invalid mode"},
 		{"at root", host(`"Binds":["/builds/group/demo:/"]`), bad, "invalid volume specification"},
@@ -225,38 +228,40 @@ func TestCreateHonest(t *testing.T) {
 		}
 	}
 	for i, c := range []struct {
-		name, line, says string
-		host, more       object
+		name, line string
+		says       []string
+		host, more object
 	}{
-		{"workspace", "cat /app/file; echo made > /app/made", "top", object{"Binds": []string{jobDir + ":/app"}}, nil},
-		{"what was written", "cat /app/made", "made", object{"Binds": []string{jobDir + "/:/app:ro"}}, nil},
-		{"read-only", "cat /app/file; touch /app/x || echo refused", "refused", object{"Mounts": []object{{"Type": "bind", "Source": jobDir, "Target": "/app", "ReadOnly": true}}}, nil},
-		{"folder", "cat /app/file; touch /app/written", "below", object{"Binds": []string{jobDir + "/sub:/app:rw"}}, nil},
-		{"folder, read-only", "cat /app/file; touch /app/x || echo refused", "refused", object{"Binds": []string{jobDir + "/sub:/app:ro"}}, nil},
-		{"folder, long", "cat /app/file", "below", object{"Mounts": []object{{"Type": "bind", "Source": jobDir + "/sub", "Target": "/app", "Consistency": "cached"}}}, nil},
-		{"file", "cat /x", "below", object{"Binds": []string{jobDir + "/sub/file:/x"}}, nil},
-		{"link", "cat /x/file", "below", object{"Binds": []string{jobDir + "/near:/x"}}, nil},
-		{"absolute link", "cat /x/file", "deep", object{"Binds": []string{jobDir + "/absolute:/x"}}, nil},
-		{"dots", "cat /x/file", "below", object{"Binds": []string{jobDir + "/sub/deep/..:/x"}}, nil},
-		{"missing folder", "echo new > /x/new; ls /x", "new", object{"Binds": []string{jobDir + "/fresh/folder:/x"}}, nil},
-		{"hostile name", "ls -d /x:y && echo it is there", "it is there", object{"Mounts": []object{{"Type": "bind", "Source": jobDir + "/a b,c\"d:ro", "Target": "/x:y", "BindOptions": object{"CreateMountpoint": true}}}}, nil},
-		{"socket", "test -S /var/run/docker.sock && echo a socket", "a socket", object{"Binds": []string{"/var/run/docker.sock:/var/run/docker.sock"}}, nil},
-		{"socket, other spelling", "test -S /s && echo a socket", "a socket", object{"Mounts": []object{{"Type": "bind", "Source": "/run/docker.sock", "Target": "/s", "ReadOnly": true}}}, nil},
-		{"socket by link", "test -S /s && echo a socket", "a socket", object{"Binds": []string{jobDir + "/sock:/s"}}, nil},
-		{"the job's socket", "test -S /s && echo a socket", "a socket", object{"Binds": []string{r.Socket() + ":/s"}}, nil},
-		{"volume", "echo kept > /v/x", "", object{"Binds": []string{"data:/v"}}, nil},
-		{"volume again", "cat /v/x", "kept", object{"Mounts": []object{{"Type": "volume", "Source": "data", "Target": "/v"}}}, nil},
-		{"anonymous", "touch /v/x /w/x /u/x && echo fine", "fine", object{"Binds": []string{"/v"}, "Mounts": []object{{"Type": "volume", "Target": "/w"}}}, object{"Volumes": object{"/u": object{}}}},
-		{"tmpfs", "mount | grep ' /t '; mount | grep ' /u '", "size=65536k", object{"Tmpfs": object{"/t": "size=64m,exec"}, "Mounts": []object{{"Type": "tmpfs", "Target": "/u", "TmpfsOptions": object{"SizeBytes": 65536}}}}, nil},
-		{"user", "id -u; pwd; echo $A", "1000\n/srv\nb", nil, object{"User": "1000:1000", "WorkingDir": "/srv", "Env": []string{"A=b"}}},
-		{"read-only root", "touch /x || echo refused", "refused", object{"ReadonlyRootfs": true, "Init": true}, nil},
-		{"capabilities", "grep CapEff /proc/self/status", "CapEff:\t0000000000000001", object{"CapDrop": []string{"ALL"}, "CapAdd": []string{"CAP_CHOWN"}, "SecurityOpt": []string{"no-new-privileges:true"}}, nil},
-		{"shm", "df -k /dev/shm | tail -1", " 131072 ", object{"ShmSize": 128 << 20}, nil},
-		{"ulimit", "ulimit -n", "512", object{"Ulimits": []object{{"Name": "nofile", "Soft": 512, "Hard": 1024}}}, nil},
-		{"sysctl", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/core/somaxconn", "99", object{"Sysctls": object{"net.core.somaxconn": "99"}}, nil},
-		{"hosts", "cat /etc/hosts; cat /etc/resolv.conf", "10.1.2.3", object{"ExtraHosts": []string{"db:10.1.2.3"}, "Dns": []string{"192.0.2.1"}}, nil},
-		{"entrypoint", "", "from an entrypoint", nil, object{"Entrypoint": []string{"echo", "from an entrypoint"}, "Cmd": nil}},
-		{"zero values", "echo fine", "fine", object{
+		{"writing", "cat /w/file /sub/file; echo made > /w/made; touch /sub/written; echo new > /fresh/new; echo kept > /v/x; ls -d /x:y; touch /a/x /b/x /c/x && echo anonymous",
+			[]string{"top", "below", "/x:y", "anonymous"}, object{
+				"Binds": []string{jobDir + ":/w", jobDir + "/sub:/sub:rw", jobDir + "/fresh/folder:/fresh", "data:/v", "/a"},
+				"Mounts": []object{
+					{"Type": "bind", "Source": jobDir + "/a b,c\"d:ro", "Target": "/x:y", "BindOptions": object{"CreateMountpoint": true}},
+					{"Type": "volume", "Target": "/b"},
+				},
+			}, object{"Volumes": object{"/c": object{}}}},
+		{"reading", "cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
+			[]string{"made\ntop\nbelow\nbelow\nbelow\nbelow\ndeep\nbelow\nkept\n", "/w/x: Read-only", "/m/x: Read-only", "/sub/x: Read-only", "/v/x: Read-only"}, object{
+				"Binds": []string{jobDir + "/:/w:ro,z", jobDir + "/sub:/sub:ro", jobDir + "/sub/file:/file", jobDir + "/near:/near", jobDir + "/absolute:/absolute:Z", jobDir + "/sub/deep/..:/dots:cached"},
+				"Mounts": []object{
+					{"Type": "bind", "Source": jobDir, "Target": "/m", "ReadOnly": true},
+					{"Type": "bind", "Source": jobDir + "/sub", "Target": "/long", "Consistency": "cached", "BindOptions": object{"Propagation": "rprivate"}},
+					{"Type": "volume", "Source": "data", "Target": "/v", "ReadOnly": true},
+				},
+			}, nil},
+		{"the socket", "for s in /var/run/docker.sock /a /b /c; do test -S $s && echo socket; done", []string{"socket\nsocket\nsocket\nsocket\n"}, object{
+			"Binds":  []string{"/var/run/docker.sock:/var/run/docker.sock", jobDir + "/sock:/a", r.Socket() + ":/b"},
+			"Mounts": []object{{"Type": "bind", "Source": "/run/docker.sock", "Target": "/c", "ReadOnly": true}},
+		}, nil},
+		{"settings", "id -u; pwd; echo $A; ulimit -n; df -k /dev/shm | tail -1; cat /proc/sys/net/core/somaxconn /etc/hosts; mount | grep -E ' /(t|u) '; touch /x || echo refused",
+			[]string{"1000\n/srv\nb\n512\n", " 131072 ", "\n99\n", "10.1.2.3", "size=65536k", "size=64k", "refused"}, object{
+				"ReadonlyRootfs": true, "Init": true, "ShmSize": 128 << 20, "Ulimits": []object{{"Name": "nofile", "Soft": 512, "Hard": 1024}},
+				"Sysctls": object{"net.core.somaxconn": "99"}, "ExtraHosts": []string{"db:10.1.2.3"}, "Dns": []string{"192.0.2.1"}, "GroupAdd": []string{"7"},
+				"Tmpfs": object{"/t": "size=64m,exec"}, "Mounts": []object{{"Type": "tmpfs", "Target": "/u", "TmpfsOptions": object{"SizeBytes": 65536}}},
+			}, object{"User": "1000:1000", "WorkingDir": "/srv", "Env": []string{"A=b"}}},
+		{"capabilities", "grep CapEff /proc/self/status", []string{"CapEff:\t0000000000000001"}, object{"CapDrop": []string{"ALL"}, "CapAdd": []string{"CAP_CHOWN"}, "SecurityOpt": []string{"no-new-privileges:true"}}, nil},
+		{"a command that is a string", "", []string{"hello"}, nil, object{"Entrypoint": []string{"echo", "hello"}, "Cmd": "there"}},
+		{"zero values", "echo fine", []string{"fine"}, object{
 			"Memory": 0, "KernelMemory": 0, "KernelMemoryTCP": 0, "MemorySwappiness": -1, "MaskedPaths": nil, "NetworkMode": "none",
 			"PortBindings": object{}, "RestartPolicy": object{"Name": "no"}, "LogConfig": object{"Type": "", "Config": object{}}, "ConsoleSize": []int{0, 0},
 			"Isolation": "", "ContainerIDFile": "/tmp/id", "OomKillDisable": false, "BlkioWeightDevice": []any{}, "PidsLimit": 0, "Binds": nil,
@@ -268,8 +273,10 @@ func TestCreateHonest(t *testing.T) {
 		c.host["NetworkMode"] = "none"
 		id := r.container(fmt.Sprintf("honest%d", i), c.line, c.host, c.more)
 		out := r.output(id)
-		if !strings.Contains(out, c.says) {
-			t.Errorf("%s: there is no %q in %q", c.name, c.says, out)
+		for _, says := range c.says {
+			if !strings.Contains(out, says) {
+				t.Errorf("%s: there is no %q in %q", c.name, says, out)
+			}
 		}
 		r.host("rm", "--volumes", id)
 		if r.warnings != "" {
@@ -625,6 +632,22 @@ func TestHideFolderVolumes(t *testing.T) {
 	got := g.hideFolderVolumes("base: /data/volumes/slipwayjob-0123456789ab-.folder0/_data, subpath: x")
 	if want := "base: the job's folder, subpath: x"; got != want {
 		t.Errorf("%q", got)
+	}
+}
+
+// TestCreateFromJob: the job's own container is a source of mounts and namespaces, and stays as it is.
+func TestCreateFromJob(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	job := r.job()
+	r.host("exec", job, "touch", jobDir+"/mark")
+	id := r.container("beside", "ls "+jobDir+"; test -S /var/run/docker.sock && echo socket; hostname; ls /proc/1/root/"+jobDir,
+		object{"VolumesFrom": []string{job[:12]}, "NetworkMode": "container:" + job[:12], "PidMode": "container:" + job, "Binds": []string{"/anonymous"}})
+	out := r.output(id)
+	wants(t, out, "mark\nsocket\n"+job[:12], "mark\n")
+	lacks(t, r.calls.String(), "/update")
+	if volumes := r.jobVolumes(); len(volumes) != 1 {
+		t.Errorf("volumes: %v", volumes)
 	}
 }
 
