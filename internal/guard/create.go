@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -67,6 +68,7 @@ func containerCreate(c *call) error {
 		return err
 	}
 	rec.ID = answer.ID
+	c.inherit(&rec, planned.host.VolumesFrom)
 	c.made.pinnedFor(user, rec.ID, in.HostConfig.VolumesFrom, c.objects)
 	c.objects.addContainer(&rec)
 	if err := c.learn(ctx, rec.ID, planned); err != nil {
@@ -117,7 +119,7 @@ func (c *call) maker(ctx context.Context, user string, rec *containerRecord) mak
 		network: func() (string, error) { return c.defaultNetwork(ctx) },
 		volume:  func(name string) (string, error) { return c.ensureVolume(ctx, name) },
 		bind: func(m plannedMount) (boundPlace, error) {
-			rec.Sources[m.target] = m.source
+			rec.Sources[path.Clean(m.target)] = m.source
 			return c.bind(ctx, user, m, rec)
 		},
 	}
@@ -141,6 +143,22 @@ func (c *call) createOnEngine(ctx context.Context, name string, request *contain
 		answer.Warnings[i] = c.unprefix(w)
 	}
 	return answer, nil
+}
+
+// inherit notes what a container has from others.
+func (c *call) inherit(rec *containerRecord, from []string) {
+	for _, f := range from {
+		id, _, _ := strings.Cut(f, ":")
+		other, err := c.objects.container(id)
+		if err != nil {
+			continue
+		}
+		for target, source := range other.Sources {
+			if _, ok := rec.Sources[target]; !ok {
+				rec.Sources[target] = source
+			}
+		}
+	}
 }
 
 // learn records what the Engine made along with the container: volumes that only the image or the client's paths ask

@@ -363,8 +363,14 @@ func TestCreateFieldsKnown(t *testing.T) {
 		of   any
 		want int
 	}{
-		{container.Config{}, 24}, {container.HostConfig{}, 42}, {container.Resources{}, 29}, {mount.Mount{}, 10},
-		{mount.BindOptions{}, 5}, {mount.VolumeOptions{}, 4}, {mount.TmpfsOptions{}, 3}, {mount.ImageOptions{}, 1},
+		{container.Config{}, 24},
+		{container.HostConfig{}, 42},
+		{container.Resources{}, 29},
+		{mount.Mount{}, 10},
+		{mount.BindOptions{}, 5},
+		{mount.VolumeOptions{}, 4},
+		{mount.TmpfsOptions{}, 3},
+		{mount.ImageOptions{}, 1},
 	} {
 		if n := reflect.TypeOf(c.of).NumField(); n != c.want {
 			t.Errorf("%T has %d fields, not the %d that rules were written for", c.of, n, c.want)

@@ -232,33 +232,45 @@ func TestCreateHonest(t *testing.T) {
 		says       []string
 		host, more object
 	}{
-		{"writing", "cat /w/file /sub/file; echo made > /w/made; touch /sub/written; echo new > /fresh/new; echo kept > /v/x; ls -d /x:y; touch /a/x /b/x /c/x && echo anonymous",
-			[]string{"top", "below", "/x:y", "anonymous"}, object{
+		{
+			"writing", "cat /w/file /sub/file; echo made > /w/made; touch /sub/written; echo new > /fresh/new; echo kept > /v/x; ls -d /x:y; touch /a/x /b/x /c/x && echo anonymous",
+			[]string{"top", "below", "/x:y", "anonymous"},
+			object{
 				"Binds": []string{jobDir + ":/w", jobDir + "/sub:/sub:rw", jobDir + "/fresh/folder:/fresh", "data:/v", "/a"},
 				"Mounts": []object{
 					{"Type": "bind", "Source": jobDir + "/a b,c\"d:ro", "Target": "/x:y", "BindOptions": object{"CreateMountpoint": true}},
 					{"Type": "volume", "Target": "/b"},
 				},
-			}, object{"Volumes": object{"/c": object{}}}},
-		{"reading", "cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
-			[]string{"made\ntop\nbelow\nbelow\nbelow\nbelow\ndeep\nbelow\nkept\n", "/w/x: Read-only", "/m/x: Read-only", "/sub/x: Read-only", "/v/x: Read-only"}, object{
+			},
+			object{"Volumes": object{"/c": object{}}},
+		},
+		{
+			"reading", "cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
+			[]string{"made\ntop\nbelow\nbelow\nbelow\nbelow\ndeep\nbelow\nkept\n", "/w/x: Read-only", "/m/x: Read-only", "/sub/x: Read-only", "/v/x: Read-only"},
+			object{
 				"Binds": []string{jobDir + "/:/w:ro,z", jobDir + "/sub:/sub:ro", jobDir + "/sub/file:/file", jobDir + "/near:/near", jobDir + "/absolute:/absolute:Z", jobDir + "/sub/deep/..:/dots:cached"},
 				"Mounts": []object{
 					{"Type": "bind", "Source": jobDir, "Target": "/m", "ReadOnly": true},
 					{"Type": "bind", "Source": jobDir + "/sub", "Target": "/long", "Consistency": "cached", "BindOptions": object{"Propagation": "rprivate"}},
 					{"Type": "volume", "Source": "data", "Target": "/v", "ReadOnly": true},
 				},
-			}, nil},
+			},
+			nil,
+		},
 		{"the socket", "for s in /var/run/docker.sock /a /b /c; do test -S $s && echo socket; done", []string{"socket\nsocket\nsocket\nsocket\n"}, object{
 			"Binds":  []string{"/var/run/docker.sock:/var/run/docker.sock", jobDir + "/sock:/a", r.Socket() + ":/b"},
 			"Mounts": []object{{"Type": "bind", "Source": "/run/docker.sock", "Target": "/c", "ReadOnly": true}},
 		}, nil},
-		{"settings", "id -u; pwd; echo $A; ulimit -n; df -k /dev/shm | tail -1; cat /proc/sys/net/core/somaxconn /etc/hosts; mount | grep -E ' /(t|u) '; touch /x || echo refused",
-			[]string{"1000\n/srv\nb\n512\n", " 131072 ", "\n99\n", "10.1.2.3", "size=65536k", "size=64k", "refused"}, object{
+		{
+			"settings", "id -u; pwd; echo $A; ulimit -n; df -k /dev/shm | tail -1; cat /proc/sys/net/core/somaxconn /etc/hosts; mount | grep -E ' /(t|u) '; touch /x || echo refused",
+			[]string{"1000\n/srv\nb\n512\n", " 131072 ", "\n99\n", "10.1.2.3", "size=65536k", "size=64k", "refused"},
+			object{
 				"ReadonlyRootfs": true, "Init": true, "ShmSize": 128 << 20, "Ulimits": []object{{"Name": "nofile", "Soft": 512, "Hard": 1024}},
 				"Sysctls": object{"net.core.somaxconn": "99"}, "ExtraHosts": []string{"db:10.1.2.3"}, "Dns": []string{"192.0.2.1"}, "GroupAdd": []string{"7"},
 				"Tmpfs": object{"/t": "size=64m,exec"}, "Mounts": []object{{"Type": "tmpfs", "Target": "/u", "TmpfsOptions": object{"SizeBytes": 65536}}},
-			}, object{"User": "1000:1000", "WorkingDir": "/srv", "Env": []string{"A=b"}}},
+			},
+			object{"User": "1000:1000", "WorkingDir": "/srv", "Env": []string{"A=b"}},
+		},
 		{"capabilities", "grep CapEff /proc/self/status", []string{"CapEff:\t0000000000000001"}, object{"CapDrop": []string{"ALL"}, "CapAdd": []string{"CAP_CHOWN"}, "SecurityOpt": []string{"no-new-privileges:true"}}, nil},
 		{"a command that is a string", "", []string{"hello"}, nil, object{"Entrypoint": []string{"echo", "hello"}, "Cmd": "there"}},
 		{"zero values", "echo fine", []string{"fine"}, object{
@@ -666,8 +678,8 @@ func TestCreateByClients(t *testing.T) {
 		"--label", "mine=yes", "--health-cmd", "true", "--hostname", "web", "--restart", "unless-stopped", "--cidfile", t.TempDir()+"/id", alpine, "cat", "/x/file")
 	wants(t, out, "below")
 	shown := r.docker("inspect", "web")
-	wants(t, shown, jobDir+"/sub", `"/web"`)
-	lacks(t, shown, r.workspace, r.dir, r.policy.prefix())
+	wants(t, shown, `"Source": "`+jobDir+`/sub"`, `"/web"`)
+	lacks(t, shown, r.workspace, r.dir, r.policy.prefix(), ".folder")
 	for i, path := range []string{"/usr/bin/docker", "/usr/local/bin/docker"} {
 		if _, err := os.Stat(path); err != nil {
 			continue

@@ -154,8 +154,23 @@ func (c *call) showMounts(rec containerRecord, mounts any) {
 		if target, ok := m["Target"].(string); ok {
 			destination = target
 		}
+		if written, ok := rec.Sources[destination]; ok {
+			showShared(m, written)
+			continue
+		}
 		if m["Type"] == "bind" && strings.HasPrefix(source, "/") {
 			m["Source"] = c.shownSource(rec, source, destination)
+		}
+	}
+}
+
+// showShared shows what the job shared as the bind that it asked for, also where it is a part of a volume on the Engine.
+func showShared(m map[string]any, written string) {
+	m["Source"] = written
+	if m["Type"] == "volume" {
+		m["Type"] = "bind"
+		for _, k := range []string{"Name", "Driver", "VolumeOptions"} {
+			delete(m, k)
 		}
 	}
 }
