@@ -76,7 +76,7 @@ func TestComposeV1(t *testing.T) {
 		return string(out)
 	}
 	compose("up", "--detach")
-	wants(t, compose("exec", "-T", "web", "sh", "-c", "echo $A; cat /y/file; touch /x/no || echo refused"), "b\nbelow\n", "refused")
+	wants(t, compose("exec", "-T", "web", "sh", "-c", "exec 2>&1; echo $A; cat /y/file; touch /x/no || echo refused"), "b\nbelow\n", "refused")
 	wants(t, compose("logs", "web"), "below", "reached db") // it came up after db was healthy
 	before := r.host("ps", "-q", "--filter", "label="+LabelGuard+"="+r.policy.Token)
 	compose("up", "--detach") // nothing changed, so nothing is made anew
