@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"path"
@@ -184,7 +185,11 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 		}
 	}
 	if planned.all {
-		c.objects.update(id, func(rec *containerRecord) { rec.Ports = withExposed(rec.Ports, doc.Config.ExposedPorts) })
+		all := withExposed(planned.ports, slices.Collect(maps.Keys(doc.Config.ExposedPorts)))
+		if err := c.checkPorts(all[len(planned.ports):]); err != nil {
+			return err
+		}
+		c.objects.update(id, func(rec *containerRecord) { rec.Ports = all })
 	}
 	return nil
 }

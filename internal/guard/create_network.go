@@ -213,9 +213,9 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 }
 
 // withExposed adds the ports that a container exposes, at any port of the job.
-func withExposed(requests []portRequest, exposed map[string]struct{}) []portRequest {
+func withExposed(requests []portRequest, exposed []string) []portRequest {
 	out := slices.Clone(requests)
-	for _, s := range slices.Sorted(maps.Keys(exposed)) {
+	for _, s := range slices.Sorted(slices.Values(exposed)) {
 		port, err := network.ParsePort(s)
 		protocol := string(port.Proto())
 		if err != nil || protocol != "tcp" && protocol != "udp" {

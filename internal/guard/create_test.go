@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -69,6 +71,10 @@ func TestCreateRefused(t *testing.T) {
 	}
 	before := r.calls.String()
 
+	var flood strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&flood, `"%d/tcp":{},`, i+1)
+	}
 	const forbidden, notFound, bad = http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest
 	host := func(fields string) string { return `{"Image":"` + alpine + `","HostConfig":{` + fields + `}}` }
 	for _, c := range []struct {
@@ -78,6 +84,7 @@ func TestCreateRefused(t *testing.T) {
 	}{
 		// What a container may be.
 		{"privileged", host(`"Privileged":true`), forbidden, "[privileged]"},
+		{"a flood of ports", `{"Image":"` + alpine + `","ExposedPorts":{` + strings.TrimSuffix(flood.String(), ",") + `},"HostConfig":{"PublishAllPorts":true}}`, forbidden, "[limit-ports]"},
 		{"lower case", `{"image":"` + alpine + `","hostconfig":{"privileged":true}}`, forbidden, "[privileged]"},
 		{"twice", `{"Image":"` + alpine + `","HostConfig":{},"HostConfig":{"Privileged":true}}`, bad, "twice"},
 		{"twice, folded", `{"Image":"` + alpine + `","HostConfig":{},"hostConfig":{"Privileged":true}}`, bad, "twice"},
@@ -612,19 +619,46 @@ func TestCreateLimit(t *testing.T) {
 	r.container("three", "true", object{"NetworkMode": "none"})
 }
 
-// TestCreateAtTheEnd: what is made while the guard closes does not stay.
-func TestCreateAtTheEnd(t *testing.T) {
+// TestCreateWhileClosing: what is made while the guard closes does not stay.
+func TestCreateWhileClosing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.cancel()
-	w := &call{Guard: r.Guard, ctx: context.Background()}
-	rec := containerRecord{ID: strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, "--network", "none", "--volume", "/v", alpine, "true"))}
-	r.objects.addContainer(&rec)
-	if err := w.discard(context.Background(), rec); err != nil {
+	var wg sync.WaitGroup
+	first := make(chan struct{})
+	var once sync.Once
+	for i := range 8 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for n := range 20 {
+				body := fmt.Sprintf(`{"Image":%q,"Volumes":{"/v":{}},"HostConfig":{"NetworkMode":"none","Binds":["%s/sub%d:/s"]}}`, alpine, jobDir, i)
+				req, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://guard/containers/create?name=c%d-%d", i, n), strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				req.Header.Set("Content-Type", "application/json")
+				client := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+					var d net.Dialer
+					return d.DialContext(ctx, "unix", r.Socket())
+				}}
+				resp, err := client.RoundTrip(req)
+				if err != nil {
+					return // the guard is closed
+				}
+				resp.Body.Close()
+				once.Do(func() { close(first) })
+			}
+		}()
+	}
+	<-first
+	if err := r.Close(context.Background()); err != nil {
 		t.Error(err)
 	}
-	if r.objects.ownsContainer(rec.ID) {
-		t.Error("it is on record")
+	wg.Wait()
+	r.leftovers()
+	if pins, err := filepath.Glob(r.dir + "/m*"); err != nil || len(pins) > 0 {
+		t.Errorf("pins are left: %v %v", pins, err)
 	}
 }
 
