@@ -105,7 +105,7 @@ func (p *ports) inspect(ctx context.Context, id string) (c containerNet, err err
 // started opens the ports of a container that runs now. If one cannot be opened, the container is stopped again, as the
 // Engine does, and the error is told to the client.
 func (p *ports) started(ctx context.Context, id string) error {
-	ctx, cancel := p.g.detached(ctx)
+	ctx, cancel := detached(ctx)
 	defer cancel()
 	err := p.openAll(ctx, id)
 	if err == nil {

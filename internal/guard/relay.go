@@ -3,11 +3,13 @@ package guard
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -77,12 +79,30 @@ func (c *call) copyOut(body io.Reader) error {
 	}
 }
 
-// written takes our names out of what the Engine says of an error.
+// written shows what the Engine says of an error as it would say it to the job: with the names and paths that the job
+// knows.
 func (c *call) written(err error) error {
-	if a, ok := err.(*apiError); ok {
-		return &apiError{a.Status, c.unprefix(a.Message)}
+	var a *apiError
+	if !errors.As(err, &a) {
+		return err
 	}
-	return err
+	message := c.unprefix(a.Message)
+	if c.id != "" {
+		message = strings.ReplaceAll(message, c.id, c.ref)
+	}
+	return &apiError{a.Status, c.hidePaths(message)}
+}
+
+// hidePaths replaces paths of the machine in a message: by where the job has them, or by nothing.
+func (g *Guard) hidePaths(message string) string {
+	message = strings.ReplaceAll(message, g.Socket(), "/var/run/docker.sock")
+	byLength := slices.SortedFunc(slices.Values(g.policy.Mounts), func(a, b Mount) int { return len(b.Source) - len(a.Source) })
+	for _, m := range byLength {
+		if len(m.Source) > 1 {
+			message = strings.ReplaceAll(message, m.Source, m.Destination)
+		}
+	}
+	return strings.ReplaceAll(message, g.dir, "(slipway)")
 }
 
 // forwardJSON asks for a document, lets edit change it and answers with it. The document is an any of encoding/json, with
@@ -139,7 +159,12 @@ func (g *Guard) unprefixAll(doc any) any {
 // hijack gives the client a raw connection with the Engine. The client's connection turns raw only after the Engine's
 // has: a proxy that turns on the request's header alone can be made to pass further requests unseen.
 func (c *call) hijack(path string, query url.Values, body any) error {
-	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, "tcp", body)
+	return c.hijackAs("tcp", path, query, body)
+}
+
+// hijackAs does the same with a protocol that the client asked for.
+func (c *call) hijackAs(protocol, path string, query url.Values, body any) error {
+	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, protocol, body)
 	if err != nil {
 		return err
 	}
@@ -158,8 +183,8 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if contentType == "" {
 		contentType = "application/vnd.docker.raw-stream"
 	}
-	if wantsUpgrade(c.r, "tcp") {
-		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
+	if wantsUpgrade(c.r, protocol) {
+		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\nApi-Version: %s\r\n\r\n", contentType, protocol, c.engine.version)
 	} else {
 		fmt.Fprintf(buffered, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
 	}
