@@ -41,6 +41,9 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkPorts(planned.ports, planned.all); err != nil {
+		return err
+	}
 	free, denied, err := c.made.reserve(ctx, planned)
 	defer free()
 	if err != nil {

@@ -3,7 +3,6 @@ package guard
 import (
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -203,11 +202,11 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 			bindings = []network.PortBinding{{}}
 		}
 		for _, b := range bindings {
-			host, err := firstPort(b.HostPort)
+			first, last, err := hostPorts(b.HostPort)
 			if err != nil {
 				return nil, err
 			}
-			request := portRequest{Port: port.Num(), Protocol: protocol, HostPort: host}
+			request := portRequest{Port: port.Num(), Protocol: protocol, HostPort: first, HostLast: last}
 			if b.HostIP.IsValid() {
 				request.HostIP = b.HostIP.String()
 			}
@@ -236,7 +235,7 @@ func withExposed(requests []portRequest, exposed map[string]struct{}) []portRequ
 
 // sameButIP: the same port at two addresses, as compose and clients with IPv6 ask for, is opened once.
 func sameButIP(a, b portRequest) bool {
-	return a.Port == b.Port && a.Protocol == b.Protocol && a.HostPort == b.HostPort
+	return a.Port == b.Port && a.Protocol == b.Protocol && a.HostPort == b.HostPort && a.HostLast == b.HostLast
 }
 
 func comparePorts(a, b portRequest) int {
@@ -250,21 +249,4 @@ func comparePorts(a, b portRequest) int {
 		return c
 	}
 	return strings.Compare(a.HostIP, b.HostIP)
-}
-
-// firstPort reads 8080, or the first of 8080-8090; 0 is any.
-func firstPort(s string) (uint16, error) {
-	if s == "" {
-		return 0, nil
-	}
-	first, last, isRange := strings.Cut(s, "-")
-	a, err := strconv.ParseUint(first, 10, 16)
-	b := a
-	if err == nil && isRange {
-		b, err = strconv.ParseUint(last, 10, 16)
-	}
-	if err != nil || b < a {
-		return 0, badRequest("invalid port specification: %q", printable(s))
-	}
-	return uint16(a), nil
 }

@@ -16,8 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
-
 	"github.com/slipway-ci/slipway/internal/netns"
 )
 
@@ -374,7 +372,7 @@ func TestCheckPorts(t *testing.T) {
 	t.Parallel()
 	r := netRig(t, func(o *Options) { o.Policy.Root = false })
 	c := &call{Guard: r.Guard, ctx: t.Context()}
-	if err := c.checkPorts([]portRequest{tcp(80, 80)}); err != nil {
+	if err := c.checkPorts([]portRequest{tcp(80, 80)}, false); err != nil {
 		t.Errorf("without a job container: %v", err)
 	}
 	rule := func(err error) string {
@@ -384,49 +382,33 @@ func TestCheckPorts(t *testing.T) {
 		}
 		return fmt.Sprint(err)
 	}
-	if got := rule(c.checkPorts([]portRequest{{Port: 80, Protocol: "sctp"}})); got != "publish-protocol" {
-		t.Error(got)
-	}
-	if got := rule(c.checkPorts(make([]portRequest, maxPorts+1))); got != "publish-protocol" {
-		t.Error(got)
-	}
 	many := slices.Repeat([]portRequest{tcp(80, 0)}, maxPorts/2+1)
 	r.objects.addContainer(&containerRecord{ID: "1", Ports: many})
-	if got := rule(c.checkPorts(many)); got != "limit-ports" {
+	if got := rule(c.checkPorts(many, false)); got != "limit-ports" {
 		t.Error(got)
 	}
 	r.objects.dropContainer("1")
 	r.job()
-	if got := rule(c.checkPorts([]portRequest{tcp(80, 80)})); got != "needs-root" {
-		t.Error(got)
-	}
-	if got := rule(c.checkPorts(nil)); got != "<nil>" {
-		t.Error(got)
+	for _, all := range []bool{false, true} {
+		if got := rule(c.checkPorts([]portRequest{tcp(80, 80)}, all)); got != "needs-root" {
+			t.Error(got)
+		}
+		if got := rule(c.checkPorts(nil, all)); (got == "needs-root") != all {
+			t.Error(got)
+		}
 	}
 }
 
-func TestPublishedPorts(t *testing.T) {
+func TestHostPorts(t *testing.T) {
 	t.Parallel()
-	port := network.MustParsePort
-	exposed := network.PortSet{port("80/tcp"): {}, port("53/udp"): {}}
-	bindings := network.PortMap{
-		port("80/tcp"):   {{HostPort: ""}, {HostPort: "8080"}, {HostIP: netip.MustParseAddr("127.0.0.1"), HostPort: "8080"}},
-		port("443/tcp"):  {{HostPort: "9000-9002"}},
-		port("7777/udp"): {},
-	}
-	for _, all := range []bool{false, true} {
-		got, err := publishedPorts(exposed, bindings, all)
-		want := []portRequest{tcp(80, 8080), {Port: 443, Protocol: "tcp", HostPort: 9000, HostLast: 9002}, tcp(80, 0)}
-		if all {
-			want = append(want, portRequest{Port: 53, Protocol: "udp"})
-		}
-		if err != nil || !slices.Equal(got, want) {
-			t.Errorf("%+v %v, want %+v", got, err, want)
+	for s, want := range map[string][2]uint16{"": {}, "0": {}, "8080": {8080, 0}, "9000-9002": {9000, 9002}, "65535": {65535, 0}} {
+		if first, last, err := hostPorts(s); err != nil || first != want[0] || last != want[1] {
+			t.Errorf("%q: %d %d %v", s, first, last, err)
 		}
 	}
 	for _, bad := range []string{"x", "70000", "-1", "9-8", "0-5", "80-", "80-90-95", " 80"} {
-		if got, err := publishedPorts(nil, network.PortMap{port("80/tcp"): {{HostPort: bad}}}, false); err == nil {
-			t.Errorf("%q: %+v", bad, got)
+		if first, last, err := hostPorts(bad); err == nil {
+			t.Errorf("%q: %d %d", bad, first, last)
 		}
 	}
 }
