@@ -21,7 +21,7 @@ import (
 func TestBridgeCannotBeSpoofed(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	r := netRig(t)
+	r := newRig(t)
 	bridge := r.sharedBridge()
 	program := buildStatic(t, "testdata/arp")
 	gateway := strings.TrimSpace(r.host("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", bridge))

@@ -151,8 +151,6 @@ func (c *call) startOwn(rec containerRecord, path string, q url.Values) error {
 		return c.written(readError(resp))
 	case resp.StatusCode == http.StatusNoContent:
 		if err := c.ports.started(ctx, rec.ID); err != nil {
-			_ = c.engine.callJSON(ctx, http.MethodPost, "/containers/"+rec.ID+"/kill", nil, nil, nil)
-			c.ports.stopped(rec.ID)
 			return err
 		}
 	}

@@ -409,7 +409,7 @@ func TestCreateNetworks(t *testing.T) {
 	wants(t, r.warnings, "fixed address")
 	r.host("start", db)
 	rec, err := r.objects.container("db")
-	if got := fmt.Sprint(rec.Ports); err != nil || got != "[{53 udp  0} {80 tcp  8080} {5432 tcp  0}]" {
+	if got := fmt.Sprint(rec.Ports); err != nil || got != "[{53 udp  0 0} {80 tcp  8080 0} {5432 tcp  0 0}]" {
 		t.Errorf("ports: %s %v", got, err)
 	}
 	lacks(t, r.host("port", db), "8080")

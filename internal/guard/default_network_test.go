@@ -37,7 +37,7 @@ func (r *rig) sharedBridge(options ...string) string {
 func TestDefaultRoute(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	r := netRig(t)
+	r := newRig(t)
 	bridge := r.sharedBridge()
 	job := r.jobOn(bridge)
 	inside := r.within(job)
@@ -97,7 +97,7 @@ func TestDefaultRoute(t *testing.T) {
 
 func TestDefaultNetwork(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	job := r.jobOn(r.sharedBridge())
 	var view struct {
 		Name, Id, Driver string
@@ -121,8 +121,8 @@ func TestDefaultNetwork(t *testing.T) {
 			t.Fatalf("networks: %q", ids)
 		}
 	}
-	db := r.sibling("db", ids[:1], "sleep", "600")
-	web := r.sibling("web", ids[:1], "sleep", "600")
+	db := r.sibling("db", ids[0])
+	web := r.sibling("web", ids[0])
 	r.must(http.StatusOK, "GET", "/networks/bridge", nil, &view)
 	own, _, _ := strings.Cut(view.Containers[job].IPv4Address, "/")
 	if view.Id != ids[0] || len(view.Containers) != 3 || view.Containers[db].Name != "db" || own == "" {
@@ -152,7 +152,7 @@ func TestDefaultNetwork(t *testing.T) {
 func TestDefaultNetworkOfAJobWithout(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"host", "none"} {
-		r := netRig(t)
+		r := newRig(t)
 		r.jobOn(mode)
 		id, err := r.defaultNetwork(t.Context())
 		if err != nil {
@@ -167,7 +167,7 @@ func TestDefaultNetworkOfAJobWithout(t *testing.T) {
 // A network that the job's container cannot join is not left behind.
 func TestDefaultNetworkFails(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	r.JobContainer(strings.Repeat("0", 64), "gone")
 	if id, err := r.defaultNetwork(t.Context()); err == nil {
 		t.Errorf("made %s", id)

@@ -9,39 +9,28 @@ import (
 	"testing"
 )
 
-// netRig is a rig that removes what its test made, whatever the guard does.
-func netRig(t *testing.T, change ...func(*Options)) *rig {
-	t.Helper()
-	r := newRig(t, change...)
-	t.Cleanup(func() {
-		filter := "label=" + LabelGuard + "=" + r.policy.Token
-		for _, id := range strings.Fields(r.host("ps", "--all", "--quiet", "--filter", filter)) {
-			r.host("rm", "--force", "--volumes", id)
-		}
-		for _, id := range strings.Fields(r.host("network", "ls", "--quiet", "--filter", filter)) {
-			if job := r.objects.jobContainer(); job != "" {
-				_, _ = run("unix:///var/run/docker.sock", "", "network", "disconnect", "--force", id, job)
-			}
-			r.host("network", "rm", id)
-		}
-		for _, v := range strings.Fields(r.host("volume", "ls", "--quiet", "--filter", filter)) {
-			r.host("volume", "rm", v)
-		}
-	})
-	return r
+// sibling makes and starts a container of the job's on one of its networks, "" for the default one, with ports as
+// "8080:80/tcp".
+func (r *rig) sibling(name, network string, ports ...string) string {
+	r.t.Helper()
+	id := r.siblingMade(name, network, ports...)
+	r.must(http.StatusNoContent, "POST", "/containers/"+id+"/start", nil, nil)
+	return id
 }
 
-// sibling starts a container on own networks and puts it on record.
-func (r *rig) sibling(name string, networks []string, args ...string) string {
+func (r *rig) siblingMade(name, network string, ports ...string) string {
 	r.t.Helper()
-	line := []string{"create", "--label", LabelGuard + "=" + r.policy.Token, "--stop-signal", "KILL", "--name", r.policy.prefix() + name}
-	if len(networks) > 0 {
-		line = append(line, "--network", networks[0], "--network-alias", name)
+	bindings := map[string][]jsonBody{}
+	for _, p := range ports {
+		host, port, _ := strings.Cut(p, ":")
+		bindings[port] = append(bindings[port], jsonBody{"HostPort": host})
 	}
-	id := strings.TrimSpace(r.host(append(append(line, client), args...)...))
-	r.objects.addContainer(&containerRecord{ID: id, Name: name})
-	r.host("start", id)
-	return id
+	var made struct{ Id string }
+	r.must(http.StatusCreated, "POST", "/containers/create?name="+name, jsonBody{
+		"Image": alpine, "Cmd": []string{"sleep", "600"}, "StopSignal": "KILL",
+		"HostConfig": jsonBody{"NetworkMode": network, "PortBindings": bindings},
+	}, &made)
+	return made.Id
 }
 
 // must sends a request that is to be answered with that status, and decodes the answer into v, if that is not nil.
@@ -69,7 +58,7 @@ func (r *rig) makeNetwork(name string) string {
 
 func TestNetworkRules(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	before := r.calls.String()
 	for name, a := range map[string]struct {
 		rule string
@@ -113,7 +102,7 @@ func TestNetworkRules(t *testing.T) {
 
 func TestNetworkLimit(t *testing.T) {
 	t.Parallel()
-	r := netRig(t, func(o *Options) { o.Policy.Limits.Networks = 2 })
+	r := newRig(t, func(o *Options) { o.Policy.Limits.Networks = 2 })
 	r.makeNetwork("a")
 	r.makeNetwork("b")
 	status, text := r.do("POST", "/networks/create", jsonBody{"Name": "c"})
@@ -127,7 +116,7 @@ func TestNetworkLimit(t *testing.T) {
 
 func TestNetworkLife(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	job := r.job()
 	var made struct{ Id string }
 	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{
@@ -155,7 +144,7 @@ func TestNetworkLife(t *testing.T) {
 	if status != http.StatusForbidden {
 		t.Errorf("%d %s", status, text)
 	}
-	db := r.sibling("db", []string{made.Id}, "sleep", "600")
+	db := r.sibling("db", made.Id)
 	status, text = r.do("DELETE", "/networks/front", nil)
 	if status != http.StatusForbidden || !strings.Contains(text, "has active endpoints") {
 		t.Errorf("%d %s", status, text)
@@ -183,11 +172,11 @@ func TestNetworkLife(t *testing.T) {
 // What is not the job's does not exist, whatever it is called.
 func TestNetworkOfOthers(t *testing.T) {
 	t.Parallel()
-	victim, r := netRig(t), netRig(t)
+	victim, r := newRig(t), newRig(t)
 	theirs := victim.makeNetwork("net")
-	theirContainer := victim.sibling("db", []string{theirs}, "sleep", "600")
+	theirContainer := victim.sibling("db", theirs)
 	mine := r.makeNetwork("mine")
-	own := r.sibling("own", []string{mine}, "sleep", "600")
+	own := r.sibling("own", mine)
 	before := strings.Count(r.calls.String(), "\n")
 	for _, ref := range []string{theirs, theirs[:12], theirs[:4], victim.policy.prefix() + "net", "net", "host", "none", "docker0"} {
 		for _, a := range []struct {
@@ -236,13 +225,13 @@ func TestNetworkOfOthers(t *testing.T) {
 
 func TestNetworkList(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	r.job()
 	front, back := r.makeNetwork("front"), ""
 	var made struct{ Id string }
 	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{"Name": "back", "Labels": jsonBody{"tier": "2"}}, &made)
 	back = made.Id
-	r.sibling("db", []string{back}, "sleep", "600")
+	r.sibling("db", back)
 	for filters, want := range map[string][]string{
 		``:                             {"back", "bridge", "front"},
 		`{"name":["front"]}`:           {"front"},

@@ -30,6 +30,8 @@ type ports struct {
 	udpIdle time.Duration // after which a UDP peer is forgotten
 	running sync.WaitGroup
 
+	settling sync.Mutex // held while a container's ports are opened or closed by what it does now
+
 	mu   sync.Mutex
 	open map[string]*opening // by the container's full ID
 	job  *jobPlace
@@ -57,6 +59,7 @@ type openPort struct {
 type opening struct {
 	*ports
 	id     string // of the container
+	run    string // when the container was started that they are for
 	place  place
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -119,27 +122,41 @@ func (p *ports) started(ctx context.Context, id string) error {
 	return err
 }
 
+// openAll opens what a container publishes if it runs, and closes it if it does not. What is open for this very run of it
+// stays open.
 func (p *ports) openAll(ctx context.Context, id string) error {
-	p.stopped(id)
 	rec, err := p.g.objects.container(id)
 	if err != nil || len(rec.Ports) == 0 {
 		return err
 	}
+	p.settling.Lock()
+	defer p.settling.Unlock()
 	c, err := p.inspect(ctx, id)
+	if isStatus(err, http.StatusNotFound) {
+		p.stopped(id)
+	}
 	if err != nil {
 		return err
 	}
 	if m := c.HostConfig.NetworkMode; !c.State.Running || m == "none" || !ownStack(m) {
+		p.stopped(id)
 		return nil
 	}
 	at, ok, err := p.place(ctx)
 	if err != nil || !ok {
 		return err
 	}
+	p.mu.Lock()
+	now := p.open[id]
+	p.mu.Unlock()
+	if now != nil && now.run == c.State.StartedAt && now.place.ns == at.ns {
+		return nil
+	}
+	p.stopped(id)
 	if n := p.g.publishes(id) + len(rec.Ports); n > maxPorts { // what an image exposes is known only now
 		return tooManyPorts(n)
 	}
-	o := &opening{ports: p, id: id, place: at, addresses: at.order(c)}
+	o := &opening{ports: p, id: id, run: c.State.StartedAt, place: at, addresses: at.order(c)}
 	o.ctx, o.cancel = context.WithCancel(p.ctx)
 	wanted := slices.Clone(rec.Ports)
 	slices.SortStableFunc(wanted, anyLast)
@@ -160,7 +177,6 @@ func (p *ports) openAll(ctx context.Context, id string) error {
 		return p.ctx.Err()
 	}
 	p.open[id] = o
-	p.running.Go(o.watch)
 	return nil
 }
 
@@ -286,7 +302,7 @@ func (at place) order(c containerNet) []netip.Addr {
 	return append(near, far...)
 }
 
-// stopped closes the ports of a container that does not run any more.
+// stopped closes the ports of a container that does not run any more, and cuts their connections.
 func (p *ports) stopped(id string) {
 	p.mu.Lock()
 	o := p.open[id]
@@ -378,25 +394,6 @@ func (o *opening) end() {
 	o.cancel()
 	for _, c := range o.closes {
 		c.Close()
-	}
-}
-
-// watchPause is the time between two questions to an Engine that does not answer.
-const watchPause = time.Second
-
-// watch closes the ports when the container ends by itself.
-func (o *opening) watch() {
-	for {
-		err := o.g.engine.callJSON(o.ctx, http.MethodPost, "/containers/"+o.id+"/wait", nil, nil, nil)
-		if err == nil || isStatus(err, http.StatusNotFound) {
-			o.ended(o)
-			return
-		}
-		select {
-		case <-o.ctx.Done():
-			return
-		case <-time.After(watchPause):
-		}
 	}
 }
 

@@ -63,18 +63,7 @@ func (g *Guard) follow(since time.Time) time.Time {
 
 // ended closes the ports of a container that does not run any more; it may have been started again meanwhile.
 func (g *Guard) ended(id string) {
-	if g.running(id) {
-		return
+	if err := g.ports.openAll(g.ctx, id); err != nil && !isStatus(err, http.StatusNotFound) {
+		g.log.Warn("ports are not open", "container", id, "error", err)
 	}
-	g.ports.stopped(id)
-	if g.running(id) {
-		if err := g.ports.started(g.ctx, id); err != nil {
-			g.log.Warn("ports are not open", "container", id, "error", err)
-		}
-	}
-}
-
-func (g *Guard) running(id string) bool {
-	var doc inspected
-	return g.engine.getJSON(g.ctx, "/containers/"+id+"/json", nil, &doc) == nil && doc.State.Running
 }
