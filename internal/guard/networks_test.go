@@ -137,8 +137,8 @@ func TestNetworkLife(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, text)
 	}
-	wants(t, text, `"Name":"front"`, `"Labels":{"mine":"1"}`, job)
-	lacks(t, text, r.policy.Token+"-", "slipway.")
+	wants(t, text, `"Name":"front"`, `"Labels":{"mine":"1"}`)
+	lacks(t, text, r.policy.Token+"-", "slipway.", job) // it did not ask to be there
 
 	status, text = r.do("DELETE", "/networks/bridge", nil)
 	if status != http.StatusForbidden {
@@ -162,6 +162,15 @@ func TestNetworkLife(t *testing.T) {
 	lacks(t, raw, "10.1.2.3", "02:42:ac:11:00:02", `"x"`)
 
 	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": "db", "Force": true}, nil)
+
+	// A job that does not know that it is there already asks to be, under a name of its own.
+	r.must(http.StatusOK, "POST", "/networks/front/connect", jsonBody{"Container": job[:12], "EndpointConfig": jsonBody{"Aliases": []string{"ci"}}}, nil)
+	wants(t, r.host("inspect", "--format", "{{json .NetworkSettings.Networks}}", job), `"ci"`)
+	_, text = r.do("GET", "/networks/front", nil)
+	wants(t, text, job)
+	r.must(http.StatusForbidden, "POST", "/networks/front/connect", jsonBody{"Container": job[:12]}, nil)
+	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": job[:12]}, nil)
+	r.must(http.StatusOK, "POST", "/networks/front/connect", jsonBody{"Container": job[:12]}, nil)
 	r.must(http.StatusNoContent, "DELETE", "/networks/front", nil, nil)
 	if out := r.host("network", "ls", "--quiet", "--no-trunc"); strings.Contains(out, made.Id) {
 		t.Error("the network is there")
