@@ -128,9 +128,9 @@ func (g *Guard) makeNetwork(ctx context.Context, name string, req network.Create
 		return "", err
 	}
 	g.objects.addNetwork(networkRecord{ID: made.ID, Name: name})
-	err := g.ctx.Err()
-	if err == nil {
-		err = g.joinJob(ctx, made.ID)
+	err := g.joinJob(ctx, made.ID)
+	if g.ctx.Err() != nil {
+		err = errClosing
 	}
 	if err != nil {
 		return "", joinErrors(err, g.removeNetwork(ctx, made.ID))

@@ -178,6 +178,54 @@ func TestNetworkLife(t *testing.T) {
 	r.must(http.StatusNotFound, "GET", "/networks/front", nil, nil)
 }
 
+// In audit mode, what would be refused is done and noted.
+func TestNetworkAudit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{
+		"Name": "free", "Options": jsonBody{"com.docker.network.bridge.enable_icc": "false"}, "Internal": true,
+	}, nil)
+	wants(t, r.host("network", "inspect", r.policy.prefix()+"free"), `"com.docker.network.bridge.enable_icc": "false"`)
+	wants(t, r.audit.String(), "would be denied", "network-options")
+	r.must(http.StatusCreated, "POST", "/volumes/create", jsonBody{"Name": "free", "DriverOpts": jsonBody{"type": "tmpfs", "device": "tmpfs"}}, nil)
+	wants(t, r.host("volume", "inspect", r.policy.prefix()+"free"), `"type": "tmpfs"`)
+	wants(t, r.audit.String(), "volume-opts")
+}
+
+// The docker client itself: networks, volumes and ports as people use them.
+func TestNetworkClient(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	job := r.job()
+	r.docker("network", "create", "app")
+	wants(t, r.docker("network", "ls", "--format", "{{.Name}}"), "app\n", "bridge\n")
+	r.docker("volume", "create", "data")
+	r.docker("run", "--detach", "--name", "web", "--network", "app", "--network-alias", "www", "--publish", "8080:80", "--volume", "data:/data", "--stop-signal", "KILL",
+		alpine, "sh", "-c", "echo hello >/data/file; exec nc -ll -p 80 -e cat /data/file")
+	wants(t, r.docker("port", "web"), "80/tcp -> 0.0.0.0:8080")
+	wants(t, r.docker("ps"), "0.0.0.0:8080->80/tcp")
+	line := "nc 127.0.0.1 8080 </dev/null; nslookup www 127.0.0.11 && nslookup web 127.0.0.11"
+	if out, err := r.inJob(job, line); err != nil || !strings.HasPrefix(out, "hello\n") {
+		t.Errorf("%v %s", err, out)
+	}
+	wants(t, r.docker("network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", "app"), "web ")
+	wants(t, r.docker("network", "inspect", "bridge"), `"Name": "bridge"`)
+	r.docker("network", "disconnect", "app", "web")
+	r.docker("network", "connect", "--alias", "again", "app", "web")
+	wants(t, r.docker("run", "--rm", "--network", "app", "--volume", "data:/data:ro", alpine, "sh", "-c", "nslookup again 127.0.0.11 >/dev/null && cat /data/file"), "hello")
+	if out, err := r.try("volume", "rm", "data"); err == nil {
+		t.Errorf("removed though in use: %s", out)
+	}
+	r.docker("rm", "--force", "web")
+	wants(t, r.docker("volume", "ls"), "data")
+	wants(t, r.docker("network", "prune", "--force"), "app")
+	r.docker("volume", "rm", "data")
+	if out, err := r.inJob(job, "nc 127.0.0.1 8080 </dev/null"); err == nil {
+		t.Errorf("the port is still open: %s", out)
+	}
+}
+
 // What is not the job's does not exist, whatever it is called.
 func TestNetworkOfOthers(t *testing.T) {
 	t.Parallel()

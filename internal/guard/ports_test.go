@@ -96,6 +96,7 @@ func TestPorts(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	r := newRig(t)
+	r.ports.udpIdle = time.Second
 	job := r.job()
 	db := r.sibling("db", "", "0:5432/tcp", "15432:5432/tcp", "1053:53/udp", "15433:1/tcp")
 	answerTCP(t, r.within(db), 5432, "db")
@@ -190,9 +191,10 @@ func testUDP(t *testing.T, r *rig, job, db *netns.Namespace) {
 			}
 		}
 	}
-	if n := len(r.ports.slots); n != 3 {
+	if n := len(r.ports.slots); n > 3 {
 		t.Errorf("%d peers", n)
 	}
+	eventually(t, "peers that say nothing are forgotten", func() bool { return len(r.ports.slots) == 0 })
 }
 
 func TestPortClash(t *testing.T) {
