@@ -20,6 +20,7 @@ import (
 // of its own with the Engine, and asks the client in turn for what it lets pass.
 type sessions struct {
 	manager *buildkit.Manager
+	wait    time.Duration
 
 	mu       sync.Mutex
 	open     map[string]*clientSession // by the client's ID
@@ -39,7 +40,7 @@ func newSessions() (*sessions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
+	return &sessions{manager: manager, wait: sessionWait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.
@@ -79,12 +80,41 @@ func sessionOpen(c *call) error {
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
+	if c.policy.Audit {
+		defer c.mirror(ctx, id, c.r.Header.Get(sessionSharedKey))()
+	}
 	watched := &watchedConn{Conn: &stream{Conn: conn, r: buffered.Reader}, ended: cancel}
 	// Of the client's headers only the methods: others set how BuildKit watches the connection.
 	if err := c.sessions.manager.HandleConn(ctx, watched, map[string][]string{sessionID: {id}, sessionMethod: c.r.Header.Values(sessionMethod)}); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
 	return nil
+}
+
+// mirror opens a client's session with the Engine too, for a build by gRPC that audit mode lets pass: it names the session
+// to the Engine by the client's ID. The connections themselves are not joined here either.
+func (c *call) mirror(ctx context.Context, id, sharedKey string) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, client, err := c.sessions.find(ctx, id)
+		if err != nil {
+			return
+		}
+		services := c.sessionServices(client, nil)
+		_, end, err := c.engineSessionAs(ctx, id, sharedKey, services...)
+		if err != nil {
+			c.log.Warn("the Engine does not take the session of a client", "error", err)
+			return
+		}
+		<-ctx.Done()
+		end()
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // watchedConn tells when the connection ends. BuildKit itself would notice at its next health check but one.
@@ -120,7 +150,8 @@ func (s *sessions) drop(id string) {
 	delete(s.open, id)
 }
 
-// sessionWait is how long a build waits for its session: clients open both at once. The Engine waits as long.
+// sessionWait is how long a build waits for its session, or for its archive: clients send both at once. The Engine waits
+// as long.
 const sessionWait = 5 * time.Second
 
 // find is the client's session of a build. Sessions of others do not exist.
@@ -128,7 +159,7 @@ func (s *sessions) find(ctx context.Context, id string) (*clientSession, buildki
 	if !sessionIDForm.MatchString(id) {
 		return nil, nil, badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	wait, cancel := context.WithTimeout(ctx, sessionWait)
+	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	caller, err := s.manager.Get(wait, id, false)
 	if err != nil && ctx.Err() != nil {
@@ -159,6 +190,11 @@ func (p Policy) engineBuildID(client string) string { return p.Token + "-" + cli
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.
 func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
+	return g.engineSessionAs(ctx, "", sharedKey, services...)
+}
+
+// engineSessionAs does the same under an ID that is given, "" = a new one.
+func (g *Guard) engineSessionAs(ctx context.Context, as, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := buildkit.NewSession(ctx, g.policy.engineKey(sharedKey))
 	if err != nil {
@@ -173,6 +209,9 @@ func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ..
 	go func() {
 		defer close(done)
 		err := s.Run(ctx, func(ctx context.Context, protocol string, headers map[string][]string) (net.Conn, error) {
+			if as != "" {
+				headers[sessionID] = []string{as}
+			}
 			conn, err := g.dialSession(ctx, protocol, headers)
 			opened <- err
 			return conn, err
@@ -190,7 +229,10 @@ func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ..
 		end()
 		return "", nil, err
 	}
-	return s.ID(), end, nil
+	if as == "" {
+		as = s.ID()
+	}
+	return as, end, nil
 }
 
 func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.Header) (net.Conn, error) {
@@ -207,5 +249,12 @@ func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.H
 
 // grpcRefused answers builds that come as gRPC.
 func grpcRefused(c *call) error {
-	return deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
+	if err := c.refuse(deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache",
+		"builds through buildx's gRPC come with the next version")); err != nil {
+		return err
+	}
+	if !wantsUpgrade(c.r, "h2c") {
+		return badRequest("slipway: gRPC needs an upgrade to h2c")
+	}
+	return c.hijackAs("h2c", "/grpc", nil, nil)
 }
