@@ -86,12 +86,21 @@ func TestCompose(t *testing.T) {
 		found, err := os.ReadFile(filepath.Join(project, "data", "db"))
 		return err == nil && strings.Contains(string(found), "Name:")
 	})
-	web := strings.TrimSpace(compose("ps", "--quiet", "web"))
-	if again := compose("up", "--detach"); strings.TrimSpace(compose("ps", "--quiet", "web")) != web {
+	web := func() string {
+		t.Helper()
+		var list []struct{ Id string }
+		r.must(http.StatusOK, "GET", "/containers/json?filters="+escape(`{"label":["com.docker.compose.service=web"]}`), nil, &list)
+		if len(list) != 1 {
+			t.Fatalf("%d containers of the service", len(list))
+		}
+		return list[0].Id
+	}
+	before := web()
+	if again := compose("up", "--detach"); web() != before {
 		t.Errorf("the same application is not seen as the same:\n%s", again)
 	}
 	compose("down", "--volumes", "--timeout", "0")
-	for _, target := range []string{"/containers/" + web + "/json", "/networks/app_default", "/volumes/app_store"} {
+	for _, target := range []string{"/containers/" + before + "/json", "/networks/app_default", "/volumes/app_store"} {
 		r.must(http.StatusNotFound, "GET", target, nil, nil)
 	}
 }

@@ -177,6 +177,7 @@ func (p *ports) openAll(ctx context.Context, id string) error {
 		return p.ctx.Err()
 	}
 	p.open[id] = o
+	p.running.Go(o.watch)
 	return nil
 }
 
@@ -394,6 +395,25 @@ func (o *opening) end() {
 	o.cancel()
 	for _, c := range o.closes {
 		c.Close()
+	}
+}
+
+// watchPause is the time between two questions to an Engine that does not answer.
+const watchPause = time.Second
+
+// watch closes the ports when the container ends by itself.
+func (o *opening) watch() {
+	for {
+		err := o.g.engine.callJSON(o.ctx, http.MethodPost, "/containers/"+o.id+"/wait", nil, nil, nil)
+		if err == nil || isStatus(err, http.StatusNotFound) {
+			o.ended(o)
+			return
+		}
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-time.After(watchPause):
+		}
 	}
 }
 
