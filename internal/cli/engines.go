@@ -9,6 +9,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/state"
 )
 
@@ -22,17 +23,18 @@ type engine struct {
 	mu      sync.Mutex
 	conn    *docker.Engine
 	machine docker.Machine // of conn
+	images  *ledger.Ledger // of conn
 }
 
-// reached gives an Engine that answered before, and what it said of its machine.
-func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, error) {
+// reached gives an Engine that answered before, what it said of its machine, and the record of its images.
+func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, *ledger.Ledger, error) {
 	conn, err := e.get(ctx)
 	if err != nil {
-		return nil, docker.Machine{}, err
+		return nil, docker.Machine{}, nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return conn, e.machine, nil
+	return conn, e.machine, e.images, nil
 }
 
 func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
@@ -57,6 +59,10 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		return nil, err
 	}
 	if e.machine, err = conn.Machine(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if e.images, err = ledger.Open(ledger.Folder(e.folder.Ledger(), e.machine.ID)); err != nil {
 		conn.Close()
 		return nil, err
 	}

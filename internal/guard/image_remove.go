@@ -135,7 +135,7 @@ func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err e
 	if err != nil || !found || len(doc.RepoTags) > 0 {
 		return false, err
 	}
-	name := g.aliasPrefix() + g.policy.Token + ":rm-" + strings.TrimPrefix(id, "sha256:")
+	name := ledger.TemporaryName(g.policy.Scope, g.policy.Token, "rm-"+strings.TrimPrefix(id, "sha256:"))
 	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
 		return false, err
 	}

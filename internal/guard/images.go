@@ -29,6 +29,10 @@ type imageDoc struct {
 	}
 }
 
+func (d imageDoc) image() ledger.Image {
+	return ledger.Image{ID: d.ID, RepoTags: d.RepoTags, RepoDigests: d.RepoDigests}
+}
+
 // inspectImage asks the Engine. found is false if it has no such image.
 func (g *Guard) inspectImage(ctx context.Context, ref string) (doc imageDoc, found bool, err error) {
 	err = g.engine.getJSON(ctx, "/images/"+ref+"/json", nil, &doc)
@@ -41,19 +45,22 @@ func (g *Guard) inspectImage(ctx context.Context, ref string) (doc imageDoc, fou
 // imageCalls are the Engine's calls that the ledger makes.
 type imageCalls struct{ g *Guard }
 
+// Image implements ledger.Engine.
 func (i imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
 	doc, found, err := i.g.inspectImage(ctx, ref)
 	if err != nil || !found {
 		return ledger.Image{}, err
 	}
-	return ledger.Image{ID: doc.ID, RepoDigests: doc.RepoDigests}, nil
+	return doc.image(), nil
 }
 
+// Tag implements ledger.Engine.
 func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 	repo, tag := splitTag(name)
 	return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
 }
 
+// Untag implements ledger.Engine.
 func (i imageCalls) Untag(ctx context.Context, name string) error {
 	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
 	err := i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
@@ -61,6 +68,22 @@ func (i imageCalls) Untag(ctx context.Context, name string) error {
 		return nil
 	}
 	return err
+}
+
+// lookingCalls keep what the Engine said last of an image.
+type lookingCalls struct {
+	imageCalls
+	doc imageDoc
+}
+
+// Image implements ledger.Engine.
+func (i *lookingCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
+	var found bool
+	var err error
+	if i.doc, found, err = i.g.inspectImage(ctx, ref); err != nil || !found {
+		return ledger.Image{}, err
+	}
+	return i.doc.image(), nil
 }
 
 // recordTimeout bounds what is done at the Engine after the client may have gone.

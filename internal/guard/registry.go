@@ -90,8 +90,8 @@ func looksLikeNumber(name string) bool {
 	return last != "" && strings.Trim(last, "0123456789") == ""
 }
 
-// metadata is where clouds serve a machine's secrets over IPv6.
-var metadata = netip.MustParseAddr("fd00:ec2::254")
+// cloudMetadata is where a cloud serves a machine's secrets over IPv6; over IPv4 it is a link-local address.
+const cloudMetadata = "fd00:ec2::254"
 
 func forbidden(a netip.Addr) bool {
 	if a.Is6() && !a.Is4In6() {
@@ -100,7 +100,7 @@ func forbidden(a netip.Addr) bool {
 		}
 	}
 	a = a.Unmap()
-	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == metadata ||
+	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a.String() == cloudMetadata ||
 		a.Is4() && a.As4()[0] == 0
 }
 
