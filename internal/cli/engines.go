@@ -2,7 +2,10 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -103,4 +106,21 @@ func (es *engines) of(d *config.Docker) *engine {
 		es.by[o] = &engine{options: o, folder: es.folder, log: es.log}
 	}
 	return es.by[o]
+}
+
+// expireImages removes the names of images that jobs gave and none has used for a while, on the Engines that were reached.
+func (es *engines) expireImages(ctx context.Context) error {
+	es.mu.Lock()
+	all := slices.Collect(maps.Values(es.by))
+	es.mu.Unlock()
+	var errs []error
+	for _, e := range all {
+		e.mu.Lock()
+		conn, images := e.conn, e.images
+		e.mu.Unlock()
+		if conn != nil {
+			errs = append(errs, executor.ExpireImages(ctx, conn, images, e.log))
+		}
+	}
+	return errors.Join(errs...)
 }

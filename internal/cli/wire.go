@@ -68,7 +68,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	for _, left := range lefts {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
-	background.Go(func() { maintain(ctx, store, o.Log) })
+	background.Go(func() { maintain(ctx, store, s.engines, o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
 	if o.Attach != nil {
 		o.Attach(m)
@@ -76,10 +76,11 @@ func runManager(ctx context.Context, o runOptions) error {
 	return m.Run(ctx)
 }
 
-// maintainEvery is how often mirrors are looked at. Those that a job uses are left for the next time.
+// maintainEvery is how often mirrors and the names of images are looked at. Mirrors that a job uses are left for the next
+// time.
 const maintainEvery = 30 * time.Minute
 
-func maintain(ctx context.Context, store *source.Store, log *slog.Logger) {
+func maintain(ctx context.Context, store *source.Store, engines *engines, log *slog.Logger) {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -90,6 +91,9 @@ func maintain(ctx context.Context, store *source.Store, log *slog.Logger) {
 		}
 		if err := store.Maintain(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some mirrors could not be maintained", "error", err)
+		}
+		if err := engines.expireImages(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("some unused images stay", "error", err)
 		}
 	}
 }
