@@ -19,18 +19,19 @@ import (
 
 func main() {
 	slipway := flag.String("slipway", "bin/slipway", "the command to measure")
+	socket := flag.String("socket", "guarded", "the socket of jobs: guarded or raw")
 	runs := flag.Int("runs", 21, "runs of each row that is measured in turn")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *slipway, *runs, os.Stdout); err != nil {
+	if err := run(ctx, *slipway, *socket, *runs, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, slipway string, runs int, out io.Writer) (err error) {
-	r, err := newRig(ctx, slipway)
+func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (err error) {
+	r, err := newRig(ctx, slipway, socket)
 	if err != nil {
 		return err
 	}

@@ -43,7 +43,7 @@ type rig struct {
 	log      bytes.Buffer // read when the process has ended
 }
 
-func newRig(ctx context.Context, slipway string) (_ *rig, err error) {
+func newRig(ctx context.Context, slipway, socket string) (_ *rig, err error) {
 	r := &rig{}
 	defer func() {
 		if err != nil {
@@ -82,11 +82,13 @@ func newRig(ctx context.Context, slipway string) (_ *rig, err error) {
   token = %q
   executor = "docker"
   request_concurrency = 8
+  [runners.slipway]
+    socket = %q
   [runners.docker]
     image = %q
     pull_policy = "if-not-present"
     volumes = ["/var/run/docker.sock:/var/run/docker.sock", "/cache", "/builds"]
-`, r.state(), r.server.URL, r.token.Reveal(), clientImage), 0o600); err != nil {
+`, r.state(), r.server.URL, r.token.Reveal(), socket, clientImage), 0o600); err != nil {
 		return nil, err
 	}
 	r.process = exec.Command(slipway, "run", "--config", r.config())

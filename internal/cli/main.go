@@ -50,11 +50,14 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root := a.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	printError(a.stderr, err)
+	printError(a.stderr, withoutCommand(err))
 	var usage *usageError
+	var command *commandError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &command):
+		return command.code
 	case errors.As(err, &usage):
 		return exitUsage
 	case errors.Is(err, errInterrupted):

@@ -76,7 +76,7 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	complete(root, "log-format", "runner", "text", "json")
 
 	root.AddCommand(a.registerCommand(), a.runCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(),
-		a.demoCommand(), a.versionCommand())
+		a.guardCommand(), a.demoCommand(), a.versionCommand())
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -63,6 +64,18 @@ func TestScripts(t *testing.T) {
 			"fault":    injectFault,
 			"runners":  printRunners,
 			"managers": printManagers,
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "engine" {
+				return false, fmt.Errorf("unknown condition %s", name)
+			}
+			e, err := docker.Connect(context.Background(), docker.Options{})
+			if err == nil {
+				e.Close()
+			} else if os.Getenv("SLIPWAY_NEED_ENGINE") == "1" {
+				return false, err
+			}
+			return err == nil, nil
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

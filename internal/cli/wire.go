@@ -54,6 +54,10 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := executor.SweepGuards(guards); err != nil {
+		o.Log.Warn("the sockets of an earlier run's jobs could not be removed", "error", err)
+	}
+	executor.SweepCgroups(folder.Instance)
 	s := &service{
 		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
 	}

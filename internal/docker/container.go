@@ -305,6 +305,40 @@ func (e *Engine) Containers(ctx context.Context, label string) ([]Info, error) {
 	return out, nil
 }
 
+// Found is a container that exists, as far as it matters to others.
+type Found struct {
+	ID, Name string
+	Running  bool
+	Network  string // it was created with
+	Mounts   []FoundMount
+}
+
+// FoundMount is what a container has mounted of the Engine's machine.
+type FoundMount struct {
+	Source, Target string
+	Volume         string // "" = a bind
+	ReadOnly       bool
+}
+
+// Find looks at a container, by ID or name.
+func (e *Engine) Find(ctx context.Context, ref string) (Found, error) {
+	r, err := e.api.ContainerInspect(ctx, ref, client.ContainerInspectOptions{})
+	if err != nil {
+		return Found{}, fmt.Errorf("inspect container: %w", err)
+	}
+	c := r.Container
+	f := Found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Running: c.State != nil && c.State.Running}
+	if c.HostConfig != nil {
+		f.Network = string(c.HostConfig.NetworkMode)
+	}
+	for _, m := range c.Mounts {
+		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {
+			f.Mounts = append(f.Mounts, FoundMount{Source: m.Source, Target: m.Destination, Volume: m.Name, ReadOnly: !m.RW})
+		}
+	}
+	return f, nil
+}
+
 func platform(s string) (ocispec.Platform, error) {
 	var p ocispec.Platform
 	parts := strings.SplitN(s, "/", 3)

@@ -107,9 +107,15 @@ func TestDockerEntrypoint(t *testing.T) {
 		log := newRig(t).must(job.Success, withAfter(withImage(spec(echo), dockerClient), "echo then; "+echo))
 		wants(t, log, "\nengine: tcp://docker:2375\n", "\nthen\nengine: tcp://docker:2375\n")
 	})
-	t.Run("with the socket", func(t *testing.T) {
+	t.Run("with a guarded socket", func(t *testing.T) {
 		t.Parallel()
-		r := newRig(t, dockerKeys(`volumes = ["/var/run/docker.sock:/var/run/docker.sock"]`))
+		s := withAfter(withImage(spec(echo, "docker version --format {{.Server.Os}}", "kill -9 1", "kill -9 $PPID", "sleep 60"), dockerClient), echo+"; docker version --format '{{.Server.Os}} again'")
+		log := newRig(t, withSocket()).fails(job.ScriptFailure, 137, s)
+		wants(t, log, "\nengine: socket\n", "\nlinux\n", "\nlinux again\n")
+	})
+	t.Run("with the Engine's socket", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, withSocket(), slipwayKeys(`socket = "raw"`))
 		s := withAfter(withImage(spec(echo, "docker version --format {{.Server.Os}}", "docker kill $(hostname)", "sleep 60"), dockerClient), "echo then; "+echo)
 		log := r.fails(job.ScriptFailure, 137, s)
 		wants(t, log, "\nengine: socket\n", "\nlinux\n", "\nthen\nengine: socket\n", "WARNING: the Engine's socket is mounted raw")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/demo"
 	"github.com/slipway-ci/slipway/internal/job"
 )
@@ -22,6 +23,7 @@ func TestBuildsThatFail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.AddProject(coordinator.Project{ID: 7, Path: "group/demo", Registry: registry.Host, RegistryUser: registry.User, RegistryPassword: job.Secret(registry.Password)})
 	image := registry.Host + "/group/demo:failing"
 	t.Cleanup(func() { _ = r.engine.RemoveImage(context.Background(), image) })
 	t.Run("a step of the Dockerfile fails", func(t *testing.T) {

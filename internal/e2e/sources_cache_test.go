@@ -58,7 +58,7 @@ same:
 // that leave all sorts of things behind.
 func TestDockerBuildStaysCached(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, dockerKeys(`volumes = ["/var/run/docker.sock:/var/run/docker.sock", "/cache", "/builds"]`))
+	r := newRig(t, withSocket())
 	nonce := strings.ToLower(rand.Text())[:10]
 	p := r.repository("group/demo", sample)
 	p.commit("main", map[string]string{"Dockerfile": "FROM " + alpine + "\nCOPY . .\n", "nonce": nonce})
@@ -79,7 +79,7 @@ func TestDockerBuildStaysCached(t *testing.T) {
 			t.Error(err)
 		}
 		for _, name := range all {
-			if strings.HasPrefix(name, "slipway.test/built-"+nonce) {
+			if strings.Contains(name, "built-"+nonce) {
 				_ = r.engine.RemoveImage(context.Background(), name)
 			}
 		}

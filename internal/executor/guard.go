@@ -2,13 +2,13 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"path"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/guard"
@@ -18,9 +18,16 @@ import (
 // tokenBytes make the name of a job on the Engine.
 const tokenBytes = 6
 
-// openGuard makes the job's socket and mounts it where the configuration has the Engine's. mounts are what else of the
-// host the container gets. There is no guard if the job has no socket of its own.
-func (e *Executor) openGuard(ctx context.Context, tr *trace.Trace, p *plan, c *docker.Container, mounts []guard.Mount) (*guard.Guard, error) {
+// jobSocket is the socket of a job's own, and what belongs to it. A nil one does nothing.
+type jobSocket struct {
+	*guard.Guard
+	cgroup *jobCgroup // nil = none
+	log    *slog.Logger
+}
+
+// openSocket makes the job's socket and mounts it where the configuration has the Engine's. mounts are what else of the
+// host the container gets. It is nil if the job has no socket of its own.
+func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *docker.Container, mounts []guard.Mount) (*jobSocket, error) {
 	s := e.Settings
 	if !s.guarded(p) {
 		return nil, nil
@@ -29,28 +36,49 @@ func (e *Executor) openGuard(ctx context.Context, tr *trace.Trace, p *plan, c *d
 		mounts = append(mounts, guard.Mount{Destination: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	token := randomHex(tokenBytes)
+	socket := &jobSocket{cgroup: s.cgroupOf(c.Limits, token), log: e.Log}
+	if cg := socket.cgroup; cg != nil {
+		if err := cg.make(c.Limits); err != nil {
+			e.Log.Warn("memory and cpus of [runners.docker] hold for each container of a job, not for all together", "error", errors.Join(err, cg.remove()))
+			socket.cgroup = nil
+		} else {
+			c.Limits.CgroupParent = cg.path
+		}
+	}
 	g, err := guard.Open(ctx, guard.Options{
 		Dial: e.Engine.Dial, Dir: filepath.Join(s.Guard.Dir, token), Policy: s.guardPolicy(p, *c, mounts, token),
 		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
 	})
 	if err != nil {
+		socket.removeCgroup()
 		return nil, fmt.Errorf("open the job's socket: %w", err)
 	}
+	socket.Guard = g
 	for _, v := range p.volumes {
 		if v.socket {
 			c.Mounts = append(c.Mounts, docker.Mount{Source: g.Socket(), Target: v.target})
 		}
 	}
-	return g, nil
+	return socket, nil
 }
 
-// closeGuard ends the job's socket and removes what the job made through it.
-func (e *Executor) closeGuard(ctx context.Context, g *guard.Guard) {
-	if g == nil {
+// close ends the socket and removes what the job made through it.
+func (s *jobSocket) close(ctx context.Context) {
+	if s == nil {
 		return
 	}
-	if err := g.Close(ctx); err != nil {
-		e.Log.Warn("something that a job made is still there; the next start removes it", "error", err)
+	if err := s.Close(ctx); err != nil {
+		s.log.Warn("something that a job made is still there; the next start removes it", "error", err)
+	}
+}
+
+// removeCgroup follows when the job's container is gone, too.
+func (s *jobSocket) removeCgroup() {
+	if s == nil || s.cgroup == nil {
+		return
+	}
+	if err := s.cgroup.remove(); err != nil {
+		s.log.Warn("a job's cgroup stays until the next start", "error", err)
 	}
 }
 
@@ -71,14 +99,4 @@ func reporter(tr *trace.Trace) func(line string) {
 			tr.Printf("%s", line)
 		}
 	}
-}
-
-// isAdmin reports whether this process may mount and enter namespaces, by whatever user.
-func isAdmin() bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil {
-		return false
-	}
-	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }

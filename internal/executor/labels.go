@@ -17,9 +17,14 @@ const (
 // gitlabPrefix begins the labels of GitLab's own runner, which operators' scripts and dashboards look for.
 const gitlabPrefix = "com.gitlab.gitlab-runner."
 
+// OwnLabels say that an object of the Engine belongs to the instance with that state folder. See Sweep.
+func OwnLabels(instance, stateDir string) map[string]string {
+	return map[string]string{labelInstance: instance, labelState: stateDir}
+}
+
 // ownLabels mark everything that an instance makes.
 func (s Settings) ownLabels() map[string]string {
-	l := map[string]string{labelInstance: s.Instance, labelState: s.StateDir}
+	l := OwnLabels(s.Instance, s.StateDir)
 	if s.Ephemeral {
 		l[labelEphemeral] = "true"
 	}

@@ -140,7 +140,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	if err := e.ensureNetwork(ctx, c.Network); err != nil {
 		return nil, err
 	}
-	g, err := e.openGuard(ctx, tr, p, &c, binds)
+	socket, err := e.openSocket(ctx, tr, p, &c, binds)
 	if err != nil {
 		return nil, err
 	}
@@ -149,14 +149,15 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	defer cancel()
 	id, err := e.Engine.Create(createCtx, c)
 	if err != nil {
-		e.closeGuard(createCtx, g)
+		socket.close(createCtx)
+		socket.removeCgroup()
 		return nil, createFailure(err)
 	}
-	if g != nil {
-		g.JobContainer(id, c.Name)
+	if socket != nil {
+		socket.JobContainer(id, c.Name)
 	}
 	return &session{
-		engine: e.Engine, id: id, guard: g, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
+		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
 		limited: c.Limits.Memory > 0, sharesPIDs: c.Security.PidMode != "",
 		network: func(ctx context.Context) error { return e.ensureNetwork(ctx, c.Network) },
 	}, nil
@@ -225,10 +226,12 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 		}
 	}
 	// Before the job's container goes: nothing of the job is to start anything while it ends.
-	e.closeGuard(ctx, s.guard)
+	s.socket.close(ctx)
 	if err := e.Engine.Remove(ctx, s.id); err != nil {
 		e.Log.Warn("the job's container cannot be removed now; trying again", "container", s.id, "error", err)
 		go e.removeLater(context.WithoutCancel(ctx), s.id)
+	} else {
+		s.socket.removeCgroup()
 	}
 	s.close()
 	if err := emptyFolder(w.TempDir); err != nil {

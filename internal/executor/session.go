@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
-	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -20,7 +19,7 @@ import (
 type session struct {
 	engine *docker.Engine
 	id     string
-	guard  *guard.Guard // of the job's own socket; nil = none
+	socket *jobSocket // of the job's own; nil = none
 	shell  string
 	grace  time.Duration // from TERM to KILL
 	tr     *trace.Trace
@@ -77,8 +76,8 @@ func (s *session) tryStart(ctx context.Context) error {
 		s.close()
 		return err
 	}
-	if s.guard != nil {
-		if err := s.guard.JobStarted(ctx); err != nil {
+	if s.socket != nil {
+		if err := s.socket.JobStarted(ctx); err != nil {
 			s.tr.Warnf("published ports of the job's containers are not reachable at localhost: %v", err)
 		}
 	}

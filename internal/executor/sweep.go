@@ -3,9 +3,17 @@ package executor
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 )
 
 // Sweep removes the containers that instances of Slipway left on the Engine when they were killed, and the networks
@@ -25,7 +33,18 @@ func Sweep(ctx context.Context, engine *docker.Engine, free func(stateDir, insta
 		log.Info("removing a container that a killed runner left", "container", c.Name, "state", c.Labels[labelState])
 		errs = append(errs, engine.Remove(ctx, c.ID))
 	}
-	return errors.Join(append(errs, sweepRest(ctx, engine, func(l map[string]string) bool { return free(l[labelState], l[labelInstance]) }))...)
+	mine := func(l map[string]string) bool { return free(l[labelState], l[labelInstance]) }
+	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, log), sweepRest(ctx, engine, mine))...)
+}
+
+// guardedTimeout bounds what the Engine may take to let go of networks and volumes.
+const guardedTimeout = time.Minute
+
+// sweepGuarded removes what jobs made through their sockets.
+func sweepGuarded(ctx context.Context, engine *docker.Engine, mine func(map[string]string) bool, log *slog.Logger) error {
+	ctx, cancel := context.WithTimeout(ctx, guardedTimeout)
+	defer cancel()
+	return guard.Sweep(ctx, engine.Dial, mine, log)
 }
 
 // Purge removes everything that an ephemeral instance made on the Engine.
@@ -38,7 +57,8 @@ func Purge(ctx context.Context, engine *docker.Engine, instance string) error {
 	for _, c := range containers {
 		errs = append(errs, engine.Remove(ctx, c.ID))
 	}
-	return errors.Join(append(errs, sweepRest(ctx, engine, func(l map[string]string) bool { return l[labelInstance] == instance }))...)
+	mine := func(l map[string]string) bool { return l[labelInstance] == instance }
+	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, slog.New(slog.DiscardHandler)), sweepRest(ctx, engine, mine))...)
 }
 
 // sweepRest removes networks and volumes of ephemeral instances.
@@ -57,6 +77,34 @@ func sweepRest(ctx context.Context, engine *docker.Engine, mine func(labels map[
 		if mine(v.Labels) {
 			errs = append(errs, engine.RemoveVolume(ctx, v.Name))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// SweepGuards removes what guards that were killed left in their folders: sockets, and the places of the host that they
+// had pinned. dir is one guard's folder or that of all; nobody may use what is in it any more.
+func SweepGuards(dir string) error {
+	var errs []error
+	mounts := readMounts()
+	for i := len(mounts) - 1; i >= 0; i-- { // the latest first: it may lie in an earlier one
+		if at := mounts[i].at; at != dir && isBelow(at, dir) {
+			if err := unix.Unmount(at, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				errs = append(errs, fmt.Errorf("unmount %s: %w", at, err))
+			}
+		}
+	}
+	for _, m := range readMounts() {
+		if m.at != dir && isBelow(m.at, dir) {
+			// Removing would go on in what is mounted there.
+			return errors.Join(append(errs, fmt.Errorf("%s is still mounted", m.at))...)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		errs = append(errs, err)
+	}
+	for _, entry := range entries {
+		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
 	}
 	return errors.Join(errs...)
 }

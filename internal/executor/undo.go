@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-ci/slipway/internal/docker"
 )
 
@@ -116,8 +118,35 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 	return nil
 }
 
+// CheckSource says why a place of the host must not be given to who has a guarded socket: it would lead around the guard.
+// socket is the Engine's, own are the caller's folders.
+func CheckSource(source, socket string, machine docker.Machine, own ...string) error {
+	mounts := readMounts()
+	for _, s := range append(containerdSockets, socket, machine.ContainerdSocket) {
+		if s != "" && holds(mounts, source, s) {
+			return fmt.Errorf("%s has %s in it, which owns the machine", source, s)
+		}
+	}
+	for _, dir := range append(own, machine.DataRoot) {
+		if dir != "" && overlap(mounts, source, dir) {
+			return fmt.Errorf("%s and %s, which belongs to the guard or the Engine, lie in each other", source, dir)
+		}
+	}
+	return nil
+}
+
+// IsAdmin reports whether this process may mount and enter namespaces, by whatever user.
+func IsAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return false
+	}
+	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
+}
+
 // systemFolders belong to the machine: who may write there can become its root without any socket.
-var systemFolders = []string{"/etc", "/root", "/boot", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/opt", "/var/spool", "/home"}
+var systemFolders = []string{"/etc", "/root", "/boot", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/var/spool", "/home"}
 
 // socketWarnings are what a job's author should know about its socket.
 func (s Settings) socketWarnings(p *plan) (out []string) {

@@ -1,6 +1,170 @@
 package guard
 
-func archiveGet(c *call) error  { return c.notYet() }
-func archiveHead(c *call) error { return c.notYet() }
-func archivePut(c *call) error  { return c.notYet() }
-func commit(c *call) error      { return c.notYet() }
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+func archiveGet(c *call) error  { return c.archiveRead(http.MethodGet) }
+func archiveHead(c *call) error { return c.archiveRead(http.MethodHead) }
+
+func (c *call) archiveRead(method string) error {
+	rec, path, err := c.ownPath("/archive")
+	if err != nil {
+		return err
+	}
+	release, err := c.beginCopy(rec)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return c.forward(method, path, c.pick("path"), nil)
+}
+
+// archivePut unpacks a tar archive in an own container. The Engine gets an archive that the guard wrote itself, entry by
+// entry while it streams: before 29.5.1 an Engine that is given a compressed one runs the decompressor that it finds in
+// the container, as root on the machine.
+func archivePut(c *call) error {
+	rec, path, err := c.ownPath("/archive")
+	if err != nil {
+		return err
+	}
+	if err := c.wantType("application/x-tar", "text/plain", "application/octet-stream", "application/tar", "application/gzip", "application/x-gzip"); err != nil {
+		return err
+	}
+	in, err := c.plainTar(c.r.Body)
+	if err != nil {
+		return err
+	}
+	release, err := c.beginCopy(rec)
+	if err != nil {
+		return err
+	}
+	defer release()
+	out, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := rewriteTar(w, in)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	err = c.forwardBody(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), out)
+	out.CloseWithError(errCopied) // the Engine may answer before it has read all
+	if werr := <-written; werr != nil && !errors.Is(werr, errCopied) && err != nil {
+		return werr
+	}
+	return err
+}
+
+var errCopied = errors.New("the Engine has answered")
+
+// forwardBody is forward for a stream: the answer is relayed when the Engine has read it.
+func (c *call) forwardBody(method, path string, q map[string][]string, body io.Reader) error {
+	resp, err := c.engine.do(c.ctx, method, path, q, nil, body)
+	if err != nil {
+		return err
+	}
+	return c.relay(resp)
+}
+
+// compressions are the beginnings of archives that the Engine would decompress with programs.
+var compressions = map[string][]byte{
+	"bzip2": []byte("BZh"), "xz": {0xfd, '7', 'z', 'X', 'Z', 0}, "zstd": {0x28, 0xb5, 0x2f, 0xfd},
+}
+
+// plainTar is the uncompressed archive in a body.
+func (c *call) plainTar(body io.Reader) (io.Reader, error) {
+	r := bufio.NewReaderSize(body, streamBuffer)
+	head, _ := r.Peek(6) // less is no archive: the reader will say so
+	for name, magic := range compressions {
+		if bytes.HasPrefix(head, magic) {
+			return nil, deny("archive-compression", "send a plain or gzip archive", "an archive compressed with %s", name)
+		}
+	}
+	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
+		z, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, badRequest("slipway: the archive cannot be decompressed: %v", err)
+		}
+		return z, nil
+	}
+	return r, nil
+}
+
+// rewriteTar copies an archive entry by entry.
+func rewriteTar(w io.Writer, in io.Reader) error {
+	buffered := bufio.NewWriterSize(w, streamBuffer)
+	out := tar.NewWriter(buffered)
+	r := tar.NewReader(in)
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return badRequest("slipway: the archive cannot be read: %v", err)
+		}
+		if err := cleanHeader(h); err != nil {
+			return err
+		}
+		if err := out.WriteHeader(h); err != nil {
+			return badRequest("slipway: the archive's entry %q cannot be kept: %v", printable(h.Name), err)
+		}
+		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, r, *buf); err != nil {
+			return copyError(err)
+		}
+	}
+	if err := out.Close(); err != nil {
+		return copyError(err)
+	}
+	if err := buffered.Flush(); err != nil {
+		return copyError(err)
+	}
+	// What follows the archive's end is read, so that the client can write it.
+	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf)
+	return nil
+}
+
+func copyError(err error) error {
+	if errors.Is(err, errCopied) || errors.Is(err, io.ErrClosedPipe) {
+		return errCopied
+	}
+	return badRequest("slipway: the archive cannot be copied: %v", err)
+}
+
+// cleanHeader takes out what only the Engine's root could set, and what the writer cannot write.
+func cleanHeader(h *tar.Header) error {
+	switch h.Typeflag {
+	case tar.TypeChar, tar.TypeBlock:
+		return deny("archive-device", "leave /dev out of the archive", "the archive has the device %s", printable(h.Name))
+	case tar.TypeGNUSparse: // read as the whole file that it stands for
+		h.Typeflag = tar.TypeReg
+		h.Format = tar.FormatUnknown
+	}
+	for k := range h.PAXRecords {
+		// trusted.* are attributes of file systems (overlay's) that a container cannot set itself.
+		if strings.HasPrefix(k, "GNU.sparse.") || strings.HasPrefix(k, "SCHILY.xattr.trusted.") {
+			delete(h.PAXRecords, k)
+		}
+	}
+	h.Xattrs = nil //lint:ignore SA1019 the reader fills it, and the writer would take the dropped ones from it
+	if h.Format == tar.FormatUSTAR {
+		h.Format = tar.FormatUnknown // a long name may need another
+	}
+	return nil
+}
+
+// patchedCopy is the first Engine whose copies cannot be led astray by what runs in the container.
+const patchedCopy = "29.5.1"
+
+// copyCure is what to do where copying would not be safe.
+var copyCure = fmt.Sprintf("copy through the workspace, which is mounted with -v, or ask for a Docker Engine of at least %s", patchedCopy)

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 )
 
 // call is one request of a client while it is decided upon and answered.
@@ -24,6 +25,7 @@ type call struct {
 	vars    map[string]string // what the path's wildcards stand for
 	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
 	version apiVersion        // of the client
+	ref, id string            // what the client calls the container of the call, and its full ID
 	audited []*Denial         // what audit mode let pass
 }
 
@@ -68,7 +70,25 @@ func (c *call) handle() error {
 	if c.query, err = strictQuery(c.r.URL.RawQuery); err != nil {
 		return err
 	}
+	if err := c.noForm(); err != nil {
+		return err
+	}
 	return rt.handle(c)
+}
+
+// noForm refuses bodies that are forms, whatever the call. No client of Docker's sends one, the Engine lets their fields
+// win over the query, and a job's author who tries should read why it does nothing.
+func (c *call) noForm() error {
+	if c.r.ContentLength == 0 {
+		return nil
+	}
+	for _, h := range c.r.Header.Values("Content-Type") {
+		h = strings.ToLower(strings.TrimSpace(h))
+		if strings.HasPrefix(h, "application/x-www-form-urlencoded") || strings.HasPrefix(h, "multipart/") {
+			return c.refuse(deny("form-body", "send parameters in the query, and bodies as application/json", "the body is a form"))
+		}
+	}
+	return nil
 }
 
 // strictQuery refuses what the Engine's versions read in different ways, and keys with several values.
@@ -231,4 +251,12 @@ func (g *Guard) once(key, line string) {
 		g.report(line)
 		g.log.Log(context.Background(), slog.LevelInfo, line)
 	}
+}
+
+// engineTimeout bounds what is completed at the Engine though its client may have gone.
+const engineTimeout = time.Minute
+
+// detached is the context of what must be done to its end even if the client goes away: what it makes must be on record.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
 }

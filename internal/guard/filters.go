@@ -3,7 +3,9 @@ package guard
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -11,38 +13,99 @@ import (
 	"time"
 )
 
-// filters are a list's conditions: all keys must hold. The guard applies them itself, on what the job gets to see: the
-// Engine knows the job's objects by other names.
+// filters are a list's conditions: all keys must hold. The guard applies those on names and labels itself, on what the
+// job gets to see: the Engine knows the job's objects by other names. What goes to the Engine is encoded anew.
 type filters map[string][]string
 
-// readFilters reads the query's filters in both of their forms, and refuses keys that are not in known, as the Engine
-// does.
-func (c *call) readFilters(known ...string) (filters, error) {
+// readFilters reads filters in both of the forms that clients send: {"label":["a"]} and {"label":{"a":true}}. Keys that
+// are not among allowed are refused in the Engine's words.
+func (c *call) readFilters(allowed ...string) (filters, error) {
 	raw := c.query.Get("filters")
 	if raw == "" {
 		return filters{}, nil
 	}
-	out := filters{}
-	if err := json.Unmarshal([]byte(raw), (*map[string][]string)(&out)); err != nil {
-		var old map[string]map[string]bool
-		if err := json.Unmarshal([]byte(raw), &old); err != nil {
-			return nil, badRequest("invalid filter")
-		}
-		out = filters{}
-		for k, values := range old {
-			for v, on := range values {
-				if on {
-					out[k] = append(out[k], v)
-				}
-			}
-		}
+	var doc map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(raw), &doc); err != nil {
+		return nil, badRequest("slipway: the filters cannot be decoded")
 	}
-	for k := range out {
-		if !slices.Contains(known, k) {
+	out := filters{}
+	for k, v := range doc {
+		if !slices.Contains(allowed, k) {
 			return nil, badRequest("invalid filter '%s'", printable(k))
+		}
+		var list []string
+		if json.Unmarshal(v, &list) != nil {
+			var set map[string]bool
+			if err := json.Unmarshal(v, &set); err != nil {
+				return nil, badRequest("slipway: the filter %q cannot be decoded", k)
+			}
+			list = slices.Sorted(maps.Keys(set))
+		}
+		if len(list) > 0 {
+			out[k] = list
 		}
 	}
 	return out, nil
+}
+
+// take removes a filter and returns its values.
+func (f filters) take(key string) []string {
+	v := f[key]
+	delete(f, key)
+	return v
+}
+
+// mapValues replaces each value of a filter.
+func (f filters) mapValues(key string, to func(string) (string, error)) error {
+	for i, v := range f[key] {
+		w, err := to(v)
+		if err != nil {
+			return err
+		}
+		f[key][i] = w
+	}
+	return nil
+}
+
+// query encodes filters in the form that every version of the Engine takes.
+func (f filters) query(q url.Values) url.Values {
+	if len(f) == 0 {
+		return q
+	}
+	doc := map[string]map[string]bool{}
+	for k, list := range f {
+		doc[k] = map[string]bool{}
+		for _, v := range list {
+			doc[k][v] = true
+		}
+	}
+	data, _ := json.Marshal(doc) // strings and booleans
+	q.Set("filters", string(data))
+	return q
+}
+
+// hasLabels reports whether labels match all of the filters "key" and "key=value".
+func hasLabels(labels map[string]any, want []string) bool {
+	for _, w := range want {
+		if !hasLabel(labels, w) {
+			return false
+		}
+	}
+	return true
+}
+
+func hasLabel[V any](labels map[string]V, want string) bool {
+	key, value, valued := strings.Cut(want, "=")
+	got, ok := labels[key]
+	return ok && (!valued || any(got) == any(value))
+}
+
+// ownLabels reports whether a filter names a label of ours, which no object has as the job sees it.
+func ownLabels(want []string) bool {
+	return slices.ContainsFunc(want, func(w string) bool {
+		key, _, _ := strings.Cut(w, "=")
+		return ownLabel(key)
+	})
 }
 
 // exact reports whether a value is one of the key's, or the key is not there.
@@ -63,17 +126,7 @@ func (f filters) match(key, value string) bool {
 
 // labels reports whether an object with these labels meets "label" (all of them) and "label!" (none of them).
 func (f filters) labels(labels map[string]any) bool {
-	has := func(want string) bool {
-		k, v, withValue := strings.Cut(want, "=")
-		got, ok := labels[k]
-		return ok && (!withValue || got == v)
-	}
-	for _, want := range f["label"] {
-		if !has(want) {
-			return false
-		}
-	}
-	return !slices.ContainsFunc(f["label!"], has)
+	return hasLabels(labels, f["label"]) && !slices.ContainsFunc(f["label!"], func(want string) bool { return hasLabel(labels, want) })
 }
 
 // boolean reads a key that is true or false; set says whether it is there.

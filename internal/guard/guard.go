@@ -6,9 +6,11 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -28,7 +30,10 @@ type Options struct {
 	Dial func(ctx context.Context) (net.Conn, error)
 	// Dir is the guard's own folder, absolute. Made if it is not there; nobody but the guard may write to it. The socket
 	// and the pinned mounts lie in it, and Close removes it. The Engine must see it under the same path.
-	Dir    string
+	Dir string
+	// Socket is where the socket is made instead of in Dir, where it is open to all who get at it. A socket that nobody
+	// serves any more is replaced. It is up to the caller to open it to others than its owner.
+	Socket string
 	Policy Policy
 	// Images is the record of whose the Engine's images are, which all guards of an Engine share.
 	Images *ledger.Ledger
@@ -45,6 +50,7 @@ const SocketName = "docker.sock"
 type Guard struct {
 	dial     func(ctx context.Context) (net.Conn, error)
 	dir      string
+	socket   string
 	policy   Policy
 	images   *ledger.Ledger
 	log      *slog.Logger
@@ -54,7 +60,10 @@ type Guard struct {
 	ports    *ports
 	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
+	made     *made
 	sessions *sessions
+	copies   copies
+	watching sync.Once
 	router   *router
 	server   *http.Server
 	listener net.Listener
@@ -72,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		dial: o.Dial, dir: o.Dir, policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, served: make(chan struct{}),
 	}
 	if g.report == nil {
@@ -92,11 +101,12 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	g.made = newMade(g)
 	if g.sessions, err = newSessions(); err != nil {
 		return nil, err
 	}
 	g.router = newRouter()
-	if g.listener, err = listen(g.Socket()); err != nil {
+	if g.listener, err = listen(g.socket, o.Socket == ""); err != nil {
 		return nil, err
 	}
 	g.server = newServer(g)
@@ -108,7 +118,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 }
 
 // Socket is the path of the job's socket on the host.
-func (g *Guard) Socket() string { return filepath.Join(g.dir, SocketName) }
+func (g *Guard) Socket() string { return g.socket }
 
 // maxConnections bounds what one job may open at once.
 const maxConnections = 500
@@ -127,7 +137,7 @@ func makeDir(dir string) error {
 // maxSocketPath is what Linux takes in a socket's address, with its final zero.
 const maxSocketPath = 107
 
-func listen(path string) (net.Listener, error) {
+func listen(path string, toAll bool) (net.Listener, error) {
 	if len(path) > maxSocketPath {
 		return nil, fmt.Errorf("guard: the socket's path %s is too long (%d bytes, at most %d): use a shorter state folder", path, len(path), maxSocketPath)
 	}
@@ -138,7 +148,11 @@ func listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the job's socket: %w", err)
 	}
-	if err := os.Chmod(path, 0o666); err != nil {
+	mode := fs.FileMode(0o666)
+	if !toAll {
+		mode = 0o600
+	}
+	if err := os.Chmod(path, mode); err != nil {
 		l.Close()
 		return nil, err
 	}
@@ -174,7 +188,8 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.waitForCalls(ctx)
 		g.ports.close()
 		g.builds.close()
-		g.closed = g.cleanUp(ctx)
+		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
+		g.closed = errors.Join(pins, g.cleanUp(ctx))
 		g.engine.close()
 	})
 	return g.closed

@@ -8,14 +8,13 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/distribution/reference"
 )
 
-// listed is one row of the Engine's list of images, as the job may see it.
-type listed struct {
+// imageRow is one row of the Engine's list of images, as the job may see it.
+type imageRow struct {
 	id            string
 	created       int64
 	tags, digests []string
@@ -24,11 +23,11 @@ type listed struct {
 }
 
 // visibleImages lists the images that the job may use, newest first.
-func (g *Guard) visibleImages(ctx context.Context) ([]listed, error) {
+func (g *Guard) visibleImages(ctx context.Context) ([]imageRow, error) {
 	return g.listImages(ctx, url.Values{})
 }
 
-func (g *Guard) listImages(ctx context.Context, query url.Values) ([]listed, error) {
+func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, error) {
 	var rows []map[string]any
 	if err := g.engine.getJSON(ctx, "/images/json", query, &rows); err != nil {
 		return nil, err
@@ -37,9 +36,9 @@ func (g *Guard) listImages(ctx context.Context, query url.Values) ([]listed, err
 	if err != nil {
 		return nil, err
 	}
-	var out []listed
+	var out []imageRow
 	for _, row := range rows {
-		l := listed{doc: row, labels: map[string]string{}}
+		l := imageRow{doc: row, labels: map[string]string{}}
 		l.id, _ = row["Id"].(string)
 		if n, ok := row["Created"].(json.Number); ok {
 			l.created, _ = n.Int64()
@@ -174,38 +173,38 @@ func imageList(c *call) error {
 }
 
 // imageFilter makes one test of a client's filters.
-func (c *call) imageFilter(filters map[string][]string) (func(*listed) bool, error) {
-	var tests []func(*listed) bool
+func (c *call) imageFilter(filters map[string][]string) (func(*imageRow) bool, error) {
+	var tests []func(*imageRow) bool
 	for _, v := range filters["dangling"] {
 		want, err := strconv.ParseBool(v)
 		if err != nil {
 			return nil, badRequest("Invalid filter 'dangling=[%s]'", printable(v))
 		}
-		tests = append(tests, func(l *listed) bool { return (len(l.tags) == 0) == want })
+		tests = append(tests, func(l *imageRow) bool { return (len(l.tags) == 0) == want })
 	}
 	for _, v := range filters["label"] {
-		tests = append(tests, func(l *listed) bool { return hasLabel(l.labels, v) })
+		tests = append(tests, func(l *imageRow) bool { return hasLabel(l.labels, v) })
 	}
 	for _, v := range filters["before"] {
 		img, err := c.createdAt(v)
 		if err != nil {
 			return nil, err
 		}
-		tests = append(tests, func(l *listed) bool { return l.created < img })
+		tests = append(tests, func(l *imageRow) bool { return l.created < img })
 	}
 	for _, v := range filters["since"] {
 		img, err := c.createdAt(v)
 		if err != nil {
 			return nil, err
 		}
-		tests = append(tests, func(l *listed) bool { return l.created > img })
+		tests = append(tests, func(l *imageRow) bool { return l.created > img })
 	}
 	for _, v := range filters["until"] {
 		limit, err := parseUntil(v, time.Now())
 		if err != nil {
 			return nil, err
 		}
-		tests = append(tests, func(l *listed) bool { return l.created < limit.Unix() })
+		tests = append(tests, func(l *imageRow) bool { return l.created < limit.Unix() })
 	}
 	if patterns := filters["reference"]; len(patterns) > 0 {
 		for _, p := range patterns {
@@ -213,14 +212,14 @@ func (c *call) imageFilter(filters map[string][]string) (func(*listed) bool, err
 				return nil, badRequest("Invalid filter 'reference=[%s]'", printable(p))
 			}
 		}
-		tests = append(tests, func(l *listed) bool {
+		tests = append(tests, func(l *imageRow) bool {
 			l.tags = matching(patterns, l.tags)
 			l.digests = matching(patterns, l.digests)
 			l.doc["RepoTags"], l.doc["RepoDigests"] = l.tags, l.digests
 			return len(l.tags)+len(l.digests) > 0
 		})
 	}
-	return func(l *listed) bool {
+	return func(l *imageRow) bool {
 		for _, t := range tests {
 			if !t(l) {
 				return false
@@ -254,12 +253,6 @@ func matching(patterns, names []string) []string {
 		}
 	}
 	return out
-}
-
-func hasLabel(labels map[string]string, want string) bool {
-	key, value, exact := strings.Cut(want, "=")
-	got, ok := labels[key]
-	return ok && (!exact || got == value)
 }
 
 // createdAt is when an image was created that the job may use.

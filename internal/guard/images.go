@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"time"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
 )
@@ -84,14 +83,6 @@ func (i *lookingCalls) Image(ctx context.Context, ref string) (ledger.Image, err
 		return ledger.Image{}, err
 	}
 	return i.doc.image(), nil
-}
-
-// recordTimeout bounds what is done at the Engine after the client may have gone.
-const recordTimeout = time.Minute
-
-// detached is a context for what must be completed even if the client has gone.
-func detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 }
 
 func imageLoad(c *call) error    { return c.noArchive() }

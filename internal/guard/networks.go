@@ -20,14 +20,6 @@ import (
 // defaultName is the name that the job knows its default network by.
 const defaultName = "bridge"
 
-// engineTimeout bounds a change at the Engine that goes on though its client is gone: what it makes must be on record.
-const engineTimeout = 30 * time.Second
-
-// detached is the context of such a change.
-func (g *Guard) detached(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
-}
-
 var networkNameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
 
 // predefined are the Engine's own networks, which cannot be made or removed.
@@ -120,7 +112,7 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 // makeNetwork makes a network, records it, and joins the job's container to it, so that the job reaches by name what is
 // there. The caller holds the lock.
 func (g *Guard) makeNetwork(ctx context.Context, name string, req network.CreateRequest) (string, error) {
-	ctx, cancel := g.detached(ctx)
+	ctx, cancel := detached(ctx)
 	defer cancel()
 	req.Name, req.Labels = g.policy.prefix()+name, g.policy.labels(req.Labels)
 	body := struct {
@@ -216,7 +208,7 @@ func (g *Guard) madeDefault() (networkRecord, bool) {
 // removeNetwork removes an own network. The job's container leaves it first, for the Engine keeps a network that is in
 // use; if others use it, the answer is the Engine's and nothing changes.
 func (g *Guard) removeNetwork(ctx context.Context, id string) error {
-	ctx, cancel := g.detached(ctx)
+	ctx, cancel := detached(ctx)
 	defer cancel()
 	job := g.objects.jobContainer()
 	left := false
@@ -472,7 +464,7 @@ func networkConnect(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.detached(c.ctx)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.connect(ctx, n.ID, rec.ID, endpoint); err != nil {
 		return c.written(err)
@@ -530,7 +522,7 @@ func networkDisconnect(c *call) error {
 	if n.ID == "" {
 		return &apiError{http.StatusInternalServerError, fmt.Sprintf("container %s is not connected to network %s", req.Container, n.Name)}
 	}
-	ctx, cancel := c.detached(c.ctx)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.disconnect(ctx, n.ID, rec.ID, req.Force); err != nil {
 		return c.written(err)

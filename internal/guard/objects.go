@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // objects is the record of what the guard itself saw created for its job: the only authority on what is the job's.
@@ -21,6 +22,8 @@ type objects struct {
 	aliases    map[string]bool             // the temporary names of images
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
+	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
+	ended      map[string]time.Time // execs that are over, and when that was seen
 }
 
 // containerRecord is what the Engine does not keep of a container.
@@ -32,6 +35,8 @@ type containerRecord struct {
 	Ports []portRequest
 	// Pins are the folders in the guard's folder that its binds are pinned at.
 	Pins map[string]string // pin → source as the job wrote it
+	// Sources are what the job shares with it: target in the container → source as the job wrote it.
+	Sources map[string]string
 }
 
 // portRequest is a port that the job asked to publish.
@@ -40,6 +45,7 @@ type portRequest struct {
 	Protocol string // tcp, udp
 	HostIP   string // as written; it is not used
 	HostPort uint16 // 0 = any
+	HostLast uint16 // the last of a range that begins with HostPort: the first free one is taken; 0 = no range
 }
 
 // networkRecord is what the Engine does not keep of a network.
@@ -51,6 +57,7 @@ func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
 		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string]bool{}, told: map[string]bool{},
+		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
 
@@ -64,6 +71,13 @@ func (o *objects) firstTime(key string) bool {
 func (o *objects) addContainer(c *containerRecord) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	// The Engine has each name once: one that had it before is gone, if only the Engine has not told yet.
+	for id, old := range o.containers {
+		if c.Name != "" && old.Name == c.Name && id != c.ID && !old.Job {
+			delete(o.containers, id)
+			o.gone[id] = old.Image
+		}
+	}
 	o.containers[c.ID] = c
 	if c.Job {
 		o.job = c.ID
@@ -73,6 +87,9 @@ func (o *objects) addContainer(c *containerRecord) {
 func (o *objects) dropContainer(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if c, ok := o.containers[id]; ok {
+		o.gone[id] = c.Image
+	}
 	delete(o.containers, id)
 }
 
@@ -112,6 +129,17 @@ func (o *objects) ids() []string {
 	return slices.Sorted(maps.Keys(o.containers))
 }
 
+// countContainers is how many containers the job made.
+func (o *objects) countContainers() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.containers)
+	if _, ok := o.containers[o.job]; ok {
+		n--
+	}
+	return n
+}
+
 // update changes a record in place.
 func (o *objects) update(id string, change func(*containerRecord)) {
 	o.mu.Lock()
@@ -144,6 +172,7 @@ func (o *objects) dropNetwork(id string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.networks, id)
+	o.gone[id] = ""
 }
 
 // network finds an own network by full ID, name, or beginning of an ID.
@@ -205,6 +234,27 @@ func (o *objects) dropVolume(name string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.volumes, name)
+	o.gone[name] = ""
+}
+
+// everOwn reports whether a container, network or volume is the job's, or was before it was removed.
+func (o *objects) everOwn(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, container := o.containers[id]
+	_, network := o.networks[id]
+	_, gone := o.gone[id]
+	return container || network || gone || o.volumes[id]
+}
+
+// imageOf is the image of a container as the job wrote it, also after the container was removed.
+func (o *objects) imageOf(id string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c, ok := o.containers[id]; ok {
+		return c.Image
+	}
+	return o.gone[id]
 }
 
 func (o *objects) allVolumes() []string {
@@ -227,6 +277,50 @@ func (o *objects) exec(id string) (container string, err error) {
 		return c, nil
 	}
 	return "", noExec(id)
+}
+
+// liveExecs is how many execs are not known to be over.
+func (o *objects) liveExecs() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.execs) - len(o.ended)
+}
+
+func (o *objects) unfinishedExecs() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []string
+	for id := range o.execs {
+		if _, over := o.ended[id]; !over {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+func (o *objects) endExec(id string, when time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ended[id] = when
+}
+
+func (o *objects) dropExec(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.execs, id)
+	delete(o.ended, id)
+}
+
+// dropOldExecs forgets execs that were over before then.
+func (o *objects) dropOldExecs(before time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for id, when := range o.ended {
+		if when.Before(before) {
+			delete(o.execs, id)
+			delete(o.ended, id)
+		}
+	}
 }
 
 func (o *objects) addImage(id string) {
@@ -265,6 +359,7 @@ func (o *objects) dropImage(id string) {
 	delete(o.images, id)
 }
 
+// allImages are the IDs of the images that the job built or committed.
 func (o *objects) allImages() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -3,11 +3,13 @@ package guard
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -77,12 +79,30 @@ func (c *call) copyOut(body io.Reader) error {
 	}
 }
 
-// written takes our names out of what the Engine says of an error.
+// written shows what the Engine says of an error as it would say it to the job: with the names and paths that the job
+// knows.
 func (c *call) written(err error) error {
-	if a, ok := err.(*apiError); ok {
-		return &apiError{a.Status, c.unprefix(a.Message)}
+	var a *apiError
+	if !errors.As(err, &a) {
+		return err
 	}
-	return err
+	message := c.unprefix(a.Message)
+	if c.id != "" {
+		message = strings.ReplaceAll(message, c.id, c.ref)
+	}
+	return &apiError{a.Status, c.hidePaths(message)}
+}
+
+// hidePaths replaces paths of the machine in a message: by where the job has them, or by nothing.
+func (g *Guard) hidePaths(message string) string {
+	message = strings.ReplaceAll(message, g.Socket(), "/var/run/docker.sock")
+	byLength := slices.SortedFunc(slices.Values(g.policy.Mounts), func(a, b Mount) int { return len(b.Source) - len(a.Source) })
+	for _, m := range byLength {
+		if len(m.Source) > 1 {
+			message = strings.ReplaceAll(message, m.Source, m.Destination)
+		}
+	}
+	return strings.ReplaceAll(message, g.dir, "(slipway)")
 }
 
 // forwardJSON asks for a document, lets edit change it and answers with it. The document is an any of encoding/json, with

@@ -80,6 +80,7 @@ type rig struct {
 	workspace string // on the host; the job sees it at /builds/group/demo
 	reports   *lines
 	audit     *lines
+	warnings  string // of the last container
 	calls     *lines // what reached the Engine: "POST /v1.41/containers/create?name=x"
 }
 

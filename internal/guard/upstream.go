@@ -164,7 +164,8 @@ func closeWrite(c net.Conn) error {
 	return nil
 }
 
-// upgrade asks for a raw connection. Without the Engine's 101 there is none, and the answer is returned to be relayed.
+// upgrade asks for a raw connection. Without the Engine's 101 there is none, and the answer is returned to be relayed. ctx
+// ends the asking only: the caller closes the connection.
 func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*stream, *http.Response, error) {
 	r, err := u.request(ctx, http.MethodPost, path, query, header, body)
 	if err != nil {
@@ -192,6 +193,12 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		resp.Body = &closeBoth{resp.Body, conn}
 		return nil, resp, nil
+	}
+	// From here on ctx says nothing: the server ends a request's context at the end of the client's input, which may be
+	// long before the end of the output.
+	if !stop() {
+		conn.Close()
+		return nil, nil, context.Cause(ctx)
 	}
 	return &stream{Conn: conn, r: br}, resp, nil
 }

@@ -97,7 +97,7 @@ func (c *call) makeVolume(ctx context.Context, req volume.CreateRequest) (string
 			return "", err
 		}
 	}
-	ctx, cancel := c.detached(ctx)
+	ctx, cancel := detached(ctx)
 	defer cancel()
 	req.Labels = c.policy.labels(req.Labels)
 	var made volume.Volume
@@ -162,7 +162,7 @@ func volumeRemove(c *call) error {
 		}
 		return err
 	}
-	ctx, cancel := c.detached(c.ctx)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.removeVolume(ctx, name, c.flag("force")); err != nil {
 		return c.written(err)
@@ -240,7 +240,7 @@ func volumePrune(c *call) error {
 	if err != nil {
 		return c.written(err)
 	}
-	ctx, cancel := c.detached(c.ctx)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	removed := []string{}
 	for _, v := range unused {

@@ -1,0 +1,307 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/guard"
+	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/state"
+)
+
+// guardOptions is what a guard by itself is made of.
+type guardOptions struct {
+	flags          guardFlags
+	dir, inside    string // the workspace on the host and as the client sees it; "" = none
+	command        []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	log            *slog.Logger
+}
+
+// runGuard serves until a signal comes or the command ends, and removes then what was made.
+func runGuard(ctx context.Context, o guardOptions) (err error) {
+	signals, stop := notify(syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	engine, err := docker.Connect(ctx, docker.Options{Host: o.flags.engine})
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	machine, err := engine.Machine(ctx)
+	if err != nil {
+		return err
+	}
+	place, err := openPlace(ctx, o, engine)
+	if err != nil {
+		return err
+	}
+	clean := true
+	defer func() { err = errors.Join(err, place.leave(clean)) }()
+	images := &ledger.Ledger{}
+	policy, job, err := o.policy(ctx, engine, machine, place)
+	if err != nil {
+		return err
+	}
+	g, err := guard.Open(ctx, guard.Options{
+		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.log, Report: o.reporter(),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// Everything below has ended; a signal that comes now ends the process at once.
+		go func() { exitAtOnce(<-signals) }()
+		closed := g.Close(context.WithoutCancel(ctx))
+		clean = closed == nil
+		err = errors.Join(err, closed)
+	}()
+	if err := o.openTo(g.Socket(), engine.Socket()); err != nil {
+		return err
+	}
+	if job.ID != "" {
+		g.JobContainer(job.ID, job.Name)
+		if job.Running {
+			if err := g.JobStarted(ctx); err != nil {
+				return err
+			}
+		}
+	}
+	if len(o.command) > 0 {
+		return o.run(g.Socket(), signals)
+	}
+	fmt.Fprintf(o.stderr, "slipway: serving DOCKER_HOST=unix://%s\n", g.Socket())
+	<-signals
+	return nil
+}
+
+// place is what one guard has in the state folder that it shares with others: a folder with a lock of its own, so that
+// others can tell whether it lives.
+type place struct {
+	*state.Folder
+}
+
+// openPlace makes the guard's place, and removes what guards left that were killed.
+func openPlace(ctx context.Context, o guardOptions, engine *docker.Engine) (*place, error) {
+	all := filepath.Join(o.flags.state, "alone")
+	if err := os.MkdirAll(all, 0o700); err != nil {
+		return nil, fmt.Errorf("make the state folder: %w", err)
+	}
+	if err := executor.Sweep(ctx, engine, state.Free, o.log); err != nil {
+		o.log.Warn("some leftovers of killed runners and guards stay", "error", err)
+	}
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return nil, fmt.Errorf("read the state folder: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(all, e.Name())
+		id, _ := os.ReadFile(filepath.Join(dir, "instance"))
+		if !state.Free(dir, strings.TrimSpace(string(id))) {
+			continue
+		}
+		if err := errors.Join(executor.SweepGuards(dir), os.RemoveAll(dir)); err != nil {
+			o.log.Warn("the folder of a killed guard stays", "folder", dir, "error", err)
+		}
+	}
+	folder, err := state.Open(filepath.Join(all, randomToken()))
+	if err != nil {
+		return nil, err
+	}
+	return &place{folder}, nil
+}
+
+// dir is the guard's own folder; the names are short, for the sake of the socket in it.
+func (p *place) dir() string { return filepath.Join(p.Path, "g") }
+
+// leave removes the place. Where something is left on the Engine it stays, so that the next guard knows whose that is.
+func (p *place) leave(clean bool) error {
+	if !clean {
+		return p.Close()
+	}
+	return errors.Join(executor.SweepGuards(p.Path), p.Close(), os.Remove(p.Path))
+}
+
+// randomToken is a guard's name on the Engine.
+func randomToken() string {
+	b := make([]byte, 6)
+	_, _ = rand.Read(b) // never fails, says its documentation
+	return hex.EncodeToString(b)
+}
+
+// policy is made of the flags, and of the job's container if there is one.
+func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine docker.Machine, p *place) (guard.Policy, docker.Found, error) {
+	f := o.flags
+	policy := guard.Policy{
+		Token: filepath.Base(p.Path), Labels: executor.OwnLabels(p.Instance, p.Path), Scope: o.scope(),
+		ImagePath: strings.ToLower(f.registryImage), Sockets: []string{"/var/run/docker.sock", "/run/docker.sock"},
+		PublishLocal: f.publishLocal, Audit: f.policy == config.PolicyAudit, Root: executor.IsAdmin(),
+	}
+	policy.Registry, _, _ = strings.Cut(policy.ImagePath, "/")
+	if f.job != "" {
+		policy.Labels["slipway.job"] = f.job
+	}
+	for _, s := range []string{engine.Socket(), f.listen} {
+		if s != "" {
+			policy.Sockets = append(policy.Sockets, s)
+		}
+	}
+	if o.dir != "" {
+		if err := executor.CheckSource(o.dir, engine.Socket(), machine, f.state); err != nil {
+			return policy, docker.Found{}, withHint(err, "let --workspace name the project's folder alone")
+		}
+		policy.Mounts = []guard.Mount{{Destination: o.inside, Source: o.dir}}
+	}
+	if f.container == "" {
+		return policy, docker.Found{}, nil
+	}
+	job, err := engine.Find(ctx, f.container)
+	if err != nil {
+		return policy, docker.Found{}, fmt.Errorf("look for --container: %w", err)
+	}
+	policy.Network = job.Network
+	for _, m := range job.Mounts {
+		if slices.ContainsFunc(policy.Mounts, func(known guard.Mount) bool { return known.Destination == m.Target }) {
+			continue
+		}
+		if m.Volume == "" && (m.Source == engine.Socket() || m.Source == f.listen) {
+			policy.Sockets = append(policy.Sockets, m.Target)
+			continue
+		}
+		if m.Volume == "" {
+			if err := executor.CheckSource(m.Source, engine.Socket(), machine, f.state); err != nil {
+				o.log.Warn("a mount of --container cannot be shared with containers of the job", "path", m.Target, "why", err)
+				continue
+			}
+		}
+		policy.Mounts = append(policy.Mounts, guard.Mount{Destination: m.Target, Source: m.Source, Volume: m.Volume, ReadOnly: m.ReadOnly})
+	}
+	return policy, job, nil
+}
+
+// scope names who shares the build cache: a project; without a name, all that is done in the same folder.
+func (o guardOptions) scope() string {
+	f := o.flags
+	of := "guard\nproject\n" + f.project
+	switch {
+	case f.scope == config.ScopeRunner:
+		of = "guard\nrunner"
+	case f.project == "":
+		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen)
+	}
+	if f.scope == config.ScopeProtected && f.protected {
+		of += "\nprotected"
+	}
+	sum := sha256.Sum256([]byte(of))
+	return hex.EncodeToString(sum[:16])
+}
+
+// reporter prints what the guard has to say, one line at a time.
+func (o guardOptions) reporter() func(string) {
+	var mu sync.Mutex
+	return func(line string) {
+		mu.Lock()
+		defer mu.Unlock()
+		fmt.Fprintf(o.stderr, "slipway: %s\n", strings.TrimPrefix(line, "slipway: "))
+	}
+}
+
+// openTo lets those use the socket who may use the Engine's own: they gain nothing by it.
+func (o guardOptions) openTo(socket, engine string) error {
+	mode, err := o.flags.socketMode()
+	if err != nil || o.flags.listen == "" && mode == 0 {
+		return err // in our own folder: who gets it from there may use it
+	}
+	group := -1
+	if mode == 0 {
+		mode = 0o600
+		if st, err := os.Stat(engine); err == nil {
+			mode = st.Mode().Perm()
+			if own, ok := st.Sys().(*syscall.Stat_t); ok {
+				group = int(own.Gid)
+			}
+		}
+	}
+	if err := os.Chmod(socket, mode); err != nil {
+		return fmt.Errorf("open the socket to others: %w", err)
+	}
+	if group >= 0 && os.Geteuid() == 0 {
+		if err := os.Lchown(socket, -1, group); err != nil {
+			return fmt.Errorf("open the socket to others: %w", err)
+		}
+	}
+	return nil
+}
+
+// commandGrace is how long a command may take to end after a signal.
+const commandGrace = 10 * time.Second
+
+// run runs the command on the guarded socket. Signals are passed on to it.
+func (o guardOptions) run(socket string, signals <-chan os.Signal) error {
+	cmd := exec.Command(o.command[0], o.command[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = o.stdin, o.stdout, o.stderr
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		key, _, _ := strings.Cut(kv, "=")
+		return slices.Contains([]string{"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}, key)
+	}), "DOCKER_HOST=unix://"+socket)
+	cmd.WaitDelay = time.Second
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run the command: %w", err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	var late <-chan time.Time
+	in, ok := o.stdin.(*os.File)
+	terminal := ok && term.IsTerminal(int(in.Fd()))
+	for {
+		select {
+		case sig := <-signals:
+			if sig == os.Interrupt && terminal {
+				continue // Ctrl-C reaches the command too, which may do with it what it likes
+			}
+			_ = cmd.Process.Signal(sig)
+			if late == nil {
+				late = time.After(commandGrace)
+			}
+		case <-late:
+			_ = cmd.Process.Kill()
+		case err := <-ended:
+			return commandEnd(err)
+		}
+	}
+}
+
+// commandEnd is how the command ended, as a shell counts it.
+func commandEnd(err error) error {
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &exit):
+		return fmt.Errorf("run the command: %w", err)
+	}
+	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return &commandError{128 + int(status.Signal())}
+	}
+	return &commandError{exit.ExitCode()}
+}

@@ -1,0 +1,132 @@
+package guard
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/moby/api/types/container"
+)
+
+// commit makes an image of an own container, under a name that the job may write.
+func commit(c *call) error {
+	rec, err := c.objects.container(c.query.Get("container"))
+	if err != nil {
+		return err
+	}
+	c.ref, c.id = c.query.Get("container"), rec.ID
+	var body *container.Config
+	if err := c.decode(&body, createBody); err != nil {
+		return err
+	}
+	if body != nil {
+		for k := range body.Labels {
+			if ownLabel(k) {
+				delete(body.Labels, k)
+			}
+		}
+	}
+	changes, err := commitChanges(c.query["changes"])
+	if err != nil {
+		return err
+	}
+	q := c.pick("author", "comment", "pause")
+	q.Set("container", rec.ID)
+	if len(changes) > 0 {
+		q["changes"] = changes
+	}
+	done := func(string) error { return nil }
+	if ref := c.query.Get("repo"); ref != "" {
+		if tag := c.query.Get("tag"); tag != "" {
+			ref += ":" + tag
+		}
+		stored, d, err := c.writeName(c.ctx, ref)
+		if err != nil {
+			return err
+		}
+		repo, tag := splitTag(stored)
+		done = d
+		q.Set("repo", repo)
+		q.Set("tag", tag)
+	}
+	var made struct{ ID string }
+	ctx, cancel := detached(c.ctx)
+	defer cancel()
+	err = c.engine.callJSON(ctx, http.MethodPost, "/commit", q, body, &made)
+	if err := errors.Join(err, done(made.ID)); err != nil {
+		return c.written(err)
+	}
+	c.objects.addImage(made.ID)
+	c.json(http.StatusCreated, map[string]string{"Id": made.ID})
+	return nil
+}
+
+// commitInstructions are what the Engine takes in a commit's changes.
+var commitInstructions = []string{"cmd", "entrypoint", "env", "expose", "healthcheck", "label", "onbuild", "stopsignal", "user", "volume", "workdir"}
+
+// commitChanges reads the instructions of a commit, and writes them anew without our labels.
+func commitChanges(lines []string) ([]string, error) {
+	if len(lines) == 0 {
+		return nil, nil
+	}
+	tree, err := parser.Parse(strings.NewReader(strings.Join(lines, "\n")))
+	if err != nil {
+		return nil, badRequest("slipway: the changes cannot be read: %v", err)
+	}
+	var out []string
+	for _, node := range tree.AST.Children {
+		name := strings.ToLower(node.Value)
+		if !slices.Contains(commitInstructions, name) {
+			return nil, badRequest("%s is not a valid change command", printable(node.Value))
+		}
+		line := node.Original
+		if name == "label" {
+			if line, err = cleanLabel(node); err != nil {
+				return nil, err
+			}
+		}
+		if len(node.Heredocs) > 0 {
+			return nil, badRequest("slipway: changes cannot have here-documents")
+		}
+		if line != "" {
+			out = append(out, line)
+		}
+	}
+	return out, nil
+}
+
+// cleanLabel writes a LABEL instruction without our labels, "" if nothing is left.
+func cleanLabel(node *parser.Node) (string, error) {
+	parsed, err := instructions.ParseInstruction(node)
+	if err != nil {
+		return "", badRequest("slipway: the changes cannot be read: %v", err)
+	}
+	label, ok := parsed.(*instructions.LabelCommand)
+	if !ok {
+		return "", errors.New("LABEL is no label")
+	}
+	line := ""
+	for _, kv := range label.Labels {
+		key, value := unquoteWord(kv.Key), kv.Value
+		if !ownLabel(key) {
+			line += " " + kv.Key + "=" + value
+		}
+	}
+	if line == "" {
+		return "", nil
+	}
+	return "LABEL" + line, nil
+}
+
+// unquoteWord takes quotes and backslashes off a word, as the Engine's shell words do.
+func unquoteWord(s string) string {
+	var plain string
+	if json.Unmarshal([]byte(s), &plain) == nil {
+		return plain
+	}
+	return strings.NewReplacer(`"`, "", `'`, "", `\`, "").Replace(s)
+}

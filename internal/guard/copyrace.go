@@ -1,0 +1,195 @@
+package guard
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+)
+
+// While an Engine before 29.5.1 copies into or out of a container, it mounts the container's volumes at their places
+// below the container's root, by path and in view of the machine. A process in the container that swaps such a place for
+// a symlink in that moment gets the volume mounted anywhere on the machine (CVE-2026-42306). So a running container
+// with mounts stands still while it is copied from or to, and cannot be started meanwhile; what cannot be held still is
+// refused.
+
+// copies are the copies at work, per container.
+type copies struct {
+	mu sync.Mutex
+	of map[string]*copying
+}
+
+// copying is the state of one container's copies.
+type copying struct {
+	life   sync.RWMutex // read: a copy is at work; write: the container is being started
+	mu     sync.Mutex
+	n      int
+	paused bool
+}
+
+func (c *copies) state(id string) *copying {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of == nil {
+		c.of = map[string]*copying{}
+	}
+	if c.of[id] == nil {
+		c.of[id] = &copying{}
+	}
+	return c.of[id]
+}
+
+// beginStart waits for the end of copies before a container runs (again).
+func (c *call) beginStart(ctx context.Context, id string) (release func(), err error) {
+	s := c.copies.state(id)
+	s.life.Lock()
+	if err := ctx.Err(); err != nil {
+		s.life.Unlock()
+		return nil, err
+	}
+	return s.life.Unlock, nil
+}
+
+// beginCopy holds a container still until release.
+func (c *call) beginCopy(rec containerRecord) (release func(), err error) {
+	if releaseAtLeast(c.engine.release, patchedCopy) {
+		return func() {}, nil
+	}
+	s := c.copies.state(rec.ID)
+	s.life.RLock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n == 0 {
+		if s.paused, err = c.holdStill(rec); err != nil {
+			s.life.RUnlock()
+			return nil, err
+		}
+	}
+	s.n++
+	return func() { c.endCopy(rec.ID, s) }, nil
+}
+
+func (c *call) endCopy(id string, s *copying) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.life.RUnlock()
+	if s.n--; s.n > 0 || !s.paused {
+		return
+	}
+	// Also when the guard is closing: a paused container cannot be killed on every Engine.
+	ctx, cancel := detached(c.ctx)
+	defer cancel()
+	if err := c.engine.callJSON(ctx, http.MethodPost, "/containers/"+id+"/unpause", nil, nil, nil); err != nil {
+		c.log.Debug("not unpaused", "container", id, "error", err) // it was killed meanwhile
+	}
+	s.paused = false
+}
+
+// inspected is what of an inspected container decides here.
+type inspected struct {
+	State struct {
+		Running, Paused bool
+	}
+	HostConfig struct{ PidMode string }
+	Mounts     []struct{ Destination string }
+}
+
+// holdStill pauses a running container with mounts, and refuses to copy where something else could move its files.
+func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
+	var doc inspected
+	if err := c.engine.getJSON(c.ctx, "/containers/"+rec.ID+"/json", nil, &doc); err != nil {
+		return false, c.written(err)
+	}
+	if len(doc.Mounts) == 0 {
+		return false, nil
+	}
+	if nested(doc) {
+		return false, c.refuse(deny("copy-race", copyCure, "one volume of the container lies in another, whose users could lead this Engine's copy astray"))
+	}
+	if !doc.State.Running || doc.State.Paused {
+		return false, nil
+	}
+	if rec.Job {
+		return false, c.refuse(deny("copy-race", "use cp: its files are the job's own", "this Engine's copies are led astray by running processes, and the job's own container cannot be paused for one"))
+	}
+	shares, err := c.sharesProcesses(rec.ID, doc)
+	if err != nil {
+		return false, err
+	}
+	if shares {
+		return false, c.refuse(deny("copy-race", copyCure, "another container shares the container's processes, and could lead this Engine's copy astray"))
+	}
+	err = c.engine.callJSON(c.ctx, http.MethodPost, "/containers/"+rec.ID+"/pause", nil, nil, nil)
+	if isStatus(err, http.StatusConflict) {
+		// It has ended, or was just paused: what it is now decides.
+		var now inspected
+		if ierr := c.engine.getJSON(c.ctx, "/containers/"+rec.ID+"/json", nil, &now); ierr == nil && (!now.State.Running || now.State.Paused) {
+			return false, nil
+		}
+	}
+	if err != nil {
+		return false, c.refuse(deny("copy-race", copyCure, "this Engine's copies are led astray by running processes, and the container cannot be paused: %v", err))
+	}
+	return true, nil
+}
+
+// nested reports whether a mount lies below another one: then whoever has that volume can move the mount's place.
+func nested(doc inspected) bool {
+	for _, a := range doc.Mounts {
+		for _, b := range doc.Mounts {
+			if a.Destination != b.Destination && strings.HasPrefix(a.Destination, strings.TrimSuffix(b.Destination, "/")+"/") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sharesProcesses reports whether a container that is not paused along can reach the files of this one's processes.
+func (c *call) sharesProcesses(id string, doc inspected) (bool, error) {
+	if strings.HasPrefix(doc.HostConfig.PidMode, "container:") {
+		return true, nil
+	}
+	for _, other := range c.objects.ids() {
+		if other == id {
+			continue
+		}
+		var o inspected
+		err := c.engine.getJSON(c.ctx, "/containers/"+other+"/json", nil, &o)
+		if isStatus(err, http.StatusNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, c.written(err)
+		}
+		if o.HostConfig.PidMode == "container:"+id {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// releaseAtLeast compares releases of the Engine: 20.10.24, 29.5.1-rc.1. What cannot be read is old.
+func releaseAtLeast(have, want string) bool {
+	h, w := releaseParts(have), releaseParts(want)
+	for i := range w {
+		if h[i] != w[i] {
+			return h[i] > w[i]
+		}
+	}
+	return !strings.Contains(have, "-")
+}
+
+func releaseParts(s string) (parts [3]int) {
+	s, _, _ = strings.Cut(s, "-")
+	s, _, _ = strings.Cut(s, "+")
+	for i, p := range strings.SplitN(s, ".", 3) {
+		n, err := strconv.Atoi(p)
+		if err != nil {
+			return [3]int{}
+		}
+		parts[i] = n
+	}
+	return parts
+}
