@@ -106,10 +106,14 @@ func (e *Engine) Tag(ctx context.Context, id, name string) error {
 // not those that it was made from. A name that is not there is no error.
 func (e *Engine) Untag(ctx context.Context, name string) error {
 	_, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{Force: true})
-	if err != nil && !IsNotFound(err) {
-		return fmt.Errorf("untag image %s: %w", name, err)
+	if err == nil || IsNotFound(err) {
+		return nil
 	}
-	return nil
+	// Other images may be made of it: then it stays, but its name may be gone all the same.
+	if _, lookErr := e.InspectImage(ctx, name); IsNotFound(lookErr) {
+		return nil
+	}
+	return fmt.Errorf("untag image %s: %w", name, err)
 }
 
 // PullKind sorts the ways in which a pull fails by who can mend it.

@@ -135,6 +135,9 @@ func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err e
 	if err != nil || !found || len(doc.RepoTags) > 0 {
 		return false, err
 	}
+	if named, err := g.images.Reads(id); err != nil || named {
+		return false, err // a scope has a name for it that the Engine has given to another image
+	}
 	name := ledger.TemporaryName(g.policy.Scope, g.policy.Token, "rm-"+strings.TrimPrefix(id, "sha256:"))
 	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
 		return false, err

@@ -63,8 +63,14 @@ func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 func (i imageCalls) Untag(ctx context.Context, name string) error {
 	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
 	err := i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
-	if isStatus(err, http.StatusNotFound) {
+	switch {
+	case isStatus(err, http.StatusNotFound):
 		return nil
+	case isStatus(err, http.StatusConflict):
+		// Other images are made of it, so it stays; its name may be gone all the same.
+		if _, found, lookErr := i.g.inspectImage(ctx, name); lookErr == nil && !found {
+			return nil
+		}
 	}
 	return err
 }
