@@ -12,7 +12,20 @@ import (
 )
 
 // imageCalls are the Engine's calls that the ledger makes.
-type imageCalls struct{ *docker.Engine }
+type imageCalls struct {
+	*docker.Engine
+	images *ledger.Ledger
+}
+
+// Tag implements ledger.Engine.
+func (c imageCalls) Tag(ctx context.Context, id, name string) error {
+	return c.images.Naming(func() error { return c.Engine.Tag(ctx, id, name) })
+}
+
+// Untag implements ledger.Engine.
+func (c imageCalls) Untag(ctx context.Context, name string) error {
+	return c.images.Naming(func() error { return c.Engine.Untag(ctx, name) })
+}
 
 // Image implements ledger.Engine.
 func (c imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
@@ -25,7 +38,7 @@ func (c imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error)
 
 // ExpireImages removes the names that jobs gave to images and that none has used for a while.
 func ExpireImages(ctx context.Context, engine *docker.Engine, images *ledger.Ledger, log *slog.Logger) error {
-	names, err := images.Expire(ctx, imageCalls{engine}, time.Now(), ledger.UnusedFor)
+	names, err := images.Expire(ctx, imageCalls{engine, images}, time.Now(), ledger.UnusedFor)
 	for _, name := range names {
 		log.Info("removed an image's name that no job has used for a while", "image", name)
 	}
@@ -49,7 +62,7 @@ func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan) (im
 		}
 		return img, err == nil, err
 	}
-	found, err := e.Settings.Guard.Ledger.Find(ctx, imageCalls{e.Engine}, scope, name)
+	found, err := e.Settings.Guard.Ledger.Find(ctx, imageCalls{e.Engine, e.Settings.Guard.Ledger}, scope, name)
 	if err != nil || found.ID == "" {
 		return docker.Image{}, false, err
 	}
@@ -82,7 +95,7 @@ func (e *Executor) pullImage(ctx context.Context, p *plan, auth docker.Credentia
 		}
 		return e.Engine.InspectImage(ctx, name)
 	}
-	_, id, err := images.Pull(ctx, imageCalls{e.Engine}, request, pull)
+	_, id, err := images.Pull(ctx, imageCalls{e.Engine, images}, request, pull)
 	if err != nil {
 		return docker.Image{}, err
 	}

@@ -56,13 +56,17 @@ func (i imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error)
 // Tag implements ledger.Engine.
 func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 	repo, tag := splitTag(name)
-	return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
+	return i.g.images.Naming(func() error {
+		return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
+	})
 }
 
 // Untag implements ledger.Engine.
 func (i imageCalls) Untag(ctx context.Context, name string) error {
 	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
-	err := i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
+	err := i.g.images.Naming(func() error {
+		return i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
+	})
 	switch {
 	case isStatus(err, http.StatusNotFound):
 		return nil
@@ -91,12 +95,14 @@ func (i *lookingCalls) Image(ctx context.Context, ref string) (ledger.Image, err
 	return i.doc.image(), nil
 }
 
-func imageLoad(c *call) error    { return c.noArchive() }
-func imageSave(c *call) error    { return c.noArchive() }
-func imageSaveOne(c *call) error { return c.noArchive() }
+func imageLoad(c *call) error    { return c.noArchive("/images/load") }
+func imageSave(c *call) error    { return c.noArchive("/images/get") }
+func imageSaveOne(c *call) error { return c.noArchive("/images/" + c.vars["name"] + "/get") }
 
-func (c *call) noArchive() error {
-	// There is nothing that audit mode could let pass: an archive brings names of its own.
-	return deny("image-archive", "build the image in the job, or push it to a registry and pull it; archives come with the next version",
-		"images cannot be loaded from archives or saved to them yet")
+func (c *call) noArchive(path string) error {
+	if err := c.refuse(deny("image-archive", "build the image in the job, or push it to a registry and pull it there; archives come with the next version",
+		"images cannot be loaded from archives or saved to them yet")); err != nil {
+		return err
+	}
+	return c.passThrough(path)
 }

@@ -304,7 +304,7 @@ func TestLendAndDie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = l.Lend(t.Context(), imageCalls{&Guard{engine: up}}, what[1], what[2], what[3], func(context.Context) error {
+	err = l.Lend(t.Context(), imageCalls{&Guard{engine: up, images: l}}, what[1], what[2], what[3], func(context.Context) error {
 		os.Exit(7)
 		return nil
 	})
