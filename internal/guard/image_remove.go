@@ -31,18 +31,17 @@ func imageRemove(c *call) error {
 	}
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
-	out := []removed{}
+	var out []removed
 	if img.Stored != "" {
-		if out, err = c.untag(ctx, img); err != nil {
-			return err
-		}
-		if len(out) == 0 {
-			c.once("image-shared", "image "+printable(ref)+" is shared with other jobs and stays on the machine")
-		}
+		out, err = c.untag(ctx, img)
 	} else {
-		if out, err = c.removeByID(ctx, doc, c.flag("force")); err != nil {
-			return err
-		}
+		out, err = c.removeByID(ctx, doc, c.flag("force"))
+	}
+	if err != nil {
+		return err
+	}
+	if len(out) == 0 {
+		c.once("image-shared", "slipway: images that are shared with other jobs stay on the machine: "+printable(ref))
 	}
 	c.json(http.StatusOK, out)
 	return nil

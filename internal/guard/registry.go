@@ -7,8 +7,13 @@ import (
 	"strings"
 )
 
-// dockerHub are the names that the Engine reaches Docker Hub by.
-var dockerHub = []string{"docker.io", "index.docker.io", "registry-1.docker.io"}
+// dockerHub is how images of Docker Hub are named. Clients log in to it by other names.
+func dockerHub(host string) string {
+	if host == "index.docker.io" || host == "registry-1.docker.io" {
+		return "docker.io"
+	}
+	return host
+}
 
 // allowHost refuses a registry that the Engine must not be sent to for a job: the Engine reaches what the job cannot.
 func (c *call) allowHost(ctx context.Context, host string) error {
@@ -38,7 +43,7 @@ func (c *call) allowHost(ctx context.Context, host string) error {
 
 // matchHost compares an operator's entry with a registry.
 func matchHost(allowed, host string) bool {
-	allowed, host = strings.ToLower(allowed), strings.ToLower(host)
+	allowed, host = dockerHub(strings.ToLower(allowed)), dockerHub(strings.ToLower(host))
 	if domain, ok := strings.CutPrefix(allowed, "*."); ok {
 		return strings.HasSuffix(hostName(host), "."+domain) || strings.HasSuffix(host, "."+domain)
 	}

@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -245,8 +246,7 @@ func TestPush(t *testing.T) {
 		}
 		for i, r := range []*rig{a, b} {
 			// What the registry has under the digest of the answer is what this job pushed.
-			_, digest, _ := strings.Cut(answers[i], `"Digest":"`)
-			digest, _, _ = strings.Cut(digest, `"`)
+			digest := regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(answers[i][max(0, strings.LastIndex(answers[i], "digest: ")):])
 			by := registry.Host + "/else/app@" + digest
 			if failed := r.pullImage(by, right...); failed != "" {
 				t.Fatal(failed)
@@ -350,7 +350,7 @@ func TestAllowHost(t *testing.T) {
 	}
 	g.policy.AllowedRegistries = []string{"docker.io", "*.example.com", "127.0.0.1:6000"}
 	for h, want := range map[string]bool{
-		"docker.io": true, "registry.example.com": true, "registry.example.com:5000": true, "example.com": false, "badexample.com": false,
+		"docker.io": true, "index.docker.io": true, "registry.example.com": true, "registry.example.com:5000": true, "example.com": false, "badexample.com": false,
 		"127.0.0.1:6000": true, "127.0.0.1:6001": false, "127.0.0.1:5000": true, "quay.io": false, "docker.io.evil.test": false, "slipway.local": false,
 	} {
 		if got := c.allowHost(t.Context(), h) == nil; got != want {
