@@ -34,7 +34,6 @@ type buildContext struct {
 	err  error         // why it is not whole, once done is closed
 	done chan struct{} // closed when nothing more is read or written
 
-	begun    bool    // something was written
 	found    bool    // the Dockerfile was written
 	fallback *member // an entry that is the Dockerfile if there is no other
 }
@@ -198,7 +197,16 @@ func (t *buildContext) drain() {
 	_ = client.SetReadDeadline(time.Time{})
 }
 
+// firstEntry is how every archive begins. The Engine looks at the first bytes to tell archives from Dockerfiles and from
+// what is compressed, and is wrong about some: it would read another context than the one that was checked. The entry
+// itself it skips.
+var firstEntry = tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}
+
 func (t *buildContext) write(w *tar.Writer) error {
+	first := firstEntry
+	if err := w.WriteHeader(&first); err != nil {
+		return err
+	}
 	if t.bare {
 		data, err := readLimited(t.in, "the Dockerfile")
 		if err != nil {
@@ -263,7 +271,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 		t.fallback = &member{h, data}
 		return nil
 	}
-	if err := t.writeHeader(w, h); err != nil {
+	if err := writeHeader(w, h); err != nil {
 		return err
 	}
 	if h.Typeflag != tar.TypeReg {
@@ -322,24 +330,9 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
-// plainBeginning reports whether an archive may begin with that name: the Engine decompresses what begins as if it were
-// compressed, and would read another archive than the one that was written.
-func plainBeginning(name string) bool {
-	for i := range min(len(name), 8) {
-		if name[i] < ' ' || name[i] > '~' {
-			return false
-		}
-	}
-	return !strings.HasPrefix(name, "BZ")
-}
-
 // writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
 // it, one that can is taken.
-func (t *buildContext) writeHeader(w *tar.Writer, h *tar.Header) error {
-	if !t.begun && !plainBeginning(h.Name) {
-		h.Name = "./" + h.Name
-	}
-	t.begun = true
+func writeHeader(w *tar.Writer, h *tar.Header) error {
 	h.PAXRecords = maps.Clone(h.PAXRecords)
 	err := w.WriteHeader(h)
 	if err != nil && h.Format != tar.FormatPAX {
@@ -368,7 +361,7 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 	t.found = true
 	t.out.file = checked
 	h.Size = int64(len(checked.copy))
-	if err := t.writeHeader(w, h); err != nil {
+	if err := writeHeader(w, h); err != nil {
 		return err
 	}
 	if _, err := w.Write(checked.copy); err != nil {
@@ -380,7 +373,7 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 	}
 	// What was held back is no Dockerfile.
 	t.fallback = nil
-	if err := t.writeHeader(w, m.header); err != nil {
+	if err := writeHeader(w, m.header); err != nil {
 		return err
 	}
 	_, err = w.Write(m.data)
