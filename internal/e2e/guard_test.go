@@ -304,13 +304,13 @@ func TestAudit(t *testing.T) {
 // TestTrustConfig: keys that undo the guard are given only with it, and the log says so.
 func TestTrustConfig(t *testing.T) {
 	t.Parallel()
-	keys := dockerKeys("privileged = true\n    devices = [\"/dev/null:/dev/given\"]\n    volumes = [\"/var/run/docker.sock:/var/run/docker.sock\"]")
+	keys := dockerKeys("cap_add = [\"SYS_PTRACE\"]\n    devices = [\"/dev/null:/dev/given\"]\n    volumes = [\"/var/run/docker.sock:/var/run/docker.sock\"]")
 	script := "grep CapEff /proc/self/status; ls /dev/given || echo not given"
 	t.Run("without", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, keys)
 		log := r.must(job.Success, withDocker(script, "docker version"))
-		wants(t, log, "WARNING: privileged in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80425fb", "\nnot given\n")
+		wants(t, log, "WARNING: cap_add in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80425fb", "\nnot given\n")
 		r.logged("would undo the guard of its socket")
 	})
 	t.Run("with", func(t *testing.T) {
