@@ -29,7 +29,7 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 	err = errors.Join(err,
 		s.remove(ctx, union(g.objects.ids(), lost), networks, g.objects.allVolumes()),
 		s.byLabel(ctx, mine, marked),
-		s.images(ctx, g.objects.madeImages()),
+		s.images(ctx, g.objects.allImages()),
 	)
 	if line := s.summary(); line != "" {
 		g.report("slipway: removed what the job left: " + line)

@@ -39,7 +39,7 @@ func commit(c *call) error {
 	if len(changes) > 0 {
 		q["changes"] = changes
 	}
-	done := func(string) {}
+	done := func(string) error { return nil }
 	if ref := c.query.Get("repo"); ref != "" {
 		if tag := c.query.Get("tag"); tag != "" {
 			ref += ":" + tag
@@ -54,23 +54,15 @@ func commit(c *call) error {
 		q.Set("tag", tag)
 	}
 	var made struct{ ID string }
-	defer func() { done(made.ID) }()
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
-	if err := c.engine.callJSON(ctx, http.MethodPost, "/commit", q, body, &made); err != nil {
+	err = c.engine.callJSON(ctx, http.MethodPost, "/commit", q, body, &made)
+	if err := errors.Join(err, done(made.ID)); err != nil {
 		return c.written(err)
 	}
 	c.objects.addImage(made.ID)
 	c.json(http.StatusCreated, map[string]string{"Id": made.ID})
 	return nil
-}
-
-// splitTag divides a name of an image at its tag.
-func splitTag(name string) (repo, tag string) {
-	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
-		return name[:i], name[i+1:]
-	}
-	return name, ""
 }
 
 // commitInstructions are what the Engine takes in a commit's changes.

@@ -2,7 +2,6 @@ package guard
 
 // Until the files that need them are here.
 import (
-	_ "github.com/distribution/reference"
 	_ "github.com/moby/buildkit/api/services/control"
 	_ "github.com/moby/buildkit/frontend/dockerfile/instructions"
 	_ "github.com/moby/buildkit/frontend/dockerfile/linter"

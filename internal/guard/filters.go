@@ -94,10 +94,10 @@ func hasLabels(labels map[string]any, want []string) bool {
 	return true
 }
 
-func hasLabel(labels map[string]any, want string) bool {
+func hasLabel[V any](labels map[string]V, want string) bool {
 	key, value, valued := strings.Cut(want, "=")
 	got, ok := labels[key]
-	return ok && (!valued || got == value)
+	return ok && (!valued || any(got) == any(value))
 }
 
 // ownLabels reports whether a filter names a label of ours, which no object has as the job sees it.

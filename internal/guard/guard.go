@@ -60,6 +60,7 @@ type Guard struct {
 	ports    *ports
 	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds   *builds
+	made     *made
 	sessions *sessions
 	copies   copies
 	watching sync.Once
@@ -91,12 +92,16 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	if g.engine, err = newUpstream(ctx, o.Dial); err != nil {
 		return nil, err
 	}
+	if err := g.images.Repair(ctx, imageCalls{g}); err != nil {
+		return nil, fmt.Errorf("give the Engine's images their names back: %w", err)
+	}
 	if err := makeDir(o.Dir); err != nil {
 		return nil, err
 	}
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	g.made = newMade(g)
 	if g.sessions, err = newSessions(); err != nil {
 		return nil, err
 	}
@@ -183,7 +188,8 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.waitForCalls(ctx)
 		g.ports.close()
 		g.builds.close()
-		g.closed = g.cleanUp(ctx)
+		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
+		g.closed = errors.Join(pins, g.cleanUp(ctx))
 		g.engine.close()
 	})
 	return g.closed

@@ -1,21 +1,12 @@
 package guard
 
-import "context"
+import (
+	"context"
+	"net/http"
+	"net/url"
 
-func imageList(c *call) error         { return c.notYet() }
-func imageSearch(c *call) error       { return c.notYet() }
-func imageCreate(c *call) error       { return c.notYet() }
-func imageLoad(c *call) error         { return c.notYet() }
-func imageSave(c *call) error         { return c.notYet() }
-func imagePrune(c *call) error        { return c.notYet() }
-func imageSaveOne(c *call) error      { return c.notYet() }
-func imageInspect(c *call) error      { return c.notYet() }
-func imageHistory(c *call) error      { return c.notYet() }
-func imageAttestations(c *call) error { return c.notYet() }
-func imagePush(c *call) error         { return c.notYet() }
-func imageTag(c *call) error          { return c.notYet() }
-func imageRemove(c *call) error       { return c.notYet() }
-func distribution(c *call) error      { return c.notYet() }
+	"github.com/slipway-ci/slipway/internal/ledger"
+)
 
 // image is one image of the Engine that the job may use.
 type image struct {
@@ -26,32 +17,57 @@ type image struct {
 	OnBuild []string // triggers in its configuration
 }
 
-// readImage finds an image that the job may use by name, ID or beginning of an ID. What it may not use does not exist.
-func (c *call) readImage(ctx context.Context, ref string) (image, error) { return image{}, errNotYet }
-
-// writeName is the Engine's name for an image that the job names so, and records it before it is written. done must be
-// called with the image's ID, "" if it was not written after all.
-func (c *call) writeName(ctx context.Context, ref string) (stored string, done func(id string), err error) {
-	return "", nil, errNotYet
+// imageDoc is what the guard reads of the Engine's description of an image.
+type imageDoc struct {
+	ID          string `json:"Id"`
+	RepoTags    []string
+	RepoDigests []string
+	Config      struct {
+		Volumes map[string]struct{}
+		OnBuild []string
+	}
 }
 
-// pullOptions say how an image is pulled.
-type pullOptions struct {
-	Platform string
-	Auth     string                  // X-Registry-Auth, as the client sent it; "" = none
-	Progress func(line []byte) error // each line of the Engine's answer; may be nil
+// inspectImage asks the Engine. found is false if it has no such image.
+func (g *Guard) inspectImage(ctx context.Context, ref string) (doc imageDoc, found bool, err error) {
+	err = g.engine.getJSON(ctx, "/images/"+ref+"/json", nil, &doc)
+	if isStatus(err, http.StatusNotFound) {
+		return doc, false, nil
+	}
+	return doc, err == nil, err
 }
 
-// pull fetches an image from its registry for the job, records that, and returns it. It obeys the rule for registries.
-func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, error) {
-	return image{}, errNotYet
+// imageCalls are the Engine's calls that the ledger makes.
+type imageCalls struct{ g *Guard }
+
+func (i imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
+	doc, found, err := i.g.inspectImage(ctx, ref)
+	if err != nil || !found {
+		return ledger.Image{}, err
+	}
+	return ledger.Image{ID: doc.ID, RepoDigests: doc.RepoDigests}, nil
 }
 
-// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the job.
-func (c *call) alias(ctx context.Context, img image) (string, error) { return "", errNotYet }
+func (i imageCalls) Tag(ctx context.Context, id, name string) error {
+	repo, tag := splitTag(name)
+	return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
+}
 
-// allowHost refuses a registry that the Engine must not be sent to for a job: the Engine reaches what the job cannot.
-func (c *call) allowHost(ctx context.Context, host string) error { return errNotYet }
+func (i imageCalls) Untag(ctx context.Context, name string) error {
+	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
+	err := i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
+	if isStatus(err, http.StatusNotFound) {
+		return nil
+	}
+	return err
+}
 
-// writtenName is the name as the job knows it of a name of the Engine's, "" if the job must not see it.
-func (g *Guard) writtenName(stored string) string { return "" }
+func imageLoad(c *call) error    { return c.noArchive() }
+func imageSave(c *call) error    { return c.noArchive() }
+func imageSaveOne(c *call) error { return c.noArchive() }
+
+func (c *call) noArchive() error {
+	// There is nothing that audit mode could let pass: an archive brings names of its own.
+	return deny("image-archive", "build the image in the job, or push it to a registry and pull it; archives come with the next version",
+		"images cannot be loaded from archives or saved to them yet")
+}

@@ -19,6 +19,7 @@ type objects struct {
 	volumes    map[string]bool             // by the Engine's name
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
+	aliases    map[string]bool             // the temporary names of images
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
 	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
@@ -34,6 +35,8 @@ type containerRecord struct {
 	Ports []portRequest
 	// Pins are the folders in the guard's folder that its binds are pinned at.
 	Pins map[string]string // pin → source as the job wrote it
+	// Sources are what the job shares with it: target in the container → source as the job wrote it.
+	Sources map[string]string
 }
 
 // portRequest is a port that the job asked to publish.
@@ -42,6 +45,7 @@ type portRequest struct {
 	Protocol string // tcp, udp
 	HostIP   string // as written; it is not used
 	HostPort uint16 // 0 = any
+	HostLast uint16 // the last of a range that begins with HostPort: the first free one is taken; 0 = no range
 }
 
 // networkRecord is what the Engine does not keep of a network.
@@ -52,7 +56,7 @@ type networkRecord struct {
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
-		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, told: map[string]bool{},
+		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string]bool{}, told: map[string]bool{},
 		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
@@ -123,6 +127,17 @@ func (o *objects) ids() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Sorted(maps.Keys(o.containers))
+}
+
+// countContainers is how many containers the job made.
+func (o *objects) countContainers() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	n := len(o.containers)
+	if _, ok := o.containers[o.job]; ok {
+		n--
+	}
+	return n
 }
 
 // update changes a record in place.
@@ -320,8 +335,32 @@ func (o *objects) ownsImage(id string) bool {
 	return o.images[id]
 }
 
-// madeImages are the IDs of the images that the job built or committed.
-func (o *objects) madeImages() []string {
+func (o *objects) addAlias(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.aliases[name] = true
+}
+
+func (o *objects) hasAlias(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.aliases[name]
+}
+
+func (o *objects) allAliases() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.aliases))
+}
+
+func (o *objects) dropImage(id string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.images, id)
+}
+
+// allImages are the IDs of the images that the job built or committed.
+func (o *objects) allImages() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return slices.Sorted(maps.Keys(o.images))

@@ -1,23 +1,53 @@
 package guard
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
 
-// ports opens the ports that containers of the job publish.
-type ports struct{ g *Guard }
+	"github.com/moby/moby/api/types/network"
 
-func newPorts(g *Guard) *ports { return &ports{g: g} }
+	"github.com/slipway-ci/slipway/internal/netns"
+)
 
-// started opens the ports of a container that runs now. The error is told to the client.
-func (p *ports) started(ctx context.Context, id string) error { return nil }
+// ports opens the ports that containers of the job publish. They are never published on the machine, where jobs would
+// take them from each other and reach each other's: they are opened in the network namespace of the job's container, so
+// that localhost:PORT is right for the job, and forwarded from there.
+type ports struct {
+	g       *Guard
+	ctx     context.Context // ends with close
+	cancel  context.CancelFunc
+	slots   chan struct{} // one for each connection and each UDP peer
+	udpIdle time.Duration // after which a UDP peer is forgotten
+	running sync.WaitGroup
 
-// stopped closes the ports of a container that does not run any more.
-func (p *ports) stopped(id string) {}
+	mu   sync.Mutex
+	open map[string]*opening // by the container's full ID
+	job  *jobPlace
+}
 
-// moved forgets the addresses of a container that joined or left a network.
-func (p *ports) moved(id string) {}
+// maxForwards bounds the connections to published ports that one job has at once, maxPorts the ports.
+const (
+	maxForwards = 1024
+	maxPorts    = 256
+)
 
-// of is what a container's ports are open at: what goes into NetworkSettings.Ports and a list's Ports.
-func (p *ports) of(id string) []openPort { return nil }
+func newPorts(g *Guard) *ports {
+	p := &ports{g: g, slots: make(chan struct{}, maxForwards), udpIdle: 90 * time.Second, open: map[string]*opening{}}
+	p.ctx, p.cancel = context.WithCancel(context.WithoutCancel(g.ctx))
+	return p
+}
 
 // openPort is a published port that is open.
 type openPort struct {
@@ -25,7 +55,424 @@ type openPort struct {
 	Open uint16 // where it is open, in the job's network namespace
 }
 
-func (p *ports) close() {}
+// opening is what is open for one container.
+type opening struct {
+	*ports
+	id     string // of the container
+	place  place
+	ctx    context.Context
+	cancel context.CancelFunc
+	open   []openPort
+	closes []io.Closer
+
+	mu        sync.Mutex
+	addresses []netip.Addr // of the container, best first
+}
+
+// place is where ports are opened and where containers are dialled from.
+type place struct {
+	ns     *netns.Namespace // nil = this machine's
+	listen string           // address to listen on, "" = all
+	joined map[string]bool  // IDs of the networks that can be reached from there; nil = all
+}
+
+// jobPlace is the network namespace of a job's container.
+type jobPlace struct {
+	pid     int
+	started string
+	ns      *netns.Namespace
+}
+
+// containerNet is what the Engine says of a container's networking.
+type containerNet struct {
+	Name  string
+	State struct {
+		Running   bool
+		Pid       int
+		StartedAt string
+	}
+	HostConfig      struct{ NetworkMode string }
+	NetworkSettings struct {
+		Networks map[string]struct{ NetworkID, EndpointID, IPAddress string }
+	}
+}
+
+func (p *ports) inspect(ctx context.Context, id string) (c containerNet, err error) {
+	err = p.g.engine.callJSON(ctx, http.MethodGet, "/containers/"+id+"/json", nil, nil, &c)
+	return c, err
+}
+
+// started opens the ports of a container that runs now. If one cannot be opened, the container is stopped again, as the
+// Engine does, and the error is told to the client.
+func (p *ports) started(ctx context.Context, id string) error {
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	err := p.openAll(ctx, id)
+	if err == nil {
+		return nil
+	}
+	stop := p.g.engine.callJSON(ctx, http.MethodPost, "/containers/"+id+"/kill", nil, nil, nil)
+	if stop == nil {
+		stop = p.g.engine.callJSON(ctx, http.MethodPost, "/containers/"+id+"/wait", nil, nil, nil)
+	}
+	if stop != nil && !isStatus(stop, http.StatusConflict) && !isStatus(stop, http.StatusNotFound) { // it ended by itself
+		p.g.log.Warn("a container whose ports cannot be opened goes on", "container", id, "error", stop)
+	}
+	return err
+}
+
+func (p *ports) openAll(ctx context.Context, id string) error {
+	p.stopped(id)
+	rec, err := p.g.objects.container(id)
+	if err != nil || len(rec.Ports) == 0 {
+		return err
+	}
+	c, err := p.inspect(ctx, id)
+	if err != nil {
+		return err
+	}
+	if m := c.HostConfig.NetworkMode; !c.State.Running || m == "none" || !ownStack(m) {
+		return nil
+	}
+	at, ok, err := p.place(ctx)
+	if err != nil || !ok {
+		return err
+	}
+	o := &opening{ports: p, id: id, place: at, addresses: at.order(c)}
+	o.ctx, o.cancel = context.WithCancel(p.ctx)
+	for _, want := range rec.Ports {
+		err := o.listen(want)
+		if errors.Is(err, syscall.EADDRINUSE) && p.closeEnded(ctx) {
+			err = o.listen(want)
+		}
+		if err != nil {
+			o.end()
+			return clash(p.g.unprefix(strings.TrimPrefix(c.Name, "/")), c, want, err)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		o.end()
+		return p.ctx.Err()
+	}
+	p.open[id] = o
+	p.running.Go(o.watch)
+	return nil
+}
+
+// clash is the Engine's error for a port that cannot be opened.
+func clash(name string, c containerNet, want portRequest, err error) error {
+	endpoint := ""
+	for _, n := range c.NetworkSettings.Networks {
+		endpoint = n.EndpointID
+	}
+	why := err.Error()
+	if errors.Is(err, syscall.EADDRINUSE) {
+		why = "port is already allocated"
+	}
+	return &apiError{http.StatusInternalServerError, fmt.Sprintf(
+		"driver failed programming external connectivity on endpoint %s (%s): Bind for 0.0.0.0:%d failed: %s", name, endpoint, want.HostPort, why)}
+}
+
+// place finds where ports are opened; ok is false if nowhere.
+func (p *ports) place(ctx context.Context) (at place, ok bool, err error) {
+	job := p.g.objects.jobContainer()
+	if job == "" {
+		return place{listen: "127.0.0.1"}, p.g.policy.PublishLocal, nil
+	}
+	if !p.g.policy.Root {
+		p.g.once("ports-need-root", "slipway: published ports are not opened: that needs root")
+		return place{}, false, nil
+	}
+	c, err := p.inspect(ctx, job)
+	if err != nil {
+		return place{}, false, fmt.Errorf("inspect the job's container: %w", err)
+	}
+	ns, err := p.enter(ctx, job, c)
+	if err != nil {
+		return place{}, false, err
+	}
+	at = place{ns: ns, joined: map[string]bool{}}
+	for _, n := range c.NetworkSettings.Networks {
+		at.joined[n.NetworkID] = true
+	}
+	own, err := ns.Own()
+	if own { // a job on the machine's own network: open to it alone, not to the machine's neighbours
+		at.listen, at.joined = "127.0.0.1", nil
+	}
+	return at, err == nil, err
+}
+
+// enter takes hold of the network namespace of the job's container.
+func (p *ports) enter(ctx context.Context, job string, c containerNet) (*netns.Namespace, error) {
+	if !c.State.Running || c.State.Pid == 0 {
+		return nil, errors.New("the job's container does not run: there is nowhere to open ports")
+	}
+	p.mu.Lock()
+	held := p.job
+	p.mu.Unlock()
+	if held != nil && held.pid == c.State.Pid && held.started == c.State.StartedAt {
+		return held.ns, nil
+	}
+	ns, err := netns.Open(c.State.Pid)
+	if err != nil {
+		return nil, err
+	}
+	// The number may belong to another process by now, or in the Engine's view only.
+	if err := p.checkProcess(ctx, job, c); err != nil {
+		ns.Close()
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.job != nil {
+		p.job.ns.Close()
+	}
+	p.job = &jobPlace{c.State.Pid, c.State.StartedAt, ns}
+	return ns, nil
+}
+
+// checkProcess makes sure that the process with that number is the job's container's, and has been all the time.
+func (p *ports) checkProcess(ctx context.Context, job string, c containerNet) error {
+	group, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", c.State.Pid))
+	if err != nil {
+		return fmt.Errorf("read the cgroup of the job's container: %w", err)
+	}
+	if !strings.Contains(string(group), job) {
+		return fmt.Errorf("process %d is not the job's container: the guard must run on the Engine's machine and see its processes", c.State.Pid)
+	}
+	now, err := p.inspect(ctx, job)
+	if err != nil {
+		return err
+	}
+	if now.State.Pid != c.State.Pid || now.State.StartedAt != c.State.StartedAt {
+		return errors.New("the job's container was restarted just now")
+	}
+	return nil
+}
+
+// order is a container's addresses: first those on networks that the place is on.
+func (at place) order(c containerNet) []netip.Addr {
+	var near, far []netip.Addr
+	for _, name := range slices.Sorted(maps.Keys(c.NetworkSettings.Networks)) {
+		n := c.NetworkSettings.Networks[name]
+		a, err := netip.ParseAddr(n.IPAddress)
+		switch {
+		case err != nil: // none now
+		case at.joined == nil || at.joined[n.NetworkID]:
+			near = append(near, a)
+		default:
+			far = append(far, a)
+		}
+	}
+	return append(near, far...)
+}
+
+// stopped closes the ports of a container that does not run any more.
+func (p *ports) stopped(id string) {
+	p.mu.Lock()
+	o := p.open[id]
+	delete(p.open, id)
+	p.mu.Unlock()
+	if o != nil {
+		o.end()
+	}
+}
+
+// moved forgets the addresses of a container that joined or left a network: another job's container may get them.
+func (p *ports) moved(id string) {
+	p.mu.Lock()
+	all := slices.Collect(maps.Values(p.open))
+	p.mu.Unlock()
+	for _, o := range all {
+		if o.id == id || id == p.g.objects.jobContainer() {
+			o.forget()
+		}
+	}
+}
+
+// of is what a container's ports are open at: what goes into NetworkSettings.Ports and a list's Ports.
+func (p *ports) of(id string) []openPort {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if o := p.open[id]; o != nil {
+		return slices.Clone(o.open)
+	}
+	return nil
+}
+
+// close closes all ports and cuts their connections.
+func (p *ports) close() {
+	p.cancel()
+	p.mu.Lock()
+	all := slices.Collect(maps.Values(p.open))
+	clear(p.open)
+	job := p.job
+	p.job = nil
+	p.mu.Unlock()
+	for _, o := range all {
+		o.end()
+	}
+	p.running.Wait()
+	if job != nil {
+		job.ns.Close()
+	}
+}
 
 // reopen opens all ports again, in the new network namespace of the job's container.
-func (p *ports) reopen(ctx context.Context) error { return nil }
+func (p *ports) reopen(ctx context.Context) error {
+	var errs []error
+	for _, id := range p.g.objects.ids() {
+		if err := p.openAll(ctx, id); err != nil && !isStatus(err, http.StatusNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// closeEnded closes the ports of containers that ended by themselves just now, and reports whether there were any.
+func (p *ports) closeEnded(ctx context.Context) bool {
+	p.mu.Lock()
+	all := slices.Collect(maps.Values(p.open))
+	p.mu.Unlock()
+	closed := false
+	for _, o := range all {
+		c, err := p.inspect(ctx, o.id)
+		if isStatus(err, http.StatusNotFound) || err == nil && !c.State.Running {
+			p.ended(o)
+			closed = true
+		}
+	}
+	return closed
+}
+
+// ended closes this opening, but not a later one of the same container.
+func (p *ports) ended(o *opening) {
+	p.mu.Lock()
+	if p.open[o.id] == o {
+		delete(p.open, o.id)
+	}
+	p.mu.Unlock()
+	o.end()
+}
+
+func (o *opening) end() {
+	o.cancel()
+	for _, c := range o.closes {
+		c.Close()
+	}
+}
+
+// watchPause is the time between two questions to an Engine that does not answer.
+const watchPause = time.Second
+
+// watch closes the ports when the container ends by itself.
+func (o *opening) watch() {
+	for {
+		err := o.g.engine.callJSON(o.ctx, http.MethodPost, "/containers/"+o.id+"/wait", nil, nil, nil)
+		if err == nil || isStatus(err, http.StatusNotFound) {
+			o.ended(o)
+			return
+		}
+		select {
+		case <-o.ctx.Done():
+			return
+		case <-time.After(watchPause):
+		}
+	}
+}
+
+// publishedPorts are what a container asks to publish: its bindings and, if all are wanted, what it exposes.
+func publishedPorts(exposed network.PortSet, bindings network.PortMap, all bool) ([]portRequest, error) {
+	var out []portRequest
+	add := func(r portRequest) {
+		same := func(o portRequest) bool {
+			return o.Port == r.Port && o.Protocol == r.Protocol && o.HostPort == r.HostPort && o.HostLast == r.HostLast && r.HostPort != 0
+		}
+		if !slices.ContainsFunc(out, same) { // one for each of the machine's addresses: here there is one place
+			out = append(out, r)
+		}
+	}
+	wanted := maps.Clone(exposed)
+	for port, binds := range bindings {
+		delete(wanted, port)
+		for _, b := range binds {
+			r := portRequest{Port: port.Num(), Protocol: string(port.Proto())}
+			if b.HostIP.IsValid() {
+				r.HostIP = b.HostIP.String()
+			}
+			var err error
+			if r.HostPort, r.HostLast, err = hostPorts(b.HostPort); err != nil {
+				return nil, err
+			}
+			add(r)
+		}
+	}
+	if all {
+		for port := range wanted {
+			add(portRequest{Port: port.Num(), Protocol: string(port.Proto())})
+		}
+	}
+	slices.SortFunc(out, func(a, b portRequest) int { // fixed ports before any, so that none takes another's
+		return strings.Compare(a.order(), b.order())
+	})
+	return out, nil
+}
+
+func (r portRequest) order() string {
+	return fmt.Sprintf("%t %t %05d %s %05d", r.HostPort == 0, r.HostLast != 0, r.HostPort, r.Protocol, r.Port)
+}
+
+// hostPorts reads "", "8080" or "8080-8090".
+func hostPorts(s string) (first, last uint16, err error) {
+	if s == "" {
+		return 0, 0, nil
+	}
+	from, to, isRange := strings.Cut(s, "-")
+	a, err := strconv.ParseUint(from, 10, 16)
+	if err == nil && isRange {
+		var b uint64
+		if b, err = strconv.ParseUint(to, 10, 16); err == nil && (b < a || a == 0) {
+			err = strconv.ErrRange
+		}
+		last = uint16(b)
+	}
+	if err != nil {
+		return 0, 0, badRequest("invalid port specification: %q", printable(s))
+	}
+	return uint16(a), last, nil
+}
+
+// checkPorts refuses what cannot be published. It is asked before a container is made.
+func (c *call) checkPorts(requests []portRequest) error {
+	if len(requests) == 0 {
+		return nil
+	}
+	if c.objects.jobContainer() != "" && !c.policy.Root {
+		if err := c.refuse(deny("needs-root", "reach the container by its name and its own port, or let the machine's operator run slipway as root",
+			"a port is published by a listener in the job's network namespace, which needs CAP_SYS_ADMIN")); err != nil {
+			return err
+		}
+	}
+	for _, r := range requests {
+		if r.Protocol == "tcp" || r.Protocol == "udp" {
+			continue
+		}
+		if err := c.refuse(deny("publish-protocol", "reach the container by its name and its own port",
+			"port %d/%s: only tcp and udp can be published", r.Port, printable(r.Protocol))); err != nil {
+			return err
+		}
+	}
+	n := len(requests)
+	for _, id := range c.objects.ids() {
+		if rec, err := c.objects.container(id); err == nil {
+			n += len(rec.Ports)
+		}
+	}
+	if n > maxPorts {
+		return c.refuse(deny("limit-ports", "publish only the ports that the job itself connects to: containers reach each other by name without",
+			"this job would publish %d ports; at most %d may be", n, maxPorts))
+	}
+	return nil
+}

@@ -30,3 +30,6 @@ func noPlugins(c *call) error {
 var errNotYet = errors.New("not built yet")
 
 func (c *call) notYet() error { return errNotYet }
+
+// noContainerOfName answers for names with slashes, which no container has.
+func noContainerOfName(c *call) error { return noContainer(c.vars["name"]) }

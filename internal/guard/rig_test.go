@@ -80,6 +80,7 @@ type rig struct {
 	workspace string // on the host; the job sees it at /builds/group/demo
 	reports   *lines
 	audit     *lines
+	warnings  string // of the last container
 	calls     *lines // what reached the Engine: "POST /v1.41/containers/create?name=x"
 }
 
@@ -135,9 +136,25 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	return r
 }
 
+// testLedger is a record that is empty: all images that are there are the operator's. What is named by it is removed.
 func testLedger(t *testing.T, dir string) *ledger.Ledger {
 	t.Helper()
-	return &ledger.Ledger{}
+	l, err := ledger.Open(filepath.Join(dir, "images"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		defer l.Close()
+		entries, err := l.Entries()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, e := range entries {
+			// What a test leaves there on purpose may be in use no more.
+			_, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", e.Name)
+		}
+	})
+	return l
 }
 
 // leftovers reports what the guard did not remove.

@@ -89,6 +89,7 @@ func routes() []route {
 		post("/containers/create", containerCreate),
 		post("/containers/prune", containerPrune),
 		get("/containers/{id}/json", containerInspect),
+		get("/containers/{name}/json", noContainerOfName), // "docker inspect registry/image" asks for a container first
 		get("/containers/{id}/top", containerTop),
 		get("/containers/{id}/logs", containerLogs),
 		get("/containers/{id}/changes", containerChanges),

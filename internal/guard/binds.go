@@ -1,0 +1,156 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/slipway-ci/slipway/internal/pin"
+)
+
+// bind finds what the Engine is to mount for a path of the job: the place itself, a subpath of a volume, or a pin.
+func (c *call) bind(ctx context.Context, user string, m plannedMount, rec *containerRecord) (boundPlace, error) {
+	if m.kind == mountSocket {
+		rec.Pins[c.Socket()] = m.source
+		return boundPlace{source: c.Socket()}, nil
+	}
+	for _, place := range slices.Backward(c.policy.Mounts) {
+		if m.source == place.Destination {
+			return c.wholePlace(m, place, rec)
+		}
+	}
+	found, err := c.view().Open(m.source, m.create)
+	if err != nil {
+		return c.notFound(m, rec, err)
+	}
+	defer found.Close()
+	place := c.policy.Mounts[found.Place]
+	if found.Path == "" {
+		return c.wholePlace(m, place, rec)
+	}
+	if err := c.keepsOut(m, path.Join(place.Source, found.Path)); err != nil {
+		return boundPlace{}, err
+	}
+	if c.engine.version.atLeast("1.45") {
+		volume := place.Volume
+		if volume == "" {
+			if volume, err = c.made.folderVolume(ctx, place); err != nil {
+				return boundPlace{}, err
+			}
+		}
+		return boundPlace{source: volume, volume: true, subpath: found.Path, readOnly: place.ReadOnly}, nil
+	}
+	if !c.policy.Root {
+		return boundPlace{}, deny("needs-root", "share the whole of "+place.Destination+", or run the guard as root, or with Docker 26 or newer",
+			"this Engine can share a part of %s safely only with CAP_SYS_ADMIN, which the guard does not have", place.Destination)
+	}
+	at, err := c.made.pin(ctx, user, found)
+	if err != nil {
+		return boundPlace{}, err
+	}
+	rec.Pins[at] = m.source
+	return boundPlace{source: at, readOnly: place.ReadOnly}, nil
+}
+
+// wholePlace is a mount of the job as it is. Nobody in the job can move it.
+func (c *call) wholePlace(m plannedMount, place Mount, rec *containerRecord) (boundPlace, error) {
+	if err := c.keepsOut(m, place.Source); err != nil {
+		return boundPlace{}, err
+	}
+	rec.Pins[place.Source] = m.source
+	return boundPlace{source: cmpOr(place.Volume, place.Source), volume: place.Volume != "", readOnly: place.ReadOnly}, nil
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// keepsOut keeps a container from getting the guard's own folder: who writes there moves the pins.
+func (c *call) keepsOut(m plannedMount, onHost string) error {
+	if onHost != c.dir && !within(c.dir, onHost) {
+		return nil
+	}
+	return c.refuse(deny("bind-socket-parent", "mount "+c.policyPlanner().sockets()[0]+" itself", "%s holds the job's socket", printable(m.source)))
+}
+
+// notFound says why a path cannot be shared: links of the job may lead anywhere.
+func (c *call) notFound(m plannedMount, rec *containerRecord, err error) (boundPlace, error) {
+	var out *pin.OutsideError
+	p := c.policyPlanner()
+	switch {
+	case errors.As(err, &out) && p.isSocket(out.Path):
+		rec.Pins[c.Socket()] = m.source
+		return boundPlace{source: c.Socket()}, nil
+	case errors.As(err, &out):
+		d := p.outside(out.Path)
+		if d.What = fmt.Sprintf("%s leads to %s", printable(m.source), d.What); m.source == out.Path {
+			d.What = strings.TrimPrefix(d.What, printable(m.source)+" leads to ")
+		}
+		if err := c.refuse(d); err != nil {
+			return boundPlace{}, err
+		}
+		return boundPlace{source: m.source}, nil // in audit mode
+	case errors.Is(err, fs.ErrNotExist):
+		return boundPlace{}, badRequest(`invalid mount config for type "bind": bind source path does not exist: %s`, printable(m.source))
+	}
+	// The kernel's words, without paths of the machine.
+	var errno interface{ Is(error) bool }
+	if errors.As(err, &errno) {
+		return boundPlace{}, badRequest("invalid mount config for type \"bind\": %s: %v", printable(m.source), errno)
+	}
+	return boundPlace{}, badRequest("invalid mount config for type \"bind\": %s cannot be opened", printable(m.source))
+}
+
+// policyPlanner is a planner for the rules alone.
+func (g *Guard) policyPlanner() *planner { return &planner{policy: g.policy, socket: g.Socket()} }
+
+// view is what the job sees of the machine.
+func (g *Guard) view() pin.View {
+	var v pin.View
+	for _, m := range g.policy.Mounts {
+		v = append(v, pin.Place{At: path.Clean(m.Destination), Source: m.Source, ReadOnly: m.ReadOnly})
+	}
+	return v
+}
+
+// isJobMount reports whether a volume belongs to the job's container: it is no volume of the job's to remove.
+func (g *Guard) isJobMount(volume string) bool {
+	return slices.ContainsFunc(g.policy.Mounts, func(m Mount) bool { return m.Volume == volume })
+}
+
+// unpin lets go of what a container's binds are pinned at. It is called when the container is gone, and may be called
+// again.
+func (g *Guard) unpin(rec containerRecord) { g.made.unpin(rec.ID) }
+
+// unpinAll ends all pins, also of containers that still run. It is called before the guard's folder is removed.
+func (g *Guard) unpinAll() error {
+	return errors.Join(g.made.unpinAll(), pin.UnmountBelow(g.dir))
+}
+
+// createFolderVolume makes a volume over a folder of the machine, of which the Engine mounts parts safely by itself.
+func (g *Guard) createFolderVolume(ctx context.Context, n int, place Mount) (string, error) {
+	name := fmt.Sprintf("%s.folder%d", g.policy.prefix(), n)
+	options := "rbind"
+	if place.ReadOnly {
+		options += ",ro"
+	}
+	body := map[string]any{
+		"Name": name, "Driver": "local", "Labels": g.policy.labels(nil),
+		"DriverOpts": map[string]string{"type": "none", "o": options, "device": filepath.Clean(place.Source)},
+	}
+	if err := g.engine.callJSON(ctx, http.MethodPost, "/volumes/create", url.Values{}, body, nil); err != nil {
+		return "", fmt.Errorf("make a volume over %s: %w", place.Destination, err)
+	}
+	g.objects.addVolume(name)
+	return name, nil
+}

@@ -1,0 +1,613 @@
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// object is a JSON object.
+type object = map[string]any
+
+// container asks for a container with the test image and a shell line, and returns its ID.
+func (r *rig) container(name, line string, host object, more ...object) string {
+	r.t.Helper()
+	body := object{"Image": alpine, "Cmd": []string{"sh", "-c", line}, "HostConfig": host}
+	for _, m := range more {
+		for k, v := range m {
+			body[k] = v
+		}
+	}
+	status, text := r.do("POST", "/containers/create?name="+name, body)
+	if status != http.StatusCreated {
+		r.t.Fatalf("create %s: %d %s", name, status, text)
+	}
+	var answer struct {
+		ID       string `json:"Id"`
+		Warnings []string
+	}
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		r.t.Fatal(err)
+	}
+	r.warnings = strings.Join(answer.Warnings, "\n")
+	return answer.ID
+}
+
+// output runs a container of the guard's and returns what it printed.
+func (r *rig) output(id string) string {
+	r.t.Helper()
+	return r.host("start", "--attach", id)
+}
+
+// TestCreateRefused attacks. Nothing of it may reach the Engine.
+func TestCreateRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) {
+		o.Policy.Sockets = append(o.Policy.Sockets, "/builds/run/docker.sock")
+	})
+	victim := strings.TrimSpace(r.host("run", "--detach", "--volume", "/victim", alpine, "sleep", "60"))
+	t.Cleanup(func() { r.host("rm", "--force", "--volumes", victim) })
+	volume := "slipway-test-" + r.policy.Token
+	r.host("volume", "create", volume)
+	t.Cleanup(func() { r.host("volume", "rm", volume) })
+	for name, target := range map[string]string{
+		"etc": "/etc", "root": "/", "proc": "/proc/self/root/etc", "up": "../../../../../../etc", "run": "/var/run", "engine": "/run",
+		"chain": "etc/ssl",
+	} {
+		if err := os.Symlink(target, r.workspace+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := r.calls.String()
+
+	const forbidden, notFound, bad = http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest
+	host := func(fields string) string { return `{"Image":"` + alpine + `","HostConfig":{` + fields + `}}` }
+	for _, c := range []struct {
+		name, body string
+		status     int
+		says       string
+	}{
+		// What a container may be.
+		{"privileged", host(`"Privileged":true`), forbidden, "[privileged]"},
+		{"lower case", `{"image":"` + alpine + `","hostconfig":{"privileged":true}}`, forbidden, "[privileged]"},
+		{"twice", `{"Image":"` + alpine + `","HostConfig":{},"HostConfig":{"Privileged":true}}`, bad, "twice"},
+		{"twice, folded", `{"Image":"` + alpine + `","HostConfig":{},"hostConfig":{"Privileged":true}}`, bad, "twice"},
+		{"long s", `{"Image":"` + alpine + `","Ho` + "ſ" + `tConfig":{"Privileged":true}}`, bad, "not ASCII"},
+		{"long s, escaped", `{"Image":"` + alpine + `","Ho\u017ftConfig":{"Privileged":true}}`, bad, "not ASCII"},
+		{"Kelvin", host(`"Networ` + "\u212a" + `Mode":"host"`), bad, "not ASCII"},
+		{"second document", host(``) + host(`"Privileged":true`), bad, "more after"},
+		{"trailing text", host(``) + `x`, bad, "not acceptable"},
+		{"BOM", "\ufeff" + host(``), bad, "not acceptable"},
+		{"not UTF-8", host(`"Runtime":"` + "\xff" + `"`), bad, "UTF-8"},
+		{"an array", `[` + host(``) + `]`, bad, "decoded"},
+		{"null", `null`, bad, "image is missing"},
+		{"empty", `{}`, bad, "image is missing"},
+		{"no body", ``, bad, "Config cannot be empty"},
+		{"deep", strings.Repeat(`{"HostConfig":`, 100) + `1` + strings.Repeat(`}`, 100), bad, "nests deeper"},
+		{"PidMode", host(`"PidMode":"host"`), forbidden, "[namespace-host]"},
+		{"UTSMode", host(`"UTSMode":"host"`), forbidden, "[namespace-host]"},
+		{"IpcMode", host(`"IpcMode":"host"`), forbidden, "[namespace-host]"},
+		{"UsernsMode", host(`"UsernsMode":"host"`), forbidden, "[namespace-host]"},
+		{"CgroupnsMode", host(`"CgroupnsMode":"host"`), forbidden, "[namespace-host]"},
+		{"Cgroup", host(`"Cgroup":"container:` + victim + `"`), forbidden, "[namespace-host]"},
+		{"PidMode of another", host(`"PidMode":"container:` + victim + `"`), notFound, "No such container: " + victim},
+		{"IpcMode of another", host(`"IpcMode":"container:` + victim[:12] + `"`), notFound, "No such container: " + victim[:12]},
+		{"CapAdd", host(`"CapAdd":["SYS_ADMIN"]`), forbidden, "[capability]"},
+		{"CapAdd, long", host(`"CapAdd":["cap_sys_ptrace"]`), forbidden, "[capability]"},
+		{"CapAdd all", host(`"CapAdd":["all"]`), forbidden, "[capability]"},
+		{"seccomp", host(`"SecurityOpt":["seccomp=unconfined"]`), forbidden, "[security-opt]"},
+		{"apparmor", host(`"SecurityOpt":["no-new-privileges","apparmor:unconfined"]`), forbidden, "[security-opt]"},
+		{"cgroups", host(`"SecurityOpt":["writable-cgroups=true"]`), forbidden, "[security-opt]"},
+		{"no-new-privileges off", host(`"SecurityOpt":["no-new-privileges=false"]`), forbidden, "[security-opt]"},
+		{"MaskedPaths", host(`"MaskedPaths":[]`), forbidden, "[masked-paths]"},
+		{"ReadonlyPaths", host(`"ReadonlyPaths":[]`), forbidden, "[masked-paths]"},
+		{"Devices", host(`"Devices":[{"PathOnHost":"/dev/kmsg","PathInContainer":"/dev/kmsg","CgroupPermissions":"rwm"}]`), forbidden, "[devices]"},
+		{"DeviceCgroupRules", host(`"DeviceCgroupRules":["a *:* rwm"]`), forbidden, "[devices]"},
+		{"DeviceRequests", host(`"DeviceRequests":[{"Count":-1,"Capabilities":[["gpu"]]}]`), forbidden, "[devices]"},
+		{"kernel sysctl", host(`"Sysctls":{"kernel.core_pattern":"|/x"}`), forbidden, "[sysctl]"},
+		{"sysctl path", host(`"Sysctls":{"net.ipv4/../../kernel/core_pattern":"|/x"}`), forbidden, "[sysctl]"},
+		{"log driver", host(`"LogConfig":{"Type":"syslog","Config":{"syslog-address":"tcp://127.0.0.1:514"}}`), forbidden, "[log-driver]"},
+		{"runtime", host(`"Runtime":"io.containerd.runc.v2"`), forbidden, "[runtime]"},
+		{"volume driver", host(`"VolumeDriver":"sshfs"`), forbidden, "[volume-driver]"},
+		// Networks.
+		{"host network", host(`"NetworkMode":"host"`), forbidden, "[network-host]"},
+		{"network of another", host(`"NetworkMode":"container:` + victim + `"`), notFound, "No such container"},
+		{"strange network", host(`"NetworkMode":"docker_gwbridge"`), notFound, "network docker_gwbridge not found"},
+		{"strange endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"docker_gwbridge":{}}}}`, notFound, "network docker_gwbridge not found"},
+		{"host endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"host":{}}}}`, notFound, "network host not found"},
+		{"link to another", host(`"Links":["` + victim + `:db"]`), notFound, "No such container"},
+		// Places.
+		{"root", host(`"Binds":["/:/host"]`), forbidden, "[bind-socket-parent]"},
+		{"etc", host(`"Binds":["/etc:/x"]`), forbidden, "[bind-outside]"},
+		{"secret", host(`"Binds":["/var/company-secret:/tmp"]`), forbidden, "only /builds/group/demo can be shared"},
+		{"etc, long", host(`"Mounts":[{"Type":"bind","Source":"/etc","Target":"/x"}]`), forbidden, "[bind-outside]"},
+		{"lower case mount", host(`"mounts":[{"type":"bind","source":"/etc","target":"/x"}]`), forbidden, "[bind-outside]"},
+		{"etc by volume options", host(`"Mounts":[{"Type":"volume","Source":"v","Target":"/x","VolumeOptions":{"DriverConfig":{"Name":"local","Options":{"type":"none","o":"bind","device":"/etc"}}}}]`), forbidden, "[volume-driver]"},
+		{"etc by nameless volume options", host(`"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"o":"bind","device":"/etc","type":"none"}}}}]`), forbidden, "[volume-driver]"},
+		{"etc by VolumesFrom", host(`"VolumesFrom":["` + victim + `"]`), notFound, "No such container"},
+		{"dots", host(`"Binds":["/builds/group/demo/../../../etc:/x"]`), forbidden, "[bind-outside]"},
+		{"near name", host(`"Binds":["/builds/group/demolition:/x"]`), forbidden, "[bind-outside]"},
+		{"parent", host(`"Binds":["/builds/group:/x"]`), forbidden, "[bind-outside]"},
+		{"link to etc", host(`"Binds":["/builds/group/demo/etc:/x"]`), forbidden, "[bind-outside]"},
+		{"link to etc, long", host(`"Mounts":[{"Type":"bind","Source":"/builds/group/demo/etc","Target":"/x"}]`), forbidden, "[bind-outside]"},
+		{"through a link", host(`"Binds":["/builds/group/demo/etc/ssl:/x"]`), forbidden, "/etc/ssl is a path of the machine"},
+		{"chain", host(`"Binds":["/builds/group/demo/chain:/x"]`), forbidden, "[bind-outside]"},
+		{"link to root", host(`"Binds":["/builds/group/demo/root:/x"]`), forbidden, "[bind-socket-parent]"},
+		{"link to proc", host(`"Binds":["/builds/group/demo/proc:/x"]`), forbidden, "[bind-outside]"},
+		{"link upwards", host(`"Binds":["/builds/group/demo/up:/x"]`), forbidden, "[bind-outside]"},
+		{"proc", host(`"Binds":["/proc/1/root/etc:/x"]`), forbidden, "[bind-outside]"},
+		{"the guard's folder", host(`"Binds":["` + r.dir + `:/x"]`), forbidden, "[bind-socket-parent]"},
+		{"/var/run", host(`"Binds":["/var/run:/x"]`), forbidden, "[bind-socket-parent]"},
+		{"/run/", host(`"Mounts":[{"Type":"bind","Source":"/run/","Target":"/x"}]`), forbidden, "[bind-socket-parent]"},
+		{"link to run", host(`"Binds":["/builds/group/demo/run:/x"]`), forbidden, "[bind-socket-parent]"},
+		{"containerd", host(`"Binds":["/run/containerd/containerd.sock:/x"]`), forbidden, "[bind-outside]"},
+		{"Engine's data", host(`"Binds":["/var/lib/docker:/x"]`), forbidden, "[bind-outside]"},
+		{"volume's folder", host(`"Binds":["/var/lib/docker/volumes/` + volume + `/_data:/x"]`), forbidden, "[bind-outside]"},
+		{"propagation", host(`"Binds":["/builds/group/demo:/x:rshared"]`), forbidden, "[bind-propagation]"},
+		{"propagation, long", host(`"Mounts":[{"Type":"bind","Source":"/builds/group/demo","Target":"/x","BindOptions":{"Propagation":"rshared"}}]`), forbidden, "[bind-propagation]"},
+		{"relative", host(`"Binds":["../etc:/x"]`), bad, "includes invalid characters"},
+		{"missing", host(`"Mounts":[{"Type":"bind","Source":"/builds/group/demo/none","Target":"/x"}]`), bad, "bind source path does not exist: /builds/group/demo/none"},
+		{"newline", host(`"Binds":["/builds/group/demo/a\nb:/x"]`), bad, "character"},
+		{"zero", host(`"Binds":["/builds/group/demo/a\u0000b:/x"]`), bad, "character"},
+		{"four parts", host(`"Binds":["/builds/group/demo:/x:ro:rw"]`), bad, "invalid volume specification"},
+		{"unknown mode", host(`"Binds":["/builds/group/demo:/x:exec"]`), bad, "invalid mode"},
+		{"at root", host(`"Binds":["/builds/group/demo:/"]`), bad, "invalid volume specification"},
+		{"npipe", host(`"Mounts":[{"Type":"npipe","Source":"/etc","Target":"/x"}]`), forbidden, "[mount-type]"},
+		{"cluster", host(`"Mounts":[{"Type":"cluster","Source":"x","Target":"/x"}]`), forbidden, "[mount-type]"},
+		{"no type", host(`"Mounts":[{"Source":"/etc","Target":"/x"}]`), forbidden, "[mount-type]"},
+		{"subpath upwards", host(`"Mounts":[{"Type":"volume","Source":"v","Target":"/x","VolumeOptions":{"Subpath":"../.."}}]`), bad, "subpath"},
+		{"tmpfs option", host(`"Tmpfs":{"/x":"size=1m,mpol=bind:0"}`), forbidden, "[tmpfs-option]"},
+		{"tmpfs option, long", host(`"Mounts":[{"Type":"tmpfs","Target":"/x","TmpfsOptions":{"Options":[["shared"]]}}]`), forbidden, "[tmpfs-option]"},
+		{"nulls", host(`"Mounts":[{}],"Ulimits":[null],"BlkioWeightDevice":[null]`), bad, "mount path"},
+	} {
+		status, text := r.do("POST", "/containers/create?name=attack", c.body)
+		if status != c.status || !strings.Contains(text, c.says) {
+			t.Errorf("%s: %d %s", c.name, status, text)
+		}
+		lacks(t, text, r.workspace) // no path of the machine
+	}
+	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
+	if status, text := r.do("POST", "/containers/create?name=attack", host(`"Privileged":true`), form...); status != http.StatusUnsupportedMediaType {
+		t.Errorf("a form: %d %s", status, text)
+	}
+	for _, name := range []string{"../x", "a/b", "a%20b", "-x", "a", "%C5%BF" + "abc"} {
+		if status, text := r.do("POST", "/containers/create?name="+name, host(``)); status != bad {
+			t.Errorf("the name %q: %d %s", name, status, text)
+		}
+	}
+	lacks(t, strings.TrimPrefix(r.calls.String(), before), "POST /")
+	if left := r.host("ps", "-aq", "--filter", "label="+LabelGuard+"="+r.policy.Token); left != "" {
+		t.Errorf("there are containers: %s", left)
+	}
+}
+
+// TestCreateVolumeNotOwned: a volume of somebody else is another volume of the same name.
+func TestCreateVolumeNotOwned(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	volume := "slipway-test-" + r.policy.Token
+	r.host("run", "--rm", "--volume", volume+":/v", alpine, "sh", "-c", "echo secret > /v/secret")
+	t.Cleanup(func() { r.host("volume", "rm", volume) })
+	for i, host := range []object{
+		{"Binds": []string{volume + ":/v"}},
+		{"Mounts": []object{{"Type": "volume", "Source": volume, "Target": "/v"}}},
+	} {
+		id := r.container(fmt.Sprintf("reader%d", i), "ls -a /v; echo mine > /v/mine", host)
+		lacks(t, r.output(id), "secret")
+	}
+	lacks(t, r.host("run", "--rm", "--volume", volume+":/v", alpine, "ls", "/v"), "mine")
+}
+
+// TestCreateHonest is what jobs do all day.
+func TestCreateHonest(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := os.MkdirAll(r.workspace+"/sub/deep", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"file": "top", "sub/file": "below", "sub/deep/file": "deep"} {
+		if err := os.WriteFile(r.workspace+"/"+name, []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, target := range map[string]string{"near": "sub", "absolute": jobDir + "/sub/deep", "sock": "/var/run/docker.sock"} {
+		if err := os.Symlink(target, r.workspace+"/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, c := range []struct {
+		name, line, says string
+		host, more       object
+	}{
+		{"workspace", "cat /app/file; echo made > /app/made", "top", object{"Binds": []string{jobDir + ":/app"}}, nil},
+		{"what was written", "cat /app/made", "made", object{"Binds": []string{jobDir + "/:/app:ro"}}, nil},
+		{"read-only", "cat /app/file; touch /app/x || echo refused", "refused", object{"Mounts": []object{{"Type": "bind", "Source": jobDir, "Target": "/app", "ReadOnly": true}}}, nil},
+		{"folder", "cat /app/file; touch /app/written", "below", object{"Binds": []string{jobDir + "/sub:/app:rw"}}, nil},
+		{"folder, read-only", "cat /app/file; touch /app/x || echo refused", "refused", object{"Binds": []string{jobDir + "/sub:/app:ro"}}, nil},
+		{"folder, long", "cat /app/file", "below", object{"Mounts": []object{{"Type": "bind", "Source": jobDir + "/sub", "Target": "/app", "Consistency": "cached"}}}, nil},
+		{"file", "cat /x", "below", object{"Binds": []string{jobDir + "/sub/file:/x"}}, nil},
+		{"link", "cat /x/file", "below", object{"Binds": []string{jobDir + "/near:/x"}}, nil},
+		{"absolute link", "cat /x/file", "deep", object{"Binds": []string{jobDir + "/absolute:/x"}}, nil},
+		{"dots", "cat /x/file", "below", object{"Binds": []string{jobDir + "/sub/deep/..:/x"}}, nil},
+		{"missing folder", "echo new > /x/new; ls /x", "new", object{"Binds": []string{jobDir + "/fresh/folder:/x"}}, nil},
+		{"hostile name", "ls -d /x:y && echo it is there", "it is there", object{"Mounts": []object{{"Type": "bind", "Source": jobDir + "/a b,c\"d:ro", "Target": "/x:y", "BindOptions": object{"CreateMountpoint": true}}}}, nil},
+		{"socket", "test -S /var/run/docker.sock && echo a socket", "a socket", object{"Binds": []string{"/var/run/docker.sock:/var/run/docker.sock"}}, nil},
+		{"socket, other spelling", "test -S /s && echo a socket", "a socket", object{"Mounts": []object{{"Type": "bind", "Source": "/run/docker.sock", "Target": "/s", "ReadOnly": true}}}, nil},
+		{"socket by link", "test -S /s && echo a socket", "a socket", object{"Binds": []string{jobDir + "/sock:/s"}}, nil},
+		{"the job's socket", "test -S /s && echo a socket", "a socket", object{"Binds": []string{r.Socket() + ":/s"}}, nil},
+		{"volume", "echo kept > /v/x", "", object{"Binds": []string{"data:/v"}}, nil},
+		{"volume again", "cat /v/x", "kept", object{"Mounts": []object{{"Type": "volume", "Source": "data", "Target": "/v"}}}, nil},
+		{"anonymous", "touch /v/x /w/x /u/x && echo fine", "fine", object{"Binds": []string{"/v"}, "Mounts": []object{{"Type": "volume", "Target": "/w"}}}, object{"Volumes": object{"/u": object{}}}},
+		{"tmpfs", "mount | grep ' /t '; mount | grep ' /u '", "size=65536k", object{"Tmpfs": object{"/t": "size=64m,exec"}, "Mounts": []object{{"Type": "tmpfs", "Target": "/u", "TmpfsOptions": object{"SizeBytes": 65536}}}}, nil},
+		{"user", "id -u; pwd; echo $A", "1000\n/srv\nb", nil, object{"User": "1000:1000", "WorkingDir": "/srv", "Env": []string{"A=b"}}},
+		{"read-only root", "touch /x || echo refused", "refused", object{"ReadonlyRootfs": true, "Init": true}, nil},
+		{"capabilities", "grep CapEff /proc/self/status", "CapEff:\t0000000000000001", object{"CapDrop": []string{"ALL"}, "CapAdd": []string{"CAP_CHOWN"}, "SecurityOpt": []string{"no-new-privileges:true"}}, nil},
+		{"shm", "df -k /dev/shm | tail -1", " 131072 ", object{"ShmSize": 128 << 20}, nil},
+		{"ulimit", "ulimit -n", "512", object{"Ulimits": []object{{"Name": "nofile", "Soft": 512, "Hard": 1024}}}, nil},
+		{"sysctl", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/core/somaxconn", "99", object{"Sysctls": object{"net.core.somaxconn": "99"}}, nil},
+		{"hosts", "cat /etc/hosts; cat /etc/resolv.conf", "10.1.2.3", object{"ExtraHosts": []string{"db:10.1.2.3"}, "Dns": []string{"192.0.2.1"}}, nil},
+		{"entrypoint", "", "from an entrypoint", nil, object{"Entrypoint": []string{"echo", "from an entrypoint"}, "Cmd": nil}},
+		{"zero values", "echo fine", "fine", object{
+			"Memory": 0, "KernelMemory": 0, "KernelMemoryTCP": 0, "MemorySwappiness": -1, "MaskedPaths": nil, "NetworkMode": "none",
+			"PortBindings": object{}, "RestartPolicy": object{"Name": "no"}, "LogConfig": object{"Type": "", "Config": object{}}, "ConsoleSize": []int{0, 0},
+			"Isolation": "", "ContainerIDFile": "/tmp/id", "OomKillDisable": false, "BlkioWeightDevice": []any{}, "PidsLimit": 0, "Binds": nil,
+		}, object{"MacAddress": "", "NetworkingConfig": object{"EndpointsConfig": object{"none": nil}}}},
+	} {
+		if c.host == nil {
+			c.host = object{}
+		}
+		c.host["NetworkMode"] = "none"
+		id := r.container(fmt.Sprintf("honest%d", i), c.line, c.host, c.more)
+		out := r.output(id)
+		if !strings.Contains(out, c.says) {
+			t.Errorf("%s: there is no %q in %q", c.name, c.says, out)
+		}
+		r.host("rm", "--volumes", id)
+		if r.warnings != "" {
+			t.Errorf("%s: %s", c.name, r.warnings)
+		}
+	}
+	for name, text := range map[string]string{"made": "made", "fresh/folder/new": "new", "sub/written": ""} {
+		if got, err := os.ReadFile(r.workspace + "/" + name); err != nil || strings.TrimSpace(string(got)) != text {
+			t.Errorf("%s: %q %v", name, got, err)
+		}
+	}
+	if _, err := os.Stat(r.workspace + "/x"); err == nil {
+		t.Error("something was written through a read-only mount")
+	}
+}
+
+// TestCreateDecided looks at the end state of what is changed in silence or with a warning.
+func TestCreateDecided(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) {
+		o.Policy.CgroupParent = "/slipway-test-" + o.Policy.Token
+		o.Policy.CapDrop, o.Policy.CapAdd = []string{"NET_RAW"}, []string{"CAP_SYS_PTRACE"}
+		o.Policy.Limits = Limits{Memory: 256 << 20, NanoCPUs: 1e9, PIDs: 100, ShmSize: 32 << 20, Tmpfs: 1 << 20}
+	})
+	id := r.container("decided", "true", object{
+		"NetworkMode": "none", "CgroupParent": "/", "Memory": 1 << 40, "MemorySwap": -1, "NanoCpus": int64(8e9), "PidsLimit": -1, "OomKillDisable": true,
+		"OomScoreAdj": -900, "CpuShares": 4096, "BlkioWeight": 900, "CpusetCpus": "0", "ShmSize": 1 << 30,
+		"Ulimits":       []object{{"Name": "rtprio", "Soft": 99, "Hard": 99}, {"Name": "nofile", "Soft": -1, "Hard": -1}},
+		"RestartPolicy": object{"Name": "always"}, "LogConfig": object{"Type": "json-file", "Config": object{"max-size": "1t"}},
+		"CapAdd": []string{"NET_RAW", "SYS_PTRACE"}, "Tmpfs": object{"/t": "size=90%"}, "Annotations": object{"a": "b"},
+		"StorageOpt": object{"size": "1t"}, "Runtime": "runc", "Whatever": 1,
+	}, object{"Labels": object{"mine": "yes", "slipway.guard": "other", "SLIPWAY.x": "y"}, "StopTimeout": 3600, "MacAddress": "02:42:ac:11:00:09"})
+	wants(t, r.warnings, "Whatever", "memory limit", "CPU limit", "restart policy always became no", "/dev/shm", "NET_RAW", "annotations", "rtprio", "stop timeout", "MAC address")
+	var doc []struct {
+		Name   string
+		Config struct {
+			Labels      map[string]string
+			StopTimeout int
+			Image       string
+		}
+		HostConfig struct {
+			CgroupParent                            string
+			Memory, MemorySwap, NanoCpus, PidsLimit int64
+			CPUShares                               int64 `json:"CpuShares"`
+			BlkioWeight, OomScoreAdj                int
+			CpusetCpus                              string
+			OomKillDisable                          *bool
+			ShmSize                                 int64
+			Ulimits                                 []struct {
+				Name       string
+				Soft, Hard int64
+			}
+			RestartPolicy struct{ Name string }
+			LogConfig     struct {
+				Type   string
+				Config map[string]string
+			}
+			CapAdd, CapDrop   []string
+			Tmpfs, StorageOpt map[string]string
+			Runtime           string
+		}
+	}
+	if err := json.Unmarshal([]byte(r.host("inspect", id)), &doc); err != nil {
+		t.Fatal(err)
+	}
+	d := doc[0]
+	h := d.HostConfig
+	got := fmt.Sprintln(d.Name, d.Config.StopTimeout, h.CgroupParent, h.Memory, h.MemorySwap >= 0 && h.MemorySwap <= 256<<20, h.NanoCpus, h.PidsLimit, h.CPUShares, h.BlkioWeight, h.OomScoreAdj,
+		h.CpusetCpus, h.OomKillDisable == nil || !*h.OomKillDisable, h.ShmSize, h.Ulimits, h.RestartPolicy, h.LogConfig, h.CapAdd, h.CapDrop, h.Tmpfs, h.StorageOpt, h.Runtime)
+	want := fmt.Sprintln("/"+r.policy.prefix()+"decided", 60, "/slipway-test-"+r.policy.Token, 256<<20, true, int64(1e9), 100, 0, 0, 0,
+		"", true, 32<<20, "[{nofile 1048576 1048576}]", "{no}", "{json-file map[max-file:3 max-size:10m]}", "[SYS_PTRACE]", "[NET_RAW]", "map[/t:size=1048576]", "map[]", "runc")
+	got, want = strings.ReplaceAll(got, "CAP_", ""), strings.ReplaceAll(want, "CAP_", "")
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	labels := fmt.Sprint(d.Config.Labels)
+	wants(t, labels, "mine:yes", LabelGuard+":"+r.policy.Token)
+	lacks(t, strings.ToLower(labels), "other", "slipway.x")
+
+	status, text := r.do("POST", "/containers/decided/update", object{"Memory": 1 << 40, "MemorySwap": -1, "NanoCpus": int64(9e9), "PidsLimit": -1, "RestartPolicy": object{"Name": "always"}, "CpuShares": 9999})
+	if status != http.StatusOK {
+		t.Fatalf("update: %d %s", status, text)
+	}
+	if err := json.Unmarshal([]byte(r.host("inspect", id)), &doc); err != nil {
+		t.Fatal(err)
+	}
+	if u := doc[0].HostConfig; u.Memory != 256<<20 || u.NanoCpus != 1e9 || u.PidsLimit != 100 || u.RestartPolicy.Name != "no" || u.CPUShares != 0 {
+		t.Errorf("after the update: %+v", u)
+	}
+	if status, text = r.do("POST", "/containers/decided/update", object{"CpuQuota": 90_000_000}); status == http.StatusOK {
+		if err := json.Unmarshal([]byte(r.host("inspect", id)), &doc); err != nil {
+			t.Fatal(err)
+		}
+		if n := doc[0].HostConfig.NanoCpus; n != 1e9 {
+			t.Errorf("after another update: %d %s", n, text)
+		}
+	}
+	// Less is the client's to choose.
+	if status, text = r.do("POST", "/containers/decided/update", object{"PidsLimit": 50}); status != http.StatusOK {
+		t.Errorf("update: %d %s", status, text)
+	}
+	if got := r.host("inspect", "--format", "{{.HostConfig.PidsLimit}}", id); strings.TrimSpace(got) != "50" {
+		t.Errorf("the limit of processes is %s", got)
+	}
+}
+
+// TestUpdateForeign: neither others' containers nor the job's own can be updated.
+func TestUpdateForeign(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	victim := strings.TrimSpace(r.host("create", "--network", "none", alpine, "true"))
+	t.Cleanup(func() { r.host("rm", "--force", victim) })
+	if status, text := r.do("POST", "/containers/"+victim+"/update", object{"PidsLimit": 7}); status != http.StatusNotFound {
+		t.Errorf("%d %s", status, text)
+	}
+	r.JobContainer(victim, "the-job")
+	status, text := r.do("POST", "/containers/the-job/update", object{"PidsLimit": 7})
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, text, "[job-container]")
+	lacks(t, r.host("inspect", "--format", "{{.HostConfig.PidsLimit}}", victim), "7")
+	lacks(t, r.calls.String(), "/update")
+	if status, text := r.do("POST", "/containers/create?name=the-job", object{"Image": alpine}); status != http.StatusConflict {
+		t.Errorf("the name of the job's container: %d %s", status, text)
+	}
+}
+
+// TestCreateNetworks: names, links, the job's default network, and the namespaces of other containers.
+func TestCreateNetworks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if status, text := r.do("POST", "/networks/create", object{"Name": "mine"}); status != http.StatusCreated {
+		t.Fatalf("%d %s", status, text)
+	}
+	db := r.container("db", "sleep 30", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080"}}, "53/udp": nil}, "PublishAllPorts": true},
+		object{"NetworkingConfig": object{"EndpointsConfig": object{"default": object{"Aliases": []string{"database"}, "IPAMConfig": object{"IPv4Address": "10.9.8.7"}}}}, "ExposedPorts": object{"5432/tcp": object{}}})
+	wants(t, r.warnings, "fixed address")
+	r.host("start", db)
+	rec, err := r.objects.container("db")
+	if got := fmt.Sprint(rec.Ports); err != nil || got != "[{53 udp  0} {80 tcp  8080} {5432 tcp  0}]" {
+		t.Errorf("ports: %s %v", got, err)
+	}
+	lacks(t, r.host("port", db), "8080")
+	pinged := r.container("ping", "for n in db database store; do ping -c1 -w5 $n >/dev/null && echo reached $n; done", object{"Links": []string{"/db:/ping/store"}})
+	wants(t, r.output(pinged), "reached db", "reached database", "reached store")
+	other := r.container("other", "ping -c1 -w1 db >/dev/null 2>&1 || echo apart", object{"NetworkMode": "mine"}, object{"NetworkingConfig": object{"EndpointsConfig": object{"mine": object{}}}})
+	wants(t, r.output(other), "apart")
+	beside := r.container("beside", "hostname", object{"NetworkMode": "container:db", "PidMode": "container:" + db[:12], "IpcMode": "private"})
+	wants(t, r.output(beside), db[:12])
+	if status, text := r.do("POST", "/containers/create?name=db", object{"Image": alpine, "HostConfig": object{"NetworkMode": "none"}}); status != http.StatusConflict || strings.Contains(text, "slipwayjob") {
+		t.Errorf("a name twice: %d %s", status, text)
+	}
+	if status, text := r.do("POST", "/containers/create", object{"Image": alpine, "HostConfig": object{"NetworkMode": "container:db", "PortBindings": object{"80/tcp": []object{{"HostPort": "1"}}}}}); status != http.StatusBadRequest {
+		t.Errorf("ports of another's network: %d %s", status, text)
+	}
+	r.host("rm", "--force", db)
+}
+
+// TestCreatePins: a pin stays where it was while names are swapped, also over a restart; it goes with its last user.
+func TestCreatePins(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	secret := t.TempDir()
+	for name, text := range map[string]string{r.workspace + "/sub/mark": "mine", secret + "/mark": "secret"} {
+		if err := os.MkdirAll(name[:strings.LastIndex(name, "/")], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	host := object{"NetworkMode": "none", "Binds": []string{jobDir + "/sub:/x"}}
+	first := r.container("first", "cat /x/mark", host)
+	second := r.container("second", "cat /x/mark", object{"NetworkMode": "none", "VolumesFrom": []string{"first:ro"}})
+	if err := os.Rename(r.workspace+"/sub", r.workspace+"/old"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(secret, r.workspace+"/sub"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{first, second, first} {
+		if out := r.output(id); out != "mine\n" {
+			t.Errorf("%s shows %q", id[:12], out)
+		}
+	}
+	rec, err := r.objects.container(first)
+	if err != nil || len(rec.Pins) != 1 || rec.Sources["/x"] != jobDir+"/sub" {
+		t.Errorf("%+v %v", rec, err)
+	}
+	r.unpin(rec)
+	r.host("rm", first)
+	if out := r.output(second); out != "mine\n" {
+		t.Errorf("without the first one: %q", out)
+	}
+	if n := r.made.count(); n != 1 {
+		t.Errorf("%d pins", n)
+	}
+	r.host("rm", second)
+	if err := r.forgetGone(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if n := r.made.count(); n != 0 {
+		t.Errorf("%d pins are left", n)
+	}
+	if got, err := os.ReadFile(r.workspace + "/old/mark"); err != nil || string(got) != "mine\n" {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestCreateRace exchanges a folder and a link to a secret while containers are made and started.
+func TestCreateRace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	secret := t.TempDir()
+	for name, text := range map[string]string{r.workspace + "/x/mark": "mine", secret + "/mark": "secret"} {
+		if err := os.MkdirAll(name[:strings.LastIndex(name, "/")], 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte(text+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(secret, r.workspace+"/y"); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(200 * time.Microsecond): // leaves a CPU to the others
+				_ = unix.Renameat2(unix.AT_FDCWD, r.workspace+"/x", unix.AT_FDCWD, r.workspace+"/y", unix.RENAME_EXCHANGE)
+			}
+		}
+	}()
+	made, refused := 0, 0
+	for i := 0; i < 40 && (made < 4 || refused < 4); i++ {
+		status, text := r.do("POST", fmt.Sprintf("/containers/create?name=race%d", i), object{
+			"Image": alpine, "Cmd": []string{"cat", "/s/mark"}, "HostConfig": object{"NetworkMode": "none", "Binds": []string{jobDir + "/x:/s"}},
+		})
+		switch {
+		case status == http.StatusForbidden:
+			refused++
+		case status != http.StatusCreated:
+			t.Errorf("%d %s", status, text)
+		case made < 4:
+			made++
+			if out := r.output(r.policy.prefix() + fmt.Sprintf("race%d", i)); out != "mine\n" {
+				t.Errorf("run %d shows %q", i, out)
+			}
+		}
+	}
+	close(stop)
+	wg.Wait()
+	if made == 0 {
+		t.Errorf("%d made, %d refused", made, refused)
+	}
+}
+
+// TestCreateNeedsRoot: without CAP_SYS_ADMIN a part of the workspace is refused, the whole of it works.
+func TestCreateNeedsRoot(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Root = false })
+	if err := os.Mkdir(r.workspace+"/sub", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if r.engine.version.atLeast("1.45") {
+		t.Skip("this Engine mounts parts of volumes safely")
+	}
+	status, text := r.do("POST", "/containers/create", object{"Image": alpine, "HostConfig": object{"NetworkMode": "none", "Binds": []string{jobDir + "/sub:/x"}}})
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, text, "[needs-root]", "share the whole of "+jobDir)
+	lacks(t, r.calls.String(), "/containers/create")
+	id := r.container("whole", "ls /x", object{"NetworkMode": "none", "Binds": []string{jobDir + ":/x"}})
+	wants(t, r.output(id), "sub")
+}
+
+// TestCreateReadOnlyPlace: what the job has read-only, its containers have read-only.
+func TestCreateReadOnlyPlace(t *testing.T) {
+	t.Parallel()
+	fixed := t.TempDir()
+	r := newRig(t, func(o *Options) {
+		o.Policy.Mounts = append(o.Policy.Mounts, Mount{Destination: "/fixed", Source: fixed, ReadOnly: true})
+	})
+	if err := os.Mkdir(fixed+"/sub", 0o777); err != nil {
+		t.Fatal(err)
+	}
+	for i, source := range []string{"/fixed", "/fixed/sub"} {
+		id := r.container(fmt.Sprintf("ro%d", i), "touch /x/made || echo refused", object{"NetworkMode": "none", "Binds": []string{source + ":/x:rw"}})
+		wants(t, r.output(id), "refused")
+	}
+	if status, text := r.do("POST", "/containers/create", object{"Image": alpine, "HostConfig": object{"NetworkMode": "none", "Binds": []string{"/fixed/none:/x"}}}); status != http.StatusBadRequest {
+		t.Errorf("%d %s", status, text)
+	}
+}
+
+// TestCreateLimit counts containers that are there, not those that were.
+func TestCreateLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Limits.Containers = 2 })
+	first := r.container("one", "true", object{"NetworkMode": "none"})
+	r.container("two", "true", object{"NetworkMode": "none"})
+	status, text := r.do("POST", "/containers/create?name=three", object{"Image": alpine})
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, text, "[limit-containers]")
+	r.host("rm", first)
+	r.container("three", "true", object{"NetworkMode": "none"})
+}
+
+// TestCreateAtTheEnd: what is made while the guard closes does not stay.
+func TestCreateAtTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.cancel()
+	w := &call{Guard: r.Guard, ctx: context.Background()}
+	rec := containerRecord{ID: strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, "--network", "none", "--volume", "/v", alpine, "true"))}
+	r.objects.addContainer(&rec)
+	if err := w.discard(context.Background(), rec); err != nil {
+		t.Error(err)
+	}
+	if r.objects.ownsContainer(rec.ID) {
+		t.Error("it is on record")
+	}
+}
+
+// TestCreateAudit lets everything pass and tells of it.
+func TestCreateAudit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	id := r.container("audited", "test -f /x/passwd && echo read", object{"SecurityOpt": []string{"seccomp=unconfined"}, "NetworkMode": "host", "Binds": []string{"/etc:/x:ro"}})
+	wants(t, r.output(id), "read")
+	wants(t, r.audit.String(), "rule=security-opt", "rule=network-host", "rule=bind-outside")
+}

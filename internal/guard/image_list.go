@@ -1,0 +1,289 @@
+package guard
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/distribution/reference"
+)
+
+// imageRow is one row of the Engine's list of images, as the job may see it.
+type imageRow struct {
+	id            string
+	created       int64
+	tags, digests []string
+	labels        map[string]string
+	doc           map[string]any // the Engine's row, with the names that the job may see
+}
+
+// visibleImages lists the images that the job may use, newest first.
+func (g *Guard) visibleImages(ctx context.Context) ([]imageRow, error) {
+	return g.listImages(ctx, url.Values{})
+}
+
+func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, error) {
+	var rows []map[string]any
+	if err := g.engine.getJSON(ctx, "/images/json", query, &rows); err != nil {
+		return nil, err
+	}
+	own, err := g.images.Names(g.policy.Scope)
+	if err != nil {
+		return nil, err
+	}
+	var out []imageRow
+	for _, row := range rows {
+		l := imageRow{doc: row, labels: map[string]string{}}
+		l.id, _ = row["Id"].(string)
+		if n, ok := row["Created"].(json.Number); ok {
+			l.created, _ = n.Int64()
+		}
+		if labels, ok := row["Labels"].(map[string]any); ok {
+			for k, v := range labels {
+				l.labels[k], _ = v.(string)
+			}
+		}
+		names, err := g.namesWith(own, imageDoc{ID: l.id, RepoTags: stringsOf(row["RepoTags"]), RepoDigests: stringsOf(row["RepoDigests"])})
+		if err != nil {
+			return nil, err
+		}
+		if len(names.tags)+len(names.digests) == 0 && !g.objects.ownsImage(l.id) {
+			continue
+		}
+		l.tags, l.digests = names.tags, names.digests
+		row["RepoTags"], row["RepoDigests"] = names.tags, names.digests
+		hideImageDetails(row)
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// hideImageDetails drops where else the Engine writes the names of images.
+func hideImageDetails(doc map[string]any) {
+	delete(doc, "Identity")
+	dropAnnotations(doc)
+}
+
+// dropAnnotations removes the annotations of descriptors, in which the containerd store keeps the name of a pull.
+func dropAnnotations(v any) {
+	switch v := v.(type) {
+	case map[string]any:
+		if d, ok := v["Descriptor"].(map[string]any); ok {
+			delete(d, "annotations")
+		}
+		for k, e := range v {
+			if k == "Descriptor" || k == "Manifests" {
+				dropAnnotations(e)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			dropAnnotations(e)
+		}
+	}
+}
+
+func stringsOf(v any) []string {
+	list, _ := v.([]any)
+	var out []string
+	for _, e := range list {
+		if s, ok := e.(string); ok && s != "<none>:<none>" && s != "<none>@<none>" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// filters reads a client's filters, in both forms that the Engine takes.
+func (c *call) filters(known ...string) (map[string][]string, error) {
+	text := c.query.Get("filters")
+	out := map[string][]string{}
+	if text == "" {
+		return out, nil
+	}
+	var raw map[string]json.RawMessage
+	if err := decodeStrict([]byte(text), &raw); err != nil {
+		return nil, badRequest("invalid filter: %v", err)
+	}
+	for key, data := range raw {
+		if !slices.Contains(known, key) {
+			return nil, badRequest("Invalid filter '%s'", printable(key))
+		}
+		var list []string
+		var set map[string]bool
+		if err := json.Unmarshal(data, &list); err == nil {
+			out[key] = list
+		} else if err := json.Unmarshal(data, &set); err == nil {
+			for _, v := range slices.Sorted(maps.Keys(set)) {
+				if set[v] {
+					out[key] = append(out[key], v)
+				}
+			}
+		} else {
+			return nil, badRequest("invalid filter: %q is neither a list nor a set", printable(key))
+		}
+	}
+	return out, nil
+}
+
+// imageList answers with the job's view. All filters are applied to that, so that none tells of what is not in it.
+func imageList(c *call) error {
+	filters, err := c.filters("reference", "label", "dangling", "before", "since", "until")
+	if err != nil {
+		return err
+	}
+	if old := c.query.Get("filter"); old != "" { // of clients before 1.41
+		filters["reference"] = append(filters["reference"], old)
+	}
+	query := c.pick("digests", "shared-size", "manifests")
+	if !c.engine.version.atLeast("1.42") {
+		query.Del("shared-size")
+	}
+	if !c.engine.version.atLeast("1.47") {
+		query.Del("manifests")
+	}
+	rows, err := c.listImages(c.ctx, query)
+	if err != nil {
+		return err
+	}
+	keep, err := c.imageFilter(filters)
+	if err != nil {
+		return err
+	}
+	out := []map[string]any{}
+	for _, row := range rows {
+		if !keep(&row) {
+			continue
+		}
+		if len(row.tags) == 0 && !c.version.atLeast("1.43") {
+			row.doc["RepoTags"] = []string{"<none>:<none>"} // as the Engine puts it for older clients
+			if len(row.digests) == 0 {
+				row.doc["RepoDigests"] = []string{"<none>@<none>"}
+			}
+		}
+		out = append(out, row.doc)
+	}
+	c.json(200, out)
+	return nil
+}
+
+// imageFilter makes one test of a client's filters.
+func (c *call) imageFilter(filters map[string][]string) (func(*imageRow) bool, error) {
+	var tests []func(*imageRow) bool
+	for _, v := range filters["dangling"] {
+		want, err := strconv.ParseBool(v)
+		if err != nil {
+			return nil, badRequest("Invalid filter 'dangling=[%s]'", printable(v))
+		}
+		tests = append(tests, func(l *imageRow) bool { return (len(l.tags) == 0) == want })
+	}
+	for _, v := range filters["label"] {
+		tests = append(tests, func(l *imageRow) bool { return hasLabel(l.labels, v) })
+	}
+	for _, v := range filters["before"] {
+		img, err := c.createdAt(v)
+		if err != nil {
+			return nil, err
+		}
+		tests = append(tests, func(l *imageRow) bool { return l.created < img })
+	}
+	for _, v := range filters["since"] {
+		img, err := c.createdAt(v)
+		if err != nil {
+			return nil, err
+		}
+		tests = append(tests, func(l *imageRow) bool { return l.created > img })
+	}
+	for _, v := range filters["until"] {
+		limit, err := parseUntil(v, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		tests = append(tests, func(l *imageRow) bool { return l.created < limit.Unix() })
+	}
+	if patterns := filters["reference"]; len(patterns) > 0 {
+		for _, p := range patterns {
+			if _, err := reference.FamiliarMatch(p, mustName("a")); err != nil {
+				return nil, badRequest("Invalid filter 'reference=[%s]'", printable(p))
+			}
+		}
+		tests = append(tests, func(l *imageRow) bool {
+			l.tags = matching(patterns, l.tags)
+			l.digests = matching(patterns, l.digests)
+			l.doc["RepoTags"], l.doc["RepoDigests"] = l.tags, l.digests
+			return len(l.tags)+len(l.digests) > 0
+		})
+	}
+	return func(l *imageRow) bool {
+		for _, t := range tests {
+			if !t(l) {
+				return false
+			}
+		}
+		return true
+	}, nil
+}
+
+// mustName reads a name of our own.
+func mustName(s string) reference.Named {
+	n, err := reference.ParseNormalizedNamed(s)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+func matching(patterns, names []string) []string {
+	out := []string{}
+	for _, n := range names {
+		named, err := reference.ParseNormalizedNamed(n)
+		if err != nil {
+			continue
+		}
+		for _, p := range patterns {
+			if ok, err := reference.FamiliarMatch(p, named); err == nil && ok {
+				out = append(out, n)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// createdAt is when an image was created that the job may use.
+func (c *call) createdAt(ref string) (int64, error) {
+	img, err := c.readImage(c.ctx, ref)
+	if err != nil {
+		return 0, err
+	}
+	var doc struct{ Created string }
+	if err := c.engine.getJSON(c.ctx, "/images/"+img.ID+"/json", nil, &doc); err != nil {
+		return 0, err
+	}
+	t, err := time.Parse(time.RFC3339Nano, doc.Created)
+	if err != nil {
+		return 0, fmt.Errorf("read when the image was created: %w", err)
+	}
+	return t.Unix(), nil
+}
+
+// parseUntil reads a moment as the Engine does: a Unix time, a duration before now, or a date.
+func parseUntil(s string, now time.Time) (time.Time, error) {
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d), nil
+	}
+	if sec, err := strconv.ParseFloat(s, 64); err == nil {
+		return time.Unix(int64(sec), 0), nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02Z07:00", "2006-01-02"} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, badRequest("invalid filter: until=%s", printable(s))
+}

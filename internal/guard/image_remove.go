@@ -1,0 +1,217 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/distribution/reference"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
+)
+
+// removed is one row of the answer to a removal.
+type removed struct {
+	Untagged string `json:",omitempty"`
+	Deleted  string `json:",omitempty"`
+}
+
+// imageRemove takes names away that are the scope's own or the project's. What is only shared with the job stays, and
+// that is a success, so that scripts which tidy up go on.
+func imageRemove(c *call) error {
+	if err := c.noBody(); err != nil {
+		return err
+	}
+	ref := c.vars["name"]
+	img, doc, err := c.findImage(c.ctx, ref)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := detached(c.ctx)
+	defer cancel()
+	out := []removed{}
+	if img.Stored != "" {
+		if out, err = c.untag(ctx, img); err != nil {
+			return err
+		}
+		if len(out) == 0 {
+			c.once("image-shared", "image "+printable(ref)+" is shared with other jobs and stays on the machine")
+		}
+	} else {
+		if out, err = c.removeByID(ctx, doc, c.flag("force")); err != nil {
+			return err
+		}
+	}
+	c.json(http.StatusOK, out)
+	return nil
+}
+
+// untag takes one name away from the job.
+func (c *call) untag(ctx context.Context, img image) ([]removed, error) {
+	untagged := []removed{{Untagged: img.Written}}
+	m, err := c.meaning(img.Stored)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case strings.HasPrefix(img.Stored, ledger.Host+"/"):
+		err = c.dropOwn(ctx, img.Stored)
+	case m.ID != "" && m.Known && c.reads(img.Stored):
+		err = c.images.Remove(ctx, imageCalls{c.Guard}, img.Stored, c.policy.Scope)
+	default:
+		return []removed{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return c.withDeleted(ctx, untagged, img.ID)
+}
+
+// reads reports whether a name is the scope's to read by itself.
+func (g *Guard) reads(stored string) bool {
+	own, err := g.images.Names(g.policy.Scope)
+	return err == nil && own.Private[stored] != ""
+}
+
+// withDeleted adds that an image is gone, if it is.
+func (c *call) withDeleted(ctx context.Context, rows []removed, id string) ([]removed, error) {
+	_, found, err := c.inspectImage(ctx, id)
+	if err == nil && !found {
+		rows = append(rows, removed{Deleted: id})
+		c.objects.dropImage(id)
+	}
+	return rows, err
+}
+
+// removeByID takes all own names of an image away, and removes it if it is the job's and nobody has a name for it.
+func (c *call) removeByID(ctx context.Context, doc imageDoc, force bool) ([]removed, error) {
+	own, err := c.images.Names(c.policy.Scope)
+	if err != nil {
+		return nil, err
+	}
+	var names []image
+	repos := map[string]bool{}
+	add := func(stored, written string) {
+		names = append(names, image{ID: doc.ID, Stored: stored, Written: familiar(written)})
+		repo, _ := splitTag(written)
+		repos[repo] = true
+	}
+	for _, t := range doc.RepoTags {
+		if named, err := reference.ParseNormalizedNamed(t); err == nil && own.Own[named.String()] != "" {
+			add(named.String(), own.Own[named.String()])
+		}
+	}
+	for name, id := range own.Private {
+		if id == doc.ID && !strings.Contains(name, "@") {
+			add(name, name)
+		}
+	}
+	if len(repos) > 1 && !force {
+		return nil, &apiError{http.StatusConflict, fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", shortID(doc.ID))}
+	}
+	out := []removed{}
+	for _, n := range names {
+		rows, err := c.untag(ctx, n)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, rows...)
+	}
+	if len(names) > 0 || !c.objects.ownsImage(doc.ID) {
+		return out, nil
+	}
+	if gone, err := c.removeNameless(ctx, doc.ID); err != nil || !gone {
+		return out, err
+	}
+	return append(out, removed{Deleted: doc.ID}), nil
+}
+
+// removeNameless removes an image of the job if nobody has a name for it. It is done by a name of its own, because the
+// Engine then sees for itself whether there is another.
+func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err error) {
+	doc, found, err := g.inspectImage(ctx, id)
+	if err != nil || !found || len(doc.RepoTags) > 0 {
+		return false, err
+	}
+	name := g.aliasPrefix() + g.policy.Token + ":rm-" + strings.TrimPrefix(id, "sha256:")
+	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
+		return false, err
+	}
+	calls := imageCalls{g}
+	if err := calls.Tag(ctx, id, name); err != nil {
+		return false, err
+	}
+	if err := calls.Untag(ctx, name); err != nil {
+		return false, err
+	}
+	if err := g.images.Forget(name); err != nil {
+		return false, err
+	}
+	if _, found, err = g.inspectImage(ctx, id); err != nil || found {
+		return false, err
+	}
+	g.objects.dropImage(id)
+	return true, nil
+}
+
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
+// imagePrune removes nameless images that the job made. Names are left: other jobs of the scope may use them, and they
+// go by themselves when nobody does.
+func imagePrune(c *call) error {
+	if err := c.noBody(); err != nil {
+		return err
+	}
+	filters, err := c.filters("dangling", "label", "label!", "until")
+	if err != nil {
+		return err
+	}
+	without := filters["label!"]
+	delete(filters, "label!")
+	delete(filters, "dangling")
+	keep, err := c.imageFilter(filters)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := detached(c.ctx)
+	defer cancel()
+	rows, err := c.visibleImages(ctx)
+	if err != nil {
+		return err
+	}
+	report := struct {
+		ImagesDeleted  []removed
+		SpaceReclaimed int64
+	}{ImagesDeleted: []removed{}}
+	for _, row := range rows {
+		if len(row.tags)+len(row.digests) > 0 || !c.objects.ownsImage(row.id) || !keep(&row) {
+			continue
+		}
+		if hasAny(row.labels, without) {
+			continue
+		}
+		gone, err := c.removeNameless(ctx, row.id)
+		if err != nil {
+			return err
+		}
+		if gone {
+			report.ImagesDeleted = append(report.ImagesDeleted, removed{Deleted: row.id})
+		}
+	}
+	c.json(http.StatusOK, report)
+	return nil
+}
+
+func hasAny(labels map[string]string, wants []string) bool {
+	for _, w := range wants {
+		if hasLabel(labels, w) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,312 @@
+package guard
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/ledger"
+)
+
+// startRegistry serves a registry that asks for credentials, and the same images without at open.
+func startRegistry(t *testing.T) (private *demo.Registry, open string) {
+	t.Helper()
+	r, err := demo.StartRegistry()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	proxy := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		p.SetURL(&url.URL{Scheme: "http", Host: r.Host})
+		p.SetXForwarded()
+		p.Out.Host = p.In.Host
+		p.Out.SetBasicAuth(r.User, r.Password)
+	}})
+	t.Cleanup(proxy.Close)
+	return r, strings.TrimPrefix(proxy.URL, "http://")
+}
+
+// publish puts an image of its own into the registry.
+func publish(t *testing.T, r *demo.Registry, name, who string) {
+	t.Helper()
+	recipe := demo.Alpine()
+	recipe.Labels = map[string]string{"who": who, "test": t.Name()}
+	if err := r.Push(t.Context(), name, recipe); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func credentials(user, password string) []string {
+	data, _ := json.Marshal(map[string]string{"username": user, "password": password})
+	return []string{"X-Registry-Auth", base64.URLEncoding.EncodeToString(data)}
+}
+
+// pullImage pulls by the API. It returns what went wrong.
+func (r *rig) pullImage(name string, headers ...string) string {
+	r.t.Helper()
+	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", name) })
+	repo, tag := splitTag(name)
+	if at, digest, ok := strings.Cut(name, "@"); ok {
+		repo, tag = at, digest
+	}
+	status, body := r.do("POST", "/images/create?fromImage="+url.QueryEscape(repo)+"&tag="+url.QueryEscape(tag), nil, headers...)
+	if status != http.StatusOK || strings.Contains(body, `"error"`) {
+		return fmt.Sprint(status, body)
+	}
+	return ""
+}
+
+func withRegistry(host, path string) func(*Options) {
+	return func(o *Options) { o.Policy.Registry, o.Policy.ImagePath = host, path }
+}
+
+func (r *rig) sees(ref string) bool {
+	r.t.Helper()
+	status, body := r.do("GET", "/images/"+ref+"/json", nil)
+	if status != http.StatusOK && status != http.StatusNotFound {
+		r.t.Errorf("%s: %d %s", ref, status, body)
+	}
+	return status == http.StatusOK
+}
+
+func TestPrivatePull(t *testing.T) {
+	t.Parallel()
+	registry, _ := startRegistry(t)
+	publish(t, registry, "team/secret:1", "secret")
+	name := registry.Host + "/team/secret:1"
+	a, b := rigs(t, withRegistry(registry.Host, ""))
+	right := credentials(registry.User, registry.Password)
+	if failed := a.pullImage(name, right...); failed != "" {
+		t.Fatal(failed)
+	}
+	id := a.imageID(name)
+	digest := strings.TrimSpace(a.host("image", "inspect", "--format", "{{index .RepoDigests 0}}", name))
+	for _, ref := range []string{name, id, id[7:19], digest} {
+		if !a.sees(ref) {
+			t.Errorf("who pulled does not see %s", ref)
+		}
+		if b.sees(ref) {
+			t.Errorf("another scope sees %s", ref)
+		}
+	}
+	lacks(t, b.docker("images", "--digests", "--no-trunc"), id, registry.Host)
+	if status, _ := b.do("POST", "/images/"+name+"/tag?repo=mine", nil); status != http.StatusNotFound {
+		t.Errorf("tagged by another scope: %d", status)
+	}
+	if failed := b.pullImage(name); failed == "" || b.sees(name) {
+		t.Errorf("pulled without credentials: %s", failed)
+	}
+	if failed := b.pullImage(name, credentials("demo", "guess")...); failed == "" || b.sees(name) {
+		t.Errorf("pulled with a wrong password: %s", failed)
+	}
+	if !a.sees(name) {
+		t.Error("a failed pull took the image from who had it")
+	}
+	if failed := b.pullImage(name, right...); failed != "" || !b.sees(name) || !b.sees(id) || !b.sees(digest) {
+		t.Errorf("not seen after a pull of its own: %s", failed)
+	}
+	b.docker("rmi", name)
+	if b.sees(name) || b.sees(id) || !a.sees(name) {
+		t.Error("a removal is for the scope alone")
+	}
+	a.docker("rmi", name)
+	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+		t.Errorf("nobody reads it, and it is still there: %s", out)
+	}
+	for _, secret := range []string{registry.Password, right[1]} {
+		lacks(t, a.audit.String(), secret)
+		data, err := os.ReadFile(ledgerFile(a))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lacks(t, string(data), secret)
+	}
+}
+
+func TestPublicPull(t *testing.T) {
+	t.Parallel()
+	registry, open := startRegistry(t)
+	publish(t, registry, "team/tool:1", "tool")
+	name := open + "/team/tool:1"
+	a, b := rigs(t, func(o *Options) { o.Policy.AllowedRegistries = []string{open} })
+	if failed := a.pullImage(name); failed != "" {
+		t.Fatal(failed)
+	}
+	id := a.imageID(name)
+	if !b.sees(name) || !b.sees(id) {
+		t.Error("not public")
+	}
+	a.docker("rmi", "-f", name)
+	b.docker("rmi", "-f", id)
+	if now := a.imageID(name); now != id || !a.sees(name) {
+		t.Error("a job removed what is public")
+	}
+	// The very same image does not turn private because somebody sends credentials.
+	if failed := b.pullImage(name, credentials("x", "y")...); failed != "" || !a.sees(name) || !b.sees(name) {
+		t.Error(failed)
+	}
+	// Another one does.
+	publish(t, registry, "team/tool:1", "newer")
+	if failed := b.pullImage(name, credentials("x", "y")...); failed != "" || !b.sees(name) || a.sees(name) {
+		t.Error("pulled with credentials, and public: ", failed)
+	}
+	if failed := a.pullImage(name); failed != "" || !a.sees(name) {
+		t.Error(failed)
+	}
+}
+
+// TestPullOfTheOperatorsName: an image that the operator made on the machine may bear a name that somebody else has at
+// the registry.
+func TestPullOfTheOperatorsName(t *testing.T) {
+	t.Parallel()
+	registry, open := startRegistry(t)
+	publish(t, registry, "base:1", "stranger")
+	name := open + "/base:1"
+	a, b := rigs(t, func(o *Options) { o.Policy.AllowedRegistries = []string{open} })
+	a.host("tag", alpine, name)
+	before := a.imageID(name)
+	if failed := a.pullImage(name); failed != "" {
+		t.Fatal(failed)
+	}
+	if now := a.imageID(name); now != before {
+		t.Error("the operator's image was replaced")
+	}
+	wants(t, a.docker("image", "inspect", "--format", "{{.Config.Labels.who}} {{.RepoTags}}", name), "stranger ["+name+"]")
+	wants(t, b.docker("image", "inspect", "--format", "{{.Id}}", name), before)
+}
+
+func TestPush(t *testing.T) {
+	t.Parallel()
+	registry, _ := startRegistry(t)
+	path := registry.Host + "/group/demo"
+	a, b := rigs(t, withRegistry(registry.Host, path))
+	b.policy.ImagePath = registry.Host + "/group/other"
+	right := credentials(registry.User, registry.Password)
+	push := func(r *rig, repo, tag string) string {
+		t.Helper()
+		status, body := r.do("POST", "/images/"+repo+"/push?tag="+tag, nil, right...)
+		if status != http.StatusOK || strings.Contains(body, `"error"`) {
+			t.Errorf("push %s: %d %s", repo, status, body)
+		}
+		wants(t, body, "The push refers to repository ["+repo+"]")
+		lacks(t, body, "slipway.local")
+		return body
+	}
+	t.Run("own path", func(t *testing.T) {
+		id := a.commitImage(path+"/app:1", "own")
+		if now := a.imageID(path + "/app:1"); now != id {
+			t.Error("a name of the own path is not kept")
+		}
+		push(a, path+"/app", "1")
+		if b.sees(path+"/app:1") || b.sees(id) || !a.sees(path+"/app:1") {
+			t.Error("the project's image is not its own")
+		}
+		if failed := b.pullImage(path+"/app:1", right...); failed != "" || !b.sees(path+"/app:1") {
+			t.Error("not pulled by who may: ", failed)
+		}
+		// A newer one that is not pushed is not for others.
+		newer := a.commitImage(path+"/app:1", "newer")
+		wants(t, a.docker("image", "inspect", "--format", "{{.Id}}", path+"/app:1"), newer)
+		wants(t, b.docker("image", "inspect", "--format", "{{.Id}}", path+"/app:1"), id)
+		a.docker("rmi", path+"/app:1")
+		b.docker("rmi", path+"/app:1")
+		if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", path+"/app:1"); err == nil {
+			t.Error(out)
+		}
+	})
+	t.Run("elsewhere", func(t *testing.T) {
+		name := registry.Host + "/else/app:1"
+		ids := []string{a.commitImage(name, "a"), b.commitImage(name, "b")}
+		answers := make([]string, 2)
+		var all sync.WaitGroup
+		for i, r := range []*rig{a, b} {
+			all.Add(1)
+			go func() {
+				defer all.Done()
+				answers[i] = push(r, registry.Host+"/else/app", "1")
+			}()
+		}
+		all.Wait()
+		if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+			t.Errorf("the name is still there: %s", out)
+		}
+		for i, r := range []*rig{a, b} {
+			// What the registry has under the digest of the answer is what this job pushed.
+			_, digest, _ := strings.Cut(answers[i], `"Digest":"`)
+			digest, _, _ = strings.Cut(digest, `"`)
+			by := registry.Host + "/else/app@" + digest
+			if failed := r.pullImage(by, right...); failed != "" {
+				t.Fatal(failed)
+			}
+			wants(t, r.docker("image", "inspect", "--format", "{{.Id}}", by), ids[i])
+		}
+	})
+	t.Run("what is not the job's", func(t *testing.T) {
+		b.commitImage("theirs", "b")
+		for _, name := range []string{"theirs", "nothing"} {
+			_, body := a.do("POST", "/images/"+registry.Host+"/x/"+name+"/push?tag=latest", nil, right...)
+			wants(t, body, "An image does not exist locally with the tag: "+registry.Host+"/x/"+name)
+		}
+	})
+}
+
+// TestKilledWhilePushing: a name that a killed process lent means to nobody what it was lent to, and the next guard
+// gives it back.
+func TestKilledWhilePushing(t *testing.T) {
+	t.Parallel()
+	a := newRig(t)
+	lent := fmt.Sprintf("slipway.test/lent:%d", os.Getpid())
+	a.host("tag", alpine, lent)
+	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", lent) })
+	before := a.imageID(lent)
+	evil := a.commitImage("app", "evil")
+	cmd := exec.Command(os.Args[0], "-test.run=^TestLendAndDie$")
+	cmd.Env = append(os.Environ(), "SLIPWAY_TEST_LEND="+strings.Join([]string{a.Guard.images.Dir(), lent, a.policy.Scope, evil}, " "))
+	if out, err := cmd.CombinedOutput(); err == nil || !strings.Contains(err.Error(), "7") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if now := a.imageID(lent); now != evil {
+		t.Fatal("it was not lent")
+	}
+	wants(t, a.docker("image", "inspect", "--format", "{{.Id}}", lent), before)
+	b := newRig(t, func(o *Options) { o.Images = a.Guard.images })
+	if now := a.imageID(lent); now != before {
+		t.Error("it was not given back")
+	}
+	wants(t, b.docker("image", "inspect", "--format", "{{.Id}}", lent), before)
+}
+
+// TestLendAndDie is no test, but the process that dies.
+func TestLendAndDie(t *testing.T) {
+	what := strings.Fields(os.Getenv("SLIPWAY_TEST_LEND"))
+	if len(what) != 4 {
+		t.Skip("for TestKilledWhilePushing")
+	}
+	l, err := ledger.Open(what[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{calls: &lines{}}
+	up, err := newUpstream(t.Context(), r.recorder())
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = l.Lend(t.Context(), imageCalls{&Guard{engine: up}}, what[1], what[2], what[3], func(context.Context) error {
+		os.Exit(7)
+		return nil
+	})
+	t.Fatal(err)
+}
+
+func ledgerFile(r *rig) string { return r.Guard.images.Dir() + "/images.jsonl" }

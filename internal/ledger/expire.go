@@ -1,0 +1,86 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Ages of names.
+const (
+	// UnusedFor is how long a scope's own name lives without being used.
+	UnusedFor = 7 * 24 * time.Hour
+	// temporaryFor is how long a name for the moment lives at most: longer than any job.
+	temporaryFor = 48 * time.Hour
+)
+
+// Expire removes scopes' own names that were not used for a while, and returns them as their jobs knew them. It also
+// forgets what the Engine does not have any more. It is to be called now and then by one of the processes.
+func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age time.Duration) ([]string, error) {
+	entries, err := l.Entries()
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	var errs []error
+	for _, e := range entries {
+		if !e.old(now, age) {
+			continue
+		}
+		// Locked while the Engine works, so that nobody writes the name meanwhile: who does records it first.
+		errs = append(errs, l.change(func(tx *transaction) error {
+			e, ok := tx.get(e.Name)
+			if !ok || !e.old(now, age) {
+				return nil
+			}
+			if !isOwn(e.Name) {
+				return tx.tidy(ctx, engine, e)
+			}
+			if err := engine.Untag(ctx, e.Name); err != nil {
+				return err
+			}
+			if !e.Temporary {
+				out = append(out, e.Written)
+			}
+			return tx.drop(e.Name)
+		}))
+	}
+	return out, errors.Join(errs...)
+}
+
+// tidy forgets readers whose image is gone, and a name that the Engine does not have.
+func (tx *transaction) tidy(ctx context.Context, engine Engine, e Entry) error {
+	before := len(e.Readers)
+	for scope, id := range e.Readers {
+		img, err := engine.Image(ctx, id)
+		if err != nil {
+			return err
+		}
+		if img.ID == "" {
+			delete(e.Readers, scope)
+		}
+	}
+	if len(e.Readers) == 0 {
+		img, err := engine.Image(ctx, e.Name)
+		if err != nil {
+			return err
+		}
+		if img.ID == "" {
+			return tx.drop(e.Name)
+		}
+	}
+	if len(e.Readers) == before {
+		return nil
+	}
+	return tx.put(e)
+}
+
+func (e *Entry) old(now time.Time, age time.Duration) bool {
+	if e.Change != nil {
+		return false
+	}
+	if e.Temporary {
+		age = temporaryFor
+	}
+	return now.Sub(e.Used) > age
+}

@@ -1,0 +1,50 @@
+package ledger
+
+import "time"
+
+// Own records that a name, below Host, is a scope's own, before the Engine is asked to make it.
+func (l *Ledger) Own(name, scope, written string, now time.Time) error {
+	return l.change(func(tx *transaction) error {
+		if e, ok := tx.get(name); ok && now.Sub(e.Used) < usedEvery {
+			return nil
+		}
+		return tx.put(Entry{Name: name, Scope: scope, Written: written, Used: now})
+	})
+}
+
+// Borrow records a name, below Host, that a scope's job needs for a moment. It does not wait for the disk: what it is
+// for is to find what a killed process left.
+func (l *Ledger) Borrow(name, scope string, now time.Time) error {
+	return l.change(func(tx *transaction) error {
+		err := tx.put(Entry{Name: name, Scope: scope, Temporary: true, Used: now})
+		tx.sync = false
+		return err
+	})
+}
+
+// Forget records that names below Host are gone.
+func (l *Ledger) Forget(names ...string) error {
+	return l.change(func(tx *transaction) error {
+		for _, name := range names {
+			if _, ok := tx.get(name); !ok || !isOwn(name) {
+				continue
+			}
+			if err := tx.drop(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// nobodys reports whether no job may read a name that is not a scope's own.
+func (e *Entry) nobodys() bool {
+	return !isOwn(e.Name) && len(e.Readers) == 0 && !e.Public && !e.Operator && e.Change == nil
+}
+
+func (e *Entry) read(scope, id string) {
+	if e.Readers == nil {
+		e.Readers = map[string]string{}
+	}
+	e.Readers[scope] = id
+}
