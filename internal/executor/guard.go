@@ -21,7 +21,9 @@ const tokenBytes = 6
 // jobSocket is the socket of a job's own, and what belongs to it. A nil one does nothing.
 type jobSocket struct {
 	*guard.Guard
+	token  string
 	cgroup *jobCgroup // nil = none
+	engine *docker.Engine
 	log    *slog.Logger
 }
 
@@ -36,7 +38,7 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		mounts = append(mounts, guard.Mount{Destination: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	token := randomHex(tokenBytes)
-	socket := &jobSocket{cgroup: s.cgroupOf(c.Limits, token), log: e.Log}
+	socket := &jobSocket{token: token, cgroup: s.cgroupOf(c.Limits, token), engine: e.Engine, log: e.Log}
 	if cg := socket.cgroup; cg != nil {
 		if err := cg.make(c.Limits); err != nil {
 			e.Log.Warn("memory and cpus of [runners.docker] hold for each container of a job, not for all together", "error", errors.Join(err, cg.remove()))
@@ -68,8 +70,15 @@ func (s *jobSocket) close(ctx context.Context) {
 		return
 	}
 	if err := s.Close(ctx); err != nil {
-		s.log.Warn("something that a job made is still there; the next start removes it", "error", err)
+		s.log.Warn("something that a job made cannot be removed now; trying again", "error", err)
+		go s.sweepLater(context.WithoutCancel(ctx))
 	}
+}
+
+// sweepLater goes on trying: the Engine may be away for a while.
+func (s *jobSocket) sweepLater(ctx context.Context) {
+	mine := func(labels map[string]string) bool { return labels[guard.LabelGuard] == s.token }
+	tryLater(ctx, func(ctx context.Context) error { return sweepGuarded(ctx, s.engine, mine, s.log) })
 }
 
 // removeCgroup follows when the job's container is gone, too.
