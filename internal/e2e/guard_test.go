@@ -35,7 +35,7 @@ const untilTold = "until test -e go-on; do sleep 0.1; done; rm go-on"
 func (r *rig) tell(j *coordinator.Job) {
 	r.t.Helper()
 	c := r.jobContainer(j)
-	code, out, err := r.engine.Exec(context.Background(), c, "0", "sh", "-c", "touch /builds/group/*/go-on")
+	code, out, err := r.engine.Exec(context.Background(), c, "0", "sh", "-c", "for d in /builds/group/*; do touch $d/go-on; done")
 	if err != nil || code != 0 {
 		r.t.Fatalf("exec in the job's container: %v, exit code %d: %s", err, code, out)
 	}
@@ -245,7 +245,7 @@ func TestJobOutlivesItsOwnPrune(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, withSocket())
 	log := r.must(job.Success, withDocker(
-		"docker run -d --name x "+alpine+" sleep 300", "docker rm -f $(docker ps -aq)", "docker system prune -af --volumes", "docker ps -a",
+		"docker run -d --name xx "+alpine+" sleep 300", "docker rm -f $(docker ps -aq)", "docker system prune -af --volumes", "docker ps -a",
 		"docker run --rm "+alpine+" echo it lives", "docker exec $(hostname) echo and is entered",
 	))
 	wants(t, log, "\nit lives\n", "\nand is entered\n")
@@ -461,7 +461,7 @@ func TestGuardOfOrdinaryUser(t *testing.T) {
 	host, secret := companySecret(t)
 	r := newRig(t, withSocket(), ordinaryUser(t))
 	log := r.must(job.Success, withDocker(
-		"docker run --rm --name x "+alpine+" echo it runs", "! docker run --rm -v $PWD:/app "+alpine+" true",
+		"docker run --rm --name xx "+alpine+" echo it runs", "! docker run --rm -v $PWD:/app "+alpine+" true",
 		"! docker run --rm -v "+host+":/tmp "+alpine+" cat /tmp/secret",
 	))
 	wants(t, log, "\nit runs\n", "[needs-root]", "denied by slipway [")

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -22,6 +24,7 @@ const tokenBytes = 6
 type jobSocket struct {
 	*guard.Guard
 	token  string
+	dir    string     // of the guard
 	cgroup *jobCgroup // nil = none
 	engine *docker.Engine
 	log    *slog.Logger
@@ -38,7 +41,9 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		mounts = append(mounts, guard.Mount{Destination: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	token := randomHex(tokenBytes)
-	socket := &jobSocket{token: token, cgroup: s.cgroupOf(c.Limits, token), engine: e.Engine, log: e.Log}
+	socket := &jobSocket{
+		token: token, dir: filepath.Join(s.Guard.Dir, token), cgroup: s.cgroupOf(c.Limits, token), engine: e.Engine, log: e.Log,
+	}
 	if cg := socket.cgroup; cg != nil {
 		if err := cg.make(c.Limits); err != nil {
 			e.Log.Warn("memory and cpus of [runners.docker] hold for each container of a job, not for all together", "error", errors.Join(err, cg.remove()))
@@ -48,7 +53,7 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		}
 	}
 	g, err := guard.Open(ctx, guard.Options{
-		Dial: e.Engine.Dial, Dir: filepath.Join(s.Guard.Dir, token), Policy: s.guardPolicy(p, *c, mounts, token),
+		Dial: e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
 		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
 	})
 	if err != nil {
@@ -72,6 +77,9 @@ func (s *jobSocket) close(ctx context.Context) {
 	if err := s.Close(ctx); err != nil {
 		s.log.Warn("something that a job made cannot be removed now; trying again", "error", err)
 		go s.sweepLater(context.WithoutCancel(ctx))
+	}
+	if err := errors.Join(SweepGuards(s.dir), os.Remove(s.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("the folder of a job's socket stays until the next start", "error", err)
 	}
 }
 
