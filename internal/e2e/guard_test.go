@@ -461,10 +461,11 @@ func TestGuardOfOrdinaryUser(t *testing.T) {
 	host, secret := companySecret(t)
 	r := newRig(t, withSocket(), ordinaryUser(t))
 	log := r.must(job.Success, withDocker(
-		"docker run --rm --name xx "+alpine+" echo it runs", "! docker run --rm -v $PWD:/app "+alpine+" true",
+		"docker run --rm --name xx "+alpine+" echo it runs", "echo of the job >file; mkdir sub",
+		"docker run --rm -v $PWD:/app "+alpine+" cat /app/file", "! docker run --rm -v $PWD/sub:/app "+alpine+" true",
 		"! docker run --rm -v "+host+":/tmp "+alpine+" cat /tmp/secret",
 	))
-	wants(t, log, "\nit runs\n", "[needs-root]", "denied by slipway [")
+	wants(t, log, "\nit runs\n", "\nof the job\n", "denied by slipway [needs-root]", "denied by slipway [")
 	lacks(t, log, secret)
 	r.cleanAfter()
 }
