@@ -14,6 +14,7 @@ const composeFile = `version: "2.4"
 services:
   web:
     image: %[1]s
+    stop_signal: KILL
     command: ["httpd", "-f", "-p", "80", "-h", "/www"]
     volumes: ["./www:/www:ro", "data:/data"]
     ports: ["127.0.0.1:%[2]d:80"]
@@ -23,6 +24,7 @@ services:
       retries: 30
   client:
     image: %[1]s
+    stop_signal: KILL
     command: ["sh", "-c", "echo asked $$(wget -qO- http://web/); echo kept >/data/file; exec sleep 300"]
     volumes: ["data:/data"]
     depends_on:
