@@ -203,31 +203,6 @@ func TestForgedVariables(t *testing.T) {
 	}
 }
 
-// TestPoisonedImageName: a name that a job gives to an image is its project's: another's jobs neither use nor run it.
-func TestPoisonedImageName(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, withSocket())
-	name := fmt.Sprintf("registry.invalid/poison:%d", os.Getpid())
-	tag := func(label string) string {
-		return "printf 'FROM " + alpine + "\\nENV FROM_PROJECT=" + label + "\\n' | docker build -t " + name + " -"
-	}
-	t.Cleanup(func() {
-		for _, line := range strings.Fields(r.raw("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")) {
-			if strings.Contains(line, "poison:"+fmt.Sprint(os.Getpid())) {
-				r.raw("rmi", line)
-			}
-		}
-	})
-	r.must(job.Success, inProject(withDocker(tag("a")), 8, "group/a"))
-	// The runner takes it for jobs of that project, and for no other.
-	wants(t, r.must(job.Success, inProject(withImage(spec("echo of $FROM_PROJECT"), name), 8, "group/a")), "\nof a\n")
-	r.fails(job.ExternalDependencyFailure, 0, inProject(withImage(spec("echo of $FROM_PROJECT"), name), 9, "group/b"))
-	// Both may use one name at once.
-	log := r.must(job.Success, inProject(withDocker("! docker run --rm "+name+" true", tag("b"), "docker run --rm "+name+" sh -c 'echo of $FROM_PROJECT'"), 9, "group/b"))
-	wants(t, log, "\nof b\n")
-	wants(t, r.must(job.Success, inProject(withImage(spec("echo of $FROM_PROJECT"), name), 8, "group/a")), "\nof a\n")
-}
-
 // TestLeftovers: what a job leaves is gone when the job is, and its log says what that was.
 func TestLeftovers(t *testing.T) {
 	t.Parallel()
