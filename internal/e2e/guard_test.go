@@ -558,3 +558,26 @@ func TestGuardAlone(t *testing.T) {
 		t.Errorf("folders are left: %v (%v)", left, err)
 	}
 }
+
+// TestImageNamedByAnotherProject: what a job names is no image for the jobs of other projects, and runs in none of them.
+func TestImageNamedByAnotherProject(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket(), dockerKeys(`pull_policy = "never"`))
+	name := fmt.Sprintf("alpine:3.99-%d", os.Getpid())
+	r.must(job.Success, withDocker("docker tag "+alpine+" "+name+" && docker image inspect "+name))
+	if out := r.raw("images", "--quiet", name); out != "" {
+		t.Errorf("the Engine's name is %s", out)
+	}
+	t.Cleanup(func() {
+		for stored := range strings.Lines(r.raw("images", "--format", "{{.Repository}}:{{.Tag}}")) {
+			if strings.HasSuffix(strings.TrimSpace(stored), "/"+name) {
+				r.raw("rmi", strings.TrimSpace(stored))
+			}
+		}
+	})
+	log := r.must(job.Success, withImage(spec("echo ran"), name))
+	wants(t, log, "Using the image that a job of this project named "+name, "\nran\n")
+	log = r.fails(job.ConfigurationError, 0, inProject(withImage(spec("echo ran"), name), 8, "group/other"))
+	wants(t, log, "image "+name+" is not on this machine")
+	lacks(t, log, "\nran\n")
+}
