@@ -256,36 +256,36 @@ func TestSocketModes(t *testing.T) {
 	victim := other.enqueue(withDocker("echo begun", untilTold))
 	other.until(victim, "\nbegun\n")
 	seen := other.jobContainer(victim)[:12]
-	for _, c := range []struct {
-		mode, check     string
-		sees            bool
-		warns, warnsNot string
-	}{
-		{"", "docker ps", false, "", "mounted raw"},
-		{`socket = "guarded"`, "docker ps", false, "", "mounted raw"},
-		{`socket = "raw"`, "docker ps", true, "WARNING: the Engine's socket is mounted raw", ""},
-		{`socket = "off"`, "ls /var/run/docker.sock || echo no socket", false, "", "mounted raw"},
-	} {
-		t.Run(c.mode, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, withSocket(), slipwayKeys(c.mode))
-			log := r.must(job.Success, withDocker(c.check))
-			if strings.Contains(log, seen) != c.sees {
-				t.Errorf("the other Slipway's job is seen: %t\n%s", !c.sees, log)
-			}
-			if c.warnsNot != "" {
-				lacks(t, log, c.warnsNot)
-			}
-			wants(t, log, c.warns)
-			if strings.Contains(c.mode, "off") {
-				wants(t, log, "\nno socket\n")
-			}
-		})
-	}
-	t.Cleanup(func() {
-		other.tell(victim)
-		other.end(victim)
+	t.Run("modes", func(t *testing.T) { // ends when all of them have
+		for _, c := range []struct {
+			mode, check     string
+			sees            bool
+			warns, warnsNot string
+		}{
+			{"", "docker ps", false, "", "mounted raw"},
+			{`socket = "guarded"`, "docker ps", false, "", "mounted raw"},
+			{`socket = "raw"`, "docker ps", true, "WARNING: the Engine's socket is mounted raw", ""},
+			{`socket = "off"`, "ls /var/run/docker.sock || echo no socket", false, "", "mounted raw"},
+		} {
+			t.Run(c.mode, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, withSocket(), slipwayKeys(c.mode))
+				log := r.must(job.Success, withDocker(c.check))
+				if strings.Contains(log, seen) != c.sees {
+					t.Errorf("the other Slipway's job is seen: %t\n%s", !c.sees, log)
+				}
+				if c.warnsNot != "" {
+					lacks(t, log, c.warnsNot)
+				}
+				wants(t, log, c.warns)
+				if strings.Contains(c.mode, "off") {
+					wants(t, log, "\nno socket\n")
+				}
+			})
+		}
 	})
+	other.tell(victim)
+	other.end(victim)
 }
 
 // TestAudit: what would be refused is done, and noted.
