@@ -175,7 +175,7 @@ func TestCreateRefused(t *testing.T) {
 		lacks(t, text, r.workspace) // no path of the machine
 	}
 	form := []string{"Content-Type", "application/x-www-form-urlencoded"}
-	if status, text := r.do("POST", "/containers/create?name=attack", host(`"Privileged":true`), form...); status != http.StatusUnsupportedMediaType {
+	if status, text := r.do("POST", "/containers/create?name=attack", host(`"Privileged":true`), form...); status != http.StatusForbidden {
 		t.Errorf("a form: %d %s", status, text)
 	}
 	for _, name := range []string{"../x", "a/b", "a%20b", "-x", "a", "%C5%BF" + "abc"} {
