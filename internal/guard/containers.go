@@ -190,7 +190,11 @@ func containerStop(c *call) error {
 func containerKill(c *call) error {
 	rec, path, err := c.ownPath("/kill")
 	if isStatus(err, http.StatusNotFound) {
-		return &apiError{http.StatusNotFound, fmt.Sprintf("Cannot kill container: %s: %s", c.vars["id"], err)} // the Engine's words
+		words := "Cannot kill container: %s: %s" // the Engine's
+		if c.engine.version.atLeast("1.42") {
+			words = "cannot kill container: %s: %s"
+		}
+		return &apiError{http.StatusNotFound, fmt.Sprintf(words, c.vars["id"], err)}
 	}
 	if err != nil {
 		return err
@@ -291,6 +295,7 @@ func containerRemove(c *call) error {
 // forget ends what the guard keeps for a container that is gone.
 func (g *Guard) forget(id string) {
 	g.ports.stopped(id)
+	g.made.unpin(id)
 	g.objects.dropContainer(id)
 	g.made.unpin(id)
 }

@@ -30,6 +30,9 @@ func TestRun(t *testing.T) {
 	}
 	r.docker("run", "--detach", "--name", "bound", "--volume", jobDir+":/work:ro", "--volume", "data:/data",
 		"--volume", "/var/run/docker.sock:/var/run/docker.sock", alpine, "sleep", "600")
+	if out := r.docker("inspect", "--format", "{{.NetworkSettings.IPAddress}}/{{.NetworkSettings.Networks.bridge.IPAddress}}", "bound"); len(out) < 10 || strings.HasPrefix(out, "/") {
+		t.Errorf("no address on the default network: %q", out)
+	}
 	_, text := r.do("GET", "/containers/bound/json", nil)
 	wants(t, text, `"Source":"`+jobDir+`"`, `"Source":"/var/run/docker.sock"`, `"Name":"data"`, `"Image":"`+alpine+`"`)
 	lacks(t, text, r.policy.Token, r.workspace, r.dir, LabelGuard)
