@@ -18,11 +18,16 @@ import (
 // build is POST /build in all its forms. Builders are not alike on the Engines, so there is one for all: a request for
 // the classic builder becomes one for BuildKit, and the answer is told in the classic builder's words.
 func build(c *call) error {
+	if id := c.query.Get("session"); sessionIDForm.MatchString(id) {
+		defer c.sessions.finish(id)
+	}
 	switch {
 	case strings.HasPrefix(c.query.Get("buildid"), uploadPrefix):
 		return sessionUpload(c)
 	case c.query.Get("remote") == "client-session":
 		return sessionBuild(c)
+	case c.query.Get("remote") == "upload-request":
+		return uploadBuild(c)
 	}
 	return archiveBuild(c)
 }
@@ -43,6 +48,11 @@ func archiveBuild(c *call) error {
 	if err := body.start(); err != nil {
 		return out.fail(err)
 	}
+	endSession, err := b.openSession()
+	if err != nil {
+		return err
+	}
+	defer endSession()
 	query, err := b.engineQuery()
 	if err != nil {
 		b.cancel()

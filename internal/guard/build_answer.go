@@ -196,7 +196,7 @@ func (a *buildAnswer) stream(text string) { a.send(&buildMessage{Stream: a.names
 
 // succeed tells of the image.
 func (a *buildAnswer) succeed() error {
-	if a.id == "" {
+	if a.id == "" && !a.b.sent {
 		return a.fail(errors.New("the Engine told of no image"))
 	}
 	tags := a.b.tags

@@ -31,8 +31,11 @@ type buildRequest struct {
 	platform   string // "" = the Engine's
 	args       map[string]string
 	auths      map[string]json.RawMessage // by registry host, as X-Registry-Config had them
-	options    url.Values                 // for the Engine, without names
-	tags       []buildTag
+	// credentials asks the client of a session for X-Registry-Auth; nil without one.
+	credentials func(host string) string
+	options     url.Values // for the Engine, without names
+	sent        bool       // the result goes to the client over its session, and no image is made
+	tags        []buildTag
 }
 
 // buildTag is a name for the image.
@@ -52,7 +55,7 @@ const saltSuffix = ".guard.invalid"
 // newBuild reads the query of a build and counts the build in. end must be called.
 func (c *call) newBuild() (*buildRequest, error) {
 	b := &buildRequest{c: c, clientID: c.query.Get("buildid"), options: url.Values{}}
-	for _, read := range []func() error{b.readForm, b.readNetwork, b.readRefused, b.readHosts, b.readArgs, b.readLabels, b.readLimits, b.readAuths} {
+	for _, read := range []func() error{b.readForm, b.readNetwork, b.readRefused, b.readOutputs, b.readHosts, b.readArgs, b.readLabels, b.readLimits, b.readAuths} {
 		if err := read(); err != nil {
 			return nil, err
 		}
@@ -176,7 +179,6 @@ func (b *buildRequest) readNetwork() error {
 func (b *buildRequest) readRefused() error {
 	c := b.c
 	for _, r := range []struct{ key, rule, cure, what string }{
-		{"outputs", "build-outputs", "name the image with -t", "outputs write images under names that nobody checked"},
 		{"squash", "build-squash", "use stages to make an image small", "images cannot be squashed"},
 		{"securityopt", "build-security", "leave --security-opt out", "the security of a build's steps cannot be changed"},
 		{"isolation", "build-isolation", "leave --isolation out", "there is one isolation"},
@@ -321,6 +323,9 @@ func (b *buildRequest) readAuths() error {
 func (b *buildRequest) auth(host string) string {
 	a, ok := b.auths[host]
 	if !ok {
+		if b.credentials != nil {
+			return b.credentials(host)
+		}
 		return ""
 	}
 	return base64.URLEncoding.EncodeToString(a)

@@ -124,9 +124,9 @@ func FuzzQuery(f *testing.F) {
 			}
 		}
 		c := &call{query: q}
-		if f, err := c.parseFilters("label", "name", "until"); err == nil {
+		if f, err := c.readFilters("label", "name", "until"); err == nil {
 			back := &call{query: f.query(url.Values{})}
-			g, err := back.parseFilters("label", "name", "until")
+			g, err := back.readFilters("label", "name", "until")
 			if err != nil || len(g) != len(f) {
 				t.Errorf("%q: filters %v became %v, %v", raw, f, g, err)
 			}

@@ -171,7 +171,7 @@ func TestHeadersStayHere(t *testing.T) {
 		t.Errorf("%d %s", status, text)
 	}
 	lacks(t, heads.String(), "evil", "gzip")
-	wants(t, heads.String(), "User-Agent: slipway-guard", "/v1.41/containers/"+id+"/json?size=0 ")
+	wants(t, heads.String(), "User-Agent: slipway-guard", "/v"+r.engine.version.String()+"/containers/"+id+"/json?size=0 ")
 }
 
 // teeDial notes what is sent to the Engine.
@@ -382,5 +382,34 @@ func TestAnswersAreWhole(t *testing.T) {
 		if resp.Header.Get("Api-Version") != r.engine.version.String() {
 			t.Errorf("%s: %v", target, resp.Header)
 		}
+	}
+}
+
+// TestFormsAreRefusedEverywhere: the Engine lets a form's fields win over the query, in every call that has one.
+func TestFormsAreRefusedEverywhere(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := r.own("db", "--network", "none", alpine, "true")
+	before := r.calls.String()
+	for _, rt := range routes() {
+		if rt.method == http.MethodGet || rt.method == http.MethodHead {
+			continue
+		}
+		target := strings.NewReplacer("{id}", id, "{name}", alpine).Replace(rt.pattern) + "?name=safe&repo=safe&t=safe&container=" + id
+		for contentType, body := range map[string]string{
+			"application/x-www-form-urlencoded":                   "name=evil&repo=evil&t=evil&remote=http%3A%2F%2Fevil&path=/etc",
+			"Application/X-WWW-Form-Urlencoded; charset=utf-8":    "name=evil",
+			"multipart/form-data; boundary=x":                     "--x\r\nContent-Disposition: form-data; name=\"remote\"\r\n\r\nhttp://evil\r\n--x--\r\n",
+			"multipart/mixed":                                     "name=evil",
+			"application/x-www-form-urlencoded, application/json": "name=evil",
+		} {
+			status, text := r.do(rt.method, target, body, "Content-Type", contentType)
+			if status != http.StatusForbidden || !strings.Contains(text, "[form-body]") {
+				t.Errorf("%s %s as %s: %d %s", rt.method, rt.pattern, contentType, status, text)
+			}
+		}
+	}
+	if after := r.calls.String(); after != before {
+		t.Errorf("these reached the Engine:\n%s", strings.TrimPrefix(after, before))
 	}
 }

@@ -68,3 +68,15 @@ func TestRegistryHost(t *testing.T) {
 		}
 	}
 }
+
+func TestLoginDialsNoInnerRegistry(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, address := range []string{"127.0.0.1:5000", "http://localhost:5000/v2/", "169.254.169.254", "[::1]:5000"} {
+		status, text := r.do("POST", "/auth", map[string]string{"username": "u", "password": "p", "serveraddress": address})
+		if status != http.StatusForbidden || !strings.Contains(text, "denied by slipway") {
+			t.Errorf("%s: %d %s", address, status, text)
+		}
+	}
+	lacks(t, r.calls.String(), "/auth")
+}
