@@ -322,6 +322,12 @@ func TestBuildAudit(t *testing.T) {
 	}
 	wants(t, r.audit.String(), "rule=build-network-host")
 	wants(t, r.calls.String(), "networkmode=host")
+	status, text = r.do("POST", "/build", entries(t,
+		tar.Header{Name: "x", Typeflag: tar.TypeReg, Linkname: "FROM " + alpine + "\nLABEL x=1\n"}, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeSymlink, Linkname: "x"}))
+	if status != http.StatusOK || !strings.Contains(text, "Successfully built") {
+		t.Errorf("%d %s", status, text)
+	}
+	wants(t, r.audit.String(), "rule=build-context")
 }
 
 // TestBuildCancel: only builds of the job itself are ended.
