@@ -53,8 +53,9 @@ func sendAll(t *testing.T, r *rig, texts map[string]string, check func(t *testin
 	var all sync.WaitGroup
 	answers := make(map[string]*string, len(texts))
 	for name, text := range texts {
-		answers[name] = new(string)
-		all.Go(func() { *answers[name] = r.send(text) })
+		answer := new(string)
+		answers[name] = answer
+		all.Go(func() { *answer = r.send(text) })
 	}
 	all.Wait()
 	for name, answer := range answers {
