@@ -3,7 +3,6 @@ package guard
 import (
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/moby/moby/api/types/container"
@@ -194,20 +193,15 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 	}
 	var out []portRequest
 	for port, bindings := range in.PortBindings {
-		protocol := string(port.Proto())
-		if protocol != "tcp" && protocol != "udp" {
-			p.warn("port %s is not published: only TCP and UDP are", port)
-			continue
-		}
 		if len(bindings) == 0 {
 			bindings = []network.PortBinding{{}}
 		}
 		for _, b := range bindings {
-			host, err := firstPort(b.HostPort)
+			first, last, err := hostPorts(b.HostPort)
 			if err != nil {
 				return nil, err
 			}
-			request := portRequest{Port: port.Num(), Protocol: protocol, HostPort: host}
+			request := portRequest{Port: port.Num(), Protocol: string(port.Proto()), HostPort: first, HostLast: last}
 			if b.HostIP.IsValid() {
 				request.HostIP = b.HostIP.String()
 			}
@@ -219,9 +213,9 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 }
 
 // withExposed adds the ports that a container exposes, at any port of the job.
-func withExposed(requests []portRequest, exposed map[string]struct{}) []portRequest {
+func withExposed(requests []portRequest, exposed []string) []portRequest {
 	out := slices.Clone(requests)
-	for _, s := range slices.Sorted(maps.Keys(exposed)) {
+	for _, s := range slices.Sorted(slices.Values(exposed)) {
 		port, err := network.ParsePort(s)
 		protocol := string(port.Proto())
 		if err != nil || protocol != "tcp" && protocol != "udp" {
@@ -236,7 +230,7 @@ func withExposed(requests []portRequest, exposed map[string]struct{}) []portRequ
 
 // sameButIP: the same port at two addresses, as compose and clients with IPv6 ask for, is opened once.
 func sameButIP(a, b portRequest) bool {
-	return a.Port == b.Port && a.Protocol == b.Protocol && a.HostPort == b.HostPort
+	return a.Port == b.Port && a.Protocol == b.Protocol && a.HostPort == b.HostPort && a.HostLast == b.HostLast
 }
 
 func comparePorts(a, b portRequest) int {
@@ -250,21 +244,4 @@ func comparePorts(a, b portRequest) int {
 		return c
 	}
 	return strings.Compare(a.HostIP, b.HostIP)
-}
-
-// firstPort reads 8080, or the first of 8080-8090; 0 is any.
-func firstPort(s string) (uint16, error) {
-	if s == "" {
-		return 0, nil
-	}
-	first, last, isRange := strings.Cut(s, "-")
-	a, err := strconv.ParseUint(first, 10, 16)
-	b := a
-	if err == nil && isRange {
-		b, err = strconv.ParseUint(last, 10, 16)
-	}
-	if err != nil || b < a {
-		return 0, badRequest("invalid port specification: %q", printable(s))
-	}
-	return uint16(a), nil
 }

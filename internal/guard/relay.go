@@ -92,7 +92,7 @@ func (c *call) written(err error) error {
 	if !errors.As(err, &a) {
 		return err
 	}
-	message := c.unprefix(a.Message)
+	message := c.unprefix(c.hideFolderVolumes(a.Message))
 	if c.id != "" {
 		message = strings.ReplaceAll(message, c.id, c.ref)
 	}
@@ -165,7 +165,12 @@ func (g *Guard) unprefixAll(doc any) any {
 // hijack gives the client a raw connection with the Engine. The client's connection turns raw only after the Engine's
 // has: a proxy that turns on the request's header alone can be made to pass further requests unseen.
 func (c *call) hijack(path string, query url.Values, body any) error {
-	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, "tcp", body)
+	return c.hijackAs("tcp", path, query, body)
+}
+
+// hijackAs does the same with a protocol that the client asked for.
+func (c *call) hijackAs(protocol, path string, query url.Values, body any) error {
+	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, protocol, body)
 	if err != nil {
 		return err
 	}
@@ -184,8 +189,8 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if contentType == "" {
 		contentType = "application/vnd.docker.raw-stream"
 	}
-	if wantsUpgrade(c.r, "tcp") {
-		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
+	if wantsUpgrade(c.r, protocol) {
+		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\nApi-Version: %s\r\n\r\n", contentType, protocol, c.engine.version)
 	} else {
 		fmt.Fprintf(buffered, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
 	}
