@@ -57,6 +57,9 @@ func fuzzMaker(p *planner) maker {
 		network: func() (string, error) { return strings.Repeat("4", 64), nil },
 		volume:  func(name string) (string, error) { return p.policy.prefix() + name, nil },
 		bind: func(m plannedMount) (boundPlace, error) {
+			if m.source != path.Clean(m.source) {
+				return boundPlace{}, errors.New("a path was decided upon that is not clean: " + m.source)
+			}
 			for _, place := range p.policy.Mounts {
 				if m.source == place.Destination || within(m.source, place.Destination) {
 					return boundPlace{source: "/guard/m1"}, nil
@@ -83,6 +86,8 @@ func FuzzCreate(f *testing.F) {
 		`{"Image":"a","HostConfig":{"CapAdd":["NET_RAW","chown"],"CapDrop":["ALL"],"SecurityOpt":["no-new-privileges"],"Sysctls":{"net.ipv4.ip_forward":"1"},"Binds":["/builds/group/demo:/a:z"]},"Labels":{"slipway.guard":"x"}}`,
 		`{"Image":"a","MacAddress":"02:42:ac:11:00:09","HostConfig":{"KernelMemory":1,"DiskQuota":5,"Runtime":"runc","LogConfig":{"Type":"none"},"RestartPolicy":{"Name":"always"}}}`,
 		`{"Image":"a","Volumes":{"/x":{}},"Healthcheck":{"Interval":1},"StopTimeout":-1,"ExposedPorts":{"80":{}}}`,
+		`{"Image":"a","HostConfig":{"Tmpfs":{"/t":"size=100g"},"Mounts":[{"Type":"tmpfs","Target":"/u","TmpfsOptions":{"SizeBytes":1099511627776}}]}}`,
+		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/a/../../../etc:/x","/builds/group/demo/../../../etc:/y"]}}`,
 		`null`, `[]`, `{}`, `{"Image":"a"}{"Image":"b"}`, `{"Image":"a","HostConfig":null,"NetworkingConfig":null}`,
 	} {
 		f.Add([]byte(seed))
@@ -287,7 +292,11 @@ func harmless(p *planner, r *container.CreateRequest) error {
 		}),
 		"sysctl":       slices.ContainsFunc(keys(h.Sysctls), func(s string) bool { return strings.Contains(s, "/") || strings.HasPrefix(s, "kernel.core") }),
 		"volumes from": slices.ContainsFunc(h.VolumesFrom, func(s string) bool { return !strings.HasPrefix(s, fuzzContainer) }),
-		"tmpfs":        slices.ContainsFunc(keys(h.Tmpfs), func(s string) bool { return !strings.Contains(h.Tmpfs[s], "size=") }),
+		"tmpfs": slices.ContainsFunc(keys(h.Tmpfs), func(s string) bool {
+			_, size, _ := strings.Cut(h.Tmpfs[s], "size=")
+			n, err := parseSize(size)
+			return err != nil || n <= 0 || n > DefaultLimits.Tmpfs
+		}),
 	} {
 		if bad {
 			return errors.New(name)
