@@ -16,7 +16,7 @@ demo: build ## watch a real job build and push an image, twice
 	bin/slipway demo --sleep $(SLEEP) $(ARGS)
 
 test: build lint ## everything, on a real Engine
-	scripts/engine
+	scripts/engine tests
 	SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 12m ./...
 
 lint:

@@ -29,7 +29,8 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 	err = errors.Join(err,
 		s.remove(ctx, union(g.objects.ids(), lost), networks, g.objects.allVolumes()),
 		s.byLabel(ctx, mine, marked),
-		s.images(ctx, g.objects.allImages()),
+		g.dropAliases(ctx),
+		s.images(ctx, g),
 	)
 	if line := s.summary(); line != "" {
 		g.report("slipway: removed what the job left: " + line)
@@ -176,19 +177,11 @@ func (s *sweeper) retry(ctx context.Context, what string, kind int, do func() er
 }
 
 // images removes what the job made and nothing names any more. What is in use, or has got a name, stays.
-func (s *sweeper) images(ctx context.Context, ids []string) error {
-	return s.each(ids, func(id string) error {
-		var doc struct{ RepoTags, RepoDigests []string }
-		err := s.engine.getJSON(ctx, "/images/"+url.PathEscape(id)+"/json", nil, &doc)
-		if err != nil || len(doc.RepoTags) > 0 {
-			return nil //nolint:nilerr // it is gone
-		}
-		err = s.engine.callJSON(ctx, http.MethodDelete, "/images/"+url.PathEscape(id), url.Values{"noprune": {"1"}}, nil, nil)
-		switch {
-		case err == nil:
+func (s *sweeper) images(ctx context.Context, g *Guard) error {
+	return s.each(g.objects.allImages(), func(id string) error {
+		gone, err := g.removeNameless(ctx, id)
+		if gone {
 			s.count(3)
-		case isStatus(err, http.StatusNotFound), isStatus(err, http.StatusConflict):
-			return nil // other images are made of it
 		}
 		return err
 	})

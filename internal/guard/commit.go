@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -19,17 +20,11 @@ func commit(c *call) error {
 		return err
 	}
 	c.ref, c.id = c.query.Get("container"), rec.ID
-	var body *container.Config
+	var body container.Config
 	if err := c.decode(&body, createBody); err != nil {
 		return err
 	}
-	if body != nil {
-		for k := range body.Labels {
-			if ownLabel(k) {
-				delete(body.Labels, k)
-			}
-		}
-	}
+	body.Labels = c.imageLabels(body.Labels)
 	changes, err := commitChanges(c.query["changes"])
 	if err != nil {
 		return err
@@ -54,15 +49,29 @@ func commit(c *call) error {
 		q.Set("tag", tag)
 	}
 	var made struct{ ID string }
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), lifeTimeout)
 	defer cancel()
 	err = c.engine.callJSON(ctx, http.MethodPost, "/commit", q, body, &made)
+	if made.ID != "" {
+		c.objects.addImage(made.ID)
+	}
 	if err := errors.Join(err, done(made.ID)); err != nil {
 		return c.written(err)
 	}
-	c.objects.addImage(made.ID)
 	c.json(http.StatusCreated, map[string]string{"Id": made.ID})
 	return nil
+}
+
+// imageLabels are a client's labels for an image made of a container. Ours, which the container has, are emptied: what is
+// made of the image later must not look like this job's. They cannot be left out.
+func (g *Guard) imageLabels(client map[string]string) map[string]string {
+	out := g.policy.labels(client)
+	for k := range out {
+		if _, ours := g.policy.Labels[k]; ours || ownLabel(k) {
+			out[k] = ""
+		}
+	}
+	return out
 }
 
 // commitInstructions are what the Engine takes in a commit's changes.

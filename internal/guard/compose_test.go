@@ -1,10 +1,13 @@
 package guard
 
 import (
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const composeFile = `
@@ -12,77 +15,92 @@ version: "2.4"
 services:
   db:
     image: IMAGE
-    stop_signal: KILL
-    command: ["sh", "-c", "echo db is up; touch /data/ready; sleep 60"]
-    volumes:
-      - data:/data
-      - /anonymous
-    healthcheck:
-      test: ["CMD", "test", "-e", "/data/ready"]
-      interval: 1s
-    restart: always
-    mem_limit: 64m
-    logging:
-      driver: json-file
-      options: {max-size: "1m"}
+    command: ["sh", "-c", "usleep 300000; touch /tmp/ready; exec nc -ll -p 5432 -e hostname"]
+    healthcheck: {test: ["CMD", "test", "-f", "/tmp/ready"], interval: 1s, retries: 60}
+    volumes: ["store:/store"]
   web:
     image: IMAGE
-    stop_signal: KILL
-    command: ["sh", "-c", "cat /x/file; ping -c1 -w5 db > /dev/null && echo reached db; httpd -f -p 80 -h /x || sleep 60"]
-    ports:
-      - "8088:80"
-    environment:
-      - A=b
-    tmpfs:
-      - /t:size=1m
-    volumes:
-      - DIR/sub:/x:ro
-      - type: bind
-        source: DIR/sub
-        target: /y
-    depends_on:
-      db:
-        condition: service_healthy
+    command: ["sh", "-c", "echo web is up; cp /data/greeting /store/copy; nslookup db 127.0.0.11 >/data/db; exec nc -ll -p 80 -e cat /store/copy"]
+    depends_on: {db: {condition: service_healthy}}
+    volumes: ["./data:/data", "store:/store"]
+    ports: ["8080:80"]
 volumes:
-  data:
+  store: {}
 `
 
-// TestComposeV1 runs a project from up to down with Debian's docker-compose.
-func TestComposeV1(t *testing.T) {
+// Compose brings up an application with a bind, a named volume, a published port and a condition. (Two jobs with the same
+// names and ports at once: TestPortsOfTwoJobs.)
+func TestCompose(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("docker-compose"); err != nil {
+	needRoot(t)
+	program, err := exec.LookPath("docker-compose")
+	if err != nil {
+		if os.Getenv("SLIPWAY_NEED_ENGINE") == "1" {
+			t.Fatal(err)
+		}
 		t.Skip(err)
 	}
-	r := newRig(t)
-	if err := os.MkdirAll(r.workspace+"/sub", 0o755); err != nil {
+	const greeting = "hello"
+	r := newRig(t, func(o *Options) {
+		// Compose runs on this machine, and knows the workspace by the same path.
+		o.Policy.Mounts = []Mount{{Destination: o.Policy.Mounts[0].Source, Source: o.Policy.Mounts[0].Source}}
+	})
+	job := r.job()
+	project := filepath.Join(r.workspace, "app")
+	if err := os.MkdirAll(filepath.Join(project, "data"), 0o777); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(r.workspace+"/sub/file", []byte("below\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	text := strings.NewReplacer("IMAGE", alpine, "DIR", jobDir).Replace(composeFile)
-	if err := os.WriteFile(dir+"/docker-compose.yml", []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+	for name, text := range map[string]string{
+		"docker-compose.yml": strings.ReplaceAll(composeFile, "IMAGE", alpine), "data/greeting": greeting,
+	} {
+		if err := os.WriteFile(filepath.Join(project, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
 	}
 	compose := func(args ...string) string {
 		t.Helper()
-		cmd := exec.Command("docker-compose", append([]string{"--project-name", "demo", "--no-ansi"}, args...)...)
-		cmd.Dir, cmd.Env = dir, append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket())
-		out, err := cmd.CombinedOutput()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Dir, cmd.Env = project, append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket())
+		cmd.WaitDelay = time.Second
+		var errors strings.Builder
+		cmd.Stderr = &errors
+		out, err := cmd.Output()
 		if err != nil {
-			t.Fatalf("docker-compose %s: %v\n%s", strings.Join(args, " "), err, out)
+			t.Fatalf("compose %s: %v\n%s%s", strings.Join(args, " "), err, out, &errors)
 		}
 		return string(out)
 	}
 	compose("up", "--detach")
-	wants(t, compose("exec", "-T", "web", "sh", "-c", "exec 2>&1; echo $A; cat /y/file; touch /x/no || echo refused"), "b\nbelow\n", "refused")
-	wants(t, compose("logs", "web"), "below", "reached db") // it came up after db was healthy
-	before := r.host("ps", "-q", "--filter", "label="+LabelGuard+"="+r.policy.Token)
-	compose("up", "--detach") // nothing changed, so nothing is made anew
-	if after := r.host("ps", "-q", "--filter", "label="+LabelGuard+"="+r.policy.Token); after != before {
-		t.Errorf("containers were made again:\n%s%s", before, after)
+	ps := compose("ps")
+	wants(t, ps, "(healthy)", "8080->80/tcp")
+	lacks(t, ps, "slipwayjob")
+	wants(t, compose("exec", "-T", "web", "cat", "/data/greeting", "/store/copy"), greeting+greeting)
+	wants(t, compose("logs", "--no-color"), "web is up")
+	if got, err := askTCP(r.within(job), "127.0.0.1:8080", 0); err != nil || got != greeting {
+		t.Errorf("at the published port: %q %v", got, err)
 	}
-	compose("down", "--volumes", "--timeout", "1")
-	r.leftovers()
+	if out, err := r.inJob(job, "nslookup web 127.0.0.11"); err != nil {
+		t.Errorf("the job does not find the service: %v %s", err, out)
+	}
+	eventually(t, "the bind is written to", func() bool {
+		found, err := os.ReadFile(filepath.Join(project, "data", "db"))
+		return err == nil && strings.Contains(string(found), "Name:")
+	})
+	web := func() string {
+		t.Helper()
+		var list []struct{ Id string }
+		r.must(http.StatusOK, "GET", "/containers/json?filters="+escape(`{"label":["com.docker.compose.service=web"]}`), nil, &list)
+		if len(list) != 1 {
+			t.Fatalf("%d containers of the service", len(list))
+		}
+		return list[0].Id
+	}
+	before := web()
+	if again := compose("up", "--detach"); web() != before {
+		t.Errorf("the same application is not seen as the same:\n%s", again)
+	}
+	compose("down", "--volumes", "--timeout", "0")
+	for _, target := range []string{"/containers/" + before + "/json", "/networks/app_default", "/volumes/app_store"} {
+		r.must(http.StatusNotFound, "GET", target, nil, nil)
+	}
 }

@@ -1,10 +1,12 @@
 package guard
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
+	"time"
 )
 
 // own finds the own container that a call is about.
@@ -30,6 +32,15 @@ func (c *call) onOwn(method, suffix string, keys ...string) error {
 		return err
 	}
 	return c.forward(method, path, c.pick(keys...), nil)
+}
+
+// lifeTimeout bounds what goes on at the Engine without its client: as long as a container may take to stop, and more.
+const lifeTimeout = 5 * time.Minute
+
+// lasting is the context of what goes on though its client may have gone, but not longer than the guard: it makes nothing
+// that would have to be recorded.
+func (c *call) lasting() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Guard.ctx, lifeTimeout)
 }
 
 // keepJob refuses to change the job's own container.
@@ -133,7 +144,7 @@ func containerRestart(c *call) error {
 // startOwn starts a container and opens its ports, whether the client stays or not: a container that runs without the
 // ports it publishes would be a riddle.
 func (c *call) startOwn(rec containerRecord, path string, q url.Values) error {
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := c.lasting()
 	defer cancel()
 	release, err := c.beginStart(ctx, rec.ID)
 	if err != nil {
@@ -151,9 +162,7 @@ func (c *call) startOwn(rec containerRecord, path string, q url.Values) error {
 		return c.written(readError(resp))
 	case resp.StatusCode == http.StatusNoContent:
 		if err := c.ports.started(ctx, rec.ID); err != nil {
-			_ = c.engine.callJSON(ctx, http.MethodPost, "/containers/"+rec.ID+"/kill", nil, nil, nil)
-			c.ports.stopped(rec.ID)
-			return err
+			return err // the container was stopped again
 		}
 	}
 	c.empty(resp.StatusCode)
@@ -180,6 +189,13 @@ func containerStop(c *call) error {
 
 func containerKill(c *call) error {
 	rec, path, err := c.ownPath("/kill")
+	if isStatus(err, http.StatusNotFound) {
+		words := "Cannot kill container: %s: %s" // the Engine's
+		if c.engine.version.atLeast("1.42") {
+			words = "cannot kill container: %s: %s"
+		}
+		return &apiError{http.StatusNotFound, fmt.Sprintf(words, c.vars["id"], err)}
+	}
 	if err != nil {
 		return err
 	}
@@ -205,7 +221,7 @@ func containerUnpause(c *call) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := c.lasting()
 	defer cancel()
 	release, err := c.beginStart(ctx, rec.ID)
 	if err != nil {
@@ -233,7 +249,7 @@ func containerRename(c *call) error {
 	if !containerName.MatchString(name) {
 		return badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
 	}
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := c.lasting()
 	defer cancel()
 	q := url.Values{"name": {c.policy.prefix() + name}}
 	if err := c.engine.callJSON(ctx, http.MethodPost, path, q, nil, nil); err != nil {
@@ -257,7 +273,7 @@ func containerRemove(c *call) error {
 	if c.spareJob(rec, "removed") {
 		return nil
 	}
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := c.lasting()
 	defer cancel()
 	q := url.Values{}
 	for _, k := range []string{"v", "force", "link"} {
@@ -281,4 +297,5 @@ func (g *Guard) forget(id string) {
 	g.ports.stopped(id)
 	g.made.unpin(id)
 	g.objects.dropContainer(id)
+	g.made.unpin(id)
 }

@@ -111,7 +111,19 @@ func (c *call) showEvent(doc map[string]any) bool {
 	}
 	dropOwn(attributes)
 	c.unprefixAll(doc)
+	c.addOldFields(doc, id, attributes)
 	return true
+}
+
+// addOldFields adds what events had before 1.52, for clients that are older than the Engine.
+func (c *call) addOldFields(doc map[string]any, id string, attributes map[string]any) {
+	if c.version.atLeast("1.52") || doc["Type"] != "container" && doc["Type"] != "image" {
+		return
+	}
+	doc["status"], doc["id"] = doc["Action"], id
+	if image, ok := attributes["image"]; ok {
+		doc["from"] = image
+	}
 }
 
 // createWait is how long an event waits for the guard to have recorded what the event tells of: the Engine may tell of a

@@ -22,7 +22,7 @@ func execCreate(c *call) error {
 			return err
 		}
 	}
-	ctx, cancel := detached(c.ctx)
+	ctx, cancel := c.lasting()
 	defer cancel()
 	if err := c.roomForExec(rec); err != nil {
 		return err

@@ -167,8 +167,10 @@ func newServer(g *Guard) *http.Server {
 		Protocols:         &only,
 		ReadHeaderTimeout: 30 * time.Second,
 		MaxHeaderBytes:    256 << 10,
-		BaseContext:       func(net.Listener) context.Context { return g.ctx },
-		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+		// Even OPTIONS * is the table's to answer.
+		DisableGeneralOptionsHandler: true,
+		BaseContext:                  func(net.Listener) context.Context { return g.ctx },
+		ErrorLog:                     slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -185,7 +187,9 @@ func (g *Guard) Close(ctx context.Context) error {
 		<-g.served
 		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 		defer cancel()
-		g.waitForCalls(ctx)
+		wait, stop := context.WithTimeout(ctx, closeTimeout/2) // the rest is for the removal
+		g.waitForCalls(wait)
+		stop()
 		g.ports.close()
 		g.builds.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files

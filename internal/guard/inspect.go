@@ -57,6 +57,9 @@ func (c *call) showContainer(rec containerRecord, doc any) any {
 		}
 		n["Ports"] = shownPorts(n["Ports"], c.ports.of(rec.ID))
 		c.showNetworks(n)
+		if !c.version.atLeast("1.52") {
+			addDefaultEndpoint(n)
+		}
 	}
 	hideLabels(d)
 	return c.unprefixAll(d)
@@ -114,6 +117,23 @@ func (c *call) showNetworks(settings any) {
 	s["Networks"] = out
 }
 
+// addDefaultEndpoint repeats the addresses on the default network where scripts read them ({{.NetworkSettings.IPAddress}}):
+// the Engine has them there for its own default network only, and not at all since 1.52.
+func addDefaultEndpoint(settings map[string]any) {
+	networks, _ := settings["Networks"].(map[string]any)
+	endpoint, _ := networks["bridge"].(map[string]any)
+	for k, none := range map[string]any{
+		"EndpointID": "", "Gateway": "", "GlobalIPv6Address": "", "GlobalIPv6PrefixLen": 0, "IPAddress": "", "IPPrefixLen": 0,
+		"IPv6Gateway": "", "MacAddress": "",
+	} {
+		if v, ok := endpoint[k]; ok {
+			settings[k] = v
+		} else if _, ok := settings[k]; !ok {
+			settings[k] = none
+		}
+	}
+}
+
 // showMode names the network of HostConfig.NetworkMode as the job wrote it.
 func (c *call) showMode(hostConfig any) {
 	h, _ := hostConfig.(map[string]any)
@@ -158,7 +178,7 @@ func (c *call) showMounts(rec containerRecord, mounts any) {
 			showShared(m, written)
 			continue
 		}
-		if m["Type"] == "bind" && strings.HasPrefix(source, "/") {
+		if _, ok := c.jobPath(source); m["Type"] == "bind" && strings.HasPrefix(source, "/") || ok {
 			m["Source"] = c.shownSource(rec, source, destination)
 		}
 	}
@@ -178,6 +198,9 @@ func showShared(m map[string]any, written string) {
 // shownSource is the source of a bind as the job knows it. Where the job knows none (a folder of the machine that its
 // container has from the runner), it is the place where the container has it.
 func (c *call) shownSource(rec containerRecord, source, destination string) string {
+	if written, ok := rec.Sources[destination]; ok {
+		return written
+	}
 	for pin, written := range rec.Pins {
 		if rest, ok := below(source, pin); ok {
 			return written + rest

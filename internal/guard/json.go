@@ -92,6 +92,9 @@ func checkObject(dec *json.Decoder, key string, depth int) error {
 			return fmt.Errorf("the key %q is there twice, as %q and %q", k, before, k)
 		}
 		known[fold] = k
+		if exact {
+			k = "" // the client's own word says nothing of what is below
+		}
 		if err := checkValue(dec, k, depth+1); err != nil {
 			return err
 		}

@@ -291,3 +291,51 @@ func TestSweep(t *testing.T) {
 		t.Errorf("dead %q, alive %q", r.state(id), r.state(alive))
 	}
 }
+
+// TestLifeRefused has one call per rule, and the honest call beside it.
+func TestLifeRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := r.sleeper("db")
+	before := r.calls.String()
+	for _, c := range []struct{ method, target, rule string }{
+		{"GET", "/containers/db/attach/ws?stream=1", "attach-ws"},
+		{"GET", "/containers/db/top?ps_args=-eo+ppid%3DPID,args", "top-args"},
+		{"GET", "/containers/db/top?ps_args=aux%3Bid", "top-args"},
+		{"DELETE", "/containers/db?link=1", "legacy-link"},
+	} {
+		status, text := r.do(c.method, c.target, nil)
+		if status != http.StatusForbidden || !strings.Contains(text, "denied by slipway ["+c.rule+"]") {
+			t.Errorf("%s %s: %d %s", c.method, c.target, status, text)
+		}
+	}
+	if after := r.calls.String(); after != before {
+		t.Errorf("these reached the Engine:\n%s", strings.TrimPrefix(after, before))
+	}
+	for _, target := range []string{"/containers/db/top", "/containers/db/top?ps_args=-eo+pid,comm", "/containers/db/top?ps_args=aux"} {
+		if status, text := r.do("GET", target, nil); status != http.StatusOK || !strings.Contains(text, "sleep") {
+			t.Errorf("%s: %d %s", target, status, text)
+		}
+	}
+	if status, text := r.do("POST", "/containers/"+id+"/resize?h=x&w=1", nil); status != http.StatusBadRequest {
+		t.Errorf("%d %s", status, text)
+	}
+	if r.state(id) != "running" {
+		t.Error(r.state(id))
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := r.own("tty", "--tty", "--interactive", "--network", "none", "--entrypoint", "sh", alpine)
+	r.docker("start", "tty")
+	if status, text := r.do("POST", "/containers/"+id+"/resize?h=11&w=77", nil); status != http.StatusOK {
+		t.Errorf("%d %s", status, text)
+	}
+	out := r.send(request("POST /v1.41/containers/"+id+"/attach?stream=1&stdin=1&stdout=1 HTTP/1.1", "Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0") + "stty size; exit 3\n")
+	wants(t, out, "101 UPGRADED", "11 77")
+	if out := r.docker("wait", "tty"); strings.TrimSpace(out) != "3" {
+		t.Error(out)
+	}
+}

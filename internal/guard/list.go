@@ -91,10 +91,13 @@ func (c *call) engineFilters(f filters) (nothing bool, err error) {
 		return v, nil
 	})
 	_ = f.mapValues("volume", func(v string) (string, error) {
-		if name, err := c.objects.volume(v); err == nil {
+		if strings.HasPrefix(v, "/") {
+			return v, nil // the place where it is mounted
+		}
+		if name, err := c.findVolume(v); err == nil {
 			return name, nil
 		}
-		return v, nil // the place where it is mounted
+		return "/slipway/none", nil
 	})
 	err = f.mapValues("ancestor", func(v string) (string, error) {
 		img, err := c.readImage(c.ctx, v)

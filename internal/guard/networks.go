@@ -128,9 +128,9 @@ func (g *Guard) makeNetwork(ctx context.Context, name string, req network.Create
 		return "", err
 	}
 	g.objects.addNetwork(networkRecord{ID: made.ID, Name: name})
-	err := g.ctx.Err()
-	if err == nil {
-		err = g.joinJob(ctx, made.ID)
+	err := g.joinJob(ctx, made.ID)
+	if g.ctx.Err() != nil {
+		err = errClosing
 	}
 	if err != nil {
 		return "", joinErrors(err, g.removeNetwork(ctx, made.ID))
@@ -304,20 +304,17 @@ func (c *call) networkView(n networkRecord) (map[string]any, error) {
 		return nil, err
 	}
 	containers, _ := doc["Containers"].(map[string]any)
-	gateway := ""
-	for id, e := range containers {
-		if !c.objects.ownsContainer(id) {
-			delete(containers, id)
-			continue
-		}
-		if endpoint, ok := e.(map[string]any); ok && id == c.objects.jobContainer() {
-			if p, err := netip.ParsePrefix(fmt.Sprint(endpoint["IPv4Address"])); err == nil {
-				gateway = p.Addr().String()
-			}
+	job := c.objects.jobContainer()
+	if endpoint, ok := containers[job].(map[string]any); ok && n.Name == defaultName {
+		if p, err := netip.ParsePrefix(fmt.Sprint(endpoint["IPv4Address"])); err == nil {
+			setGateway(doc, p.Addr().String())
 		}
 	}
-	if n.Name == defaultName && gateway != "" {
-		setGateway(doc, gateway)
+	for id := range containers {
+		// The job's own is on all networks without having asked for it: clients would take them for in use.
+		if !c.objects.ownsContainer(id) || id == job && !n.JobAsked {
+			delete(containers, id)
+		}
 	}
 	delete(doc, "Peers")
 	delete(doc, "Services")
@@ -383,7 +380,7 @@ func networkList(c *call) error {
 		if err != nil {
 			return c.written(err)
 		}
-		if !matchNetwork(f, view) || wantDangling && dangling != (n.Name != defaultName && c.unused(view)) {
+		if !matchNetwork(f, view) || wantDangling && dangling != (n.Name != defaultName && unused(view)) {
 			continue
 		}
 		view["Containers"] = map[string]any{} // a list has none
@@ -393,15 +390,10 @@ func networkList(c *call) error {
 	return nil
 }
 
-// unused reports whether nothing but the job's own container is on the network of a view.
-func (c *call) unused(view map[string]any) bool {
+// unused reports whether nothing is on the network of a view.
+func unused(view map[string]any) bool {
 	containers, _ := view["Containers"].(map[string]any)
-	for id := range containers {
-		if id != c.objects.jobContainer() {
-			return false
-		}
-	}
-	return true
+	return len(containers) == 0
 }
 
 func matchNetwork(f filters, view map[string]any) bool {
@@ -435,7 +427,7 @@ func networkPrune(c *call) error {
 		}
 		labels, _ := view["Labels"].(map[string]any)
 		made, err := time.Parse(time.RFC3339Nano, fmt.Sprint(view["Created"]))
-		if !f.labels(labels) || !c.unused(view) || hasUntil && (err != nil || made.After(until)) {
+		if !f.labels(labels) || !unused(view) || hasUntil && (err != nil || made.After(until)) {
 			continue
 		}
 		if err := c.removeNetwork(c.ctx, n.ID); err == nil { // else a container joined at this moment
@@ -466,8 +458,19 @@ func networkConnect(c *call) error {
 	}
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
+	if rec.Job && !n.JobAsked {
+		// It is there already, if it has a network at all, but not by the names that the job gives it now.
+		if _, joined, err := c.users(ctx, n.ID); err == nil && joined {
+			if err := c.disconnect(ctx, n.ID, rec.ID, true); err != nil {
+				return c.written(err)
+			}
+		}
+	}
 	if err := c.connect(ctx, n.ID, rec.ID, endpoint); err != nil {
 		return c.written(err)
+	}
+	if rec.Job {
+		c.objects.jobAsked(n.ID, true)
 	}
 	c.empty(http.StatusOK)
 	return nil
@@ -526,6 +529,9 @@ func networkDisconnect(c *call) error {
 	defer cancel()
 	if err := c.disconnect(ctx, n.ID, rec.ID, req.Force); err != nil {
 		return c.written(err)
+	}
+	if rec.Job {
+		c.objects.jobAsked(n.ID, false)
 	}
 	c.empty(http.StatusOK)
 	return nil

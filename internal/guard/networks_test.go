@@ -9,39 +9,28 @@ import (
 	"testing"
 )
 
-// netRig is a rig that removes what its test made, whatever the guard does.
-func netRig(t *testing.T, change ...func(*Options)) *rig {
-	t.Helper()
-	r := newRig(t, change...)
-	t.Cleanup(func() {
-		filter := "label=" + LabelGuard + "=" + r.policy.Token
-		for _, id := range strings.Fields(r.host("ps", "--all", "--quiet", "--filter", filter)) {
-			r.host("rm", "--force", "--volumes", id)
-		}
-		for _, id := range strings.Fields(r.host("network", "ls", "--quiet", "--filter", filter)) {
-			if job := r.objects.jobContainer(); job != "" {
-				_, _ = run("unix:///var/run/docker.sock", "", "network", "disconnect", "--force", id, job)
-			}
-			r.host("network", "rm", id)
-		}
-		for _, v := range strings.Fields(r.host("volume", "ls", "--quiet", "--filter", filter)) {
-			r.host("volume", "rm", v)
-		}
-	})
-	return r
+// sibling makes and starts a container of the job's on one of its networks, "" for the default one, with ports as
+// "8080:80/tcp".
+func (r *rig) sibling(name, network string, ports ...string) string {
+	r.t.Helper()
+	id := r.siblingMade(name, network, ports...)
+	r.must(http.StatusNoContent, "POST", "/containers/"+id+"/start", nil, nil)
+	return id
 }
 
-// sibling starts a container on own networks and puts it on record.
-func (r *rig) sibling(name string, networks []string, args ...string) string {
+func (r *rig) siblingMade(name, network string, ports ...string) string {
 	r.t.Helper()
-	line := []string{"create", "--label", LabelGuard + "=" + r.policy.Token, "--stop-signal", "KILL", "--name", r.policy.prefix() + name}
-	if len(networks) > 0 {
-		line = append(line, "--network", networks[0], "--network-alias", name)
+	bindings := map[string][]jsonBody{}
+	for _, p := range ports {
+		host, port, _ := strings.Cut(p, ":")
+		bindings[port] = append(bindings[port], jsonBody{"HostPort": host})
 	}
-	id := strings.TrimSpace(r.host(append(append(line, client), args...)...))
-	r.objects.addContainer(&containerRecord{ID: id, Name: name})
-	r.host("start", id)
-	return id
+	var made struct{ Id string }
+	r.must(http.StatusCreated, "POST", "/containers/create?name="+name, jsonBody{
+		"Image": alpine, "Cmd": []string{"sleep", "600"}, "StopSignal": "KILL",
+		"HostConfig": jsonBody{"NetworkMode": network, "PortBindings": bindings},
+	}, &made)
+	return made.Id
 }
 
 // must sends a request that is to be answered with that status, and decodes the answer into v, if that is not nil.
@@ -69,7 +58,7 @@ func (r *rig) makeNetwork(name string) string {
 
 func TestNetworkRules(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	before := r.calls.String()
 	for name, a := range map[string]struct {
 		rule string
@@ -113,7 +102,7 @@ func TestNetworkRules(t *testing.T) {
 
 func TestNetworkLimit(t *testing.T) {
 	t.Parallel()
-	r := netRig(t, func(o *Options) { o.Policy.Limits.Networks = 2 })
+	r := newRig(t, func(o *Options) { o.Policy.Limits.Networks = 2 })
 	r.makeNetwork("a")
 	r.makeNetwork("b")
 	status, text := r.do("POST", "/networks/create", jsonBody{"Name": "c"})
@@ -127,7 +116,7 @@ func TestNetworkLimit(t *testing.T) {
 
 func TestNetworkLife(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	job := r.job()
 	var made struct{ Id string }
 	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{
@@ -148,14 +137,14 @@ func TestNetworkLife(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("%d %s", status, text)
 	}
-	wants(t, text, `"Name":"front"`, `"Labels":{"mine":"1"}`, job)
-	lacks(t, text, r.policy.Token+"-", "slipway.")
+	wants(t, text, `"Name":"front"`, `"Labels":{"mine":"1"}`)
+	lacks(t, text, r.policy.Token+"-", "slipway.", job) // it did not ask to be there
 
 	status, text = r.do("DELETE", "/networks/bridge", nil)
 	if status != http.StatusForbidden {
 		t.Errorf("%d %s", status, text)
 	}
-	db := r.sibling("db", []string{made.Id}, "sleep", "600")
+	db := r.sibling("db", made.Id)
 	status, text = r.do("DELETE", "/networks/front", nil)
 	if status != http.StatusForbidden || !strings.Contains(text, "has active endpoints") {
 		t.Errorf("%d %s", status, text)
@@ -173,6 +162,15 @@ func TestNetworkLife(t *testing.T) {
 	lacks(t, raw, "10.1.2.3", "02:42:ac:11:00:02", `"x"`)
 
 	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": "db", "Force": true}, nil)
+
+	// A job that does not know that it is there already asks to be, under a name of its own.
+	r.must(http.StatusOK, "POST", "/networks/front/connect", jsonBody{"Container": job[:12], "EndpointConfig": jsonBody{"Aliases": []string{"ci"}}}, nil)
+	wants(t, r.host("inspect", "--format", "{{json .NetworkSettings.Networks}}", job), `"ci"`)
+	_, text = r.do("GET", "/networks/front", nil)
+	wants(t, text, job)
+	r.must(http.StatusForbidden, "POST", "/networks/front/connect", jsonBody{"Container": job[:12]}, nil)
+	r.must(http.StatusOK, "POST", "/networks/front/disconnect", jsonBody{"Container": job[:12]}, nil)
+	r.must(http.StatusOK, "POST", "/networks/front/connect", jsonBody{"Container": job[:12]}, nil)
 	r.must(http.StatusNoContent, "DELETE", "/networks/front", nil, nil)
 	if out := r.host("network", "ls", "--quiet", "--no-trunc"); strings.Contains(out, made.Id) {
 		t.Error("the network is there")
@@ -180,14 +178,62 @@ func TestNetworkLife(t *testing.T) {
 	r.must(http.StatusNotFound, "GET", "/networks/front", nil, nil)
 }
 
+// In audit mode, what would be refused is done and noted.
+func TestNetworkAudit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{
+		"Name": "free", "Options": jsonBody{"com.docker.network.bridge.enable_icc": "false"}, "Internal": true,
+	}, nil)
+	wants(t, r.host("network", "inspect", r.policy.prefix()+"free"), `"com.docker.network.bridge.enable_icc": "false"`)
+	wants(t, r.audit.String(), "would be denied", "network-options")
+	r.must(http.StatusCreated, "POST", "/volumes/create", jsonBody{"Name": "free", "DriverOpts": jsonBody{"type": "tmpfs", "device": "tmpfs"}}, nil)
+	wants(t, r.host("volume", "inspect", r.policy.prefix()+"free"), `"type": "tmpfs"`)
+	wants(t, r.audit.String(), "volume-opts")
+}
+
+// The docker client itself: networks, volumes and ports as people use them.
+func TestNetworkClient(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	job := r.job()
+	r.docker("network", "create", "app")
+	wants(t, r.docker("network", "ls", "--format", "{{.Name}}"), "app\n", "bridge\n")
+	r.docker("volume", "create", "data")
+	r.docker("run", "--detach", "--name", "web", "--network", "app", "--network-alias", "www", "--publish", "8080:80", "--volume", "data:/data", "--stop-signal", "KILL",
+		alpine, "sh", "-c", "echo hello >/data/file; exec nc -ll -p 80 -e cat /data/file")
+	wants(t, r.docker("port", "web"), "80/tcp -> 0.0.0.0:8080")
+	wants(t, r.docker("ps"), "0.0.0.0:8080->80/tcp")
+	line := "nc 127.0.0.1 8080 </dev/null; nslookup www 127.0.0.11 && nslookup web 127.0.0.11"
+	if out, err := r.inJob(job, line); err != nil || !strings.HasPrefix(out, "hello\n") {
+		t.Errorf("%v %s", err, out)
+	}
+	wants(t, r.docker("network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", "app"), "web ")
+	wants(t, r.docker("network", "inspect", "bridge"), `"Name": "bridge"`)
+	r.docker("network", "disconnect", "app", "web")
+	r.docker("network", "connect", "--alias", "again", "app", "web")
+	wants(t, r.docker("run", "--rm", "--network", "app", "--volume", "data:/data:ro", alpine, "sh", "-c", "nslookup again 127.0.0.11 >/dev/null && cat /data/file"), "hello")
+	if out, err := r.try("volume", "rm", "data"); err == nil {
+		t.Errorf("removed though in use: %s", out)
+	}
+	r.docker("rm", "--force", "web")
+	wants(t, r.docker("volume", "ls"), "data")
+	wants(t, r.docker("network", "prune", "--force"), "app")
+	r.docker("volume", "rm", "data")
+	if out, err := r.inJob(job, "nc 127.0.0.1 8080 </dev/null"); err == nil {
+		t.Errorf("the port is still open: %s", out)
+	}
+}
+
 // What is not the job's does not exist, whatever it is called.
 func TestNetworkOfOthers(t *testing.T) {
 	t.Parallel()
-	victim, r := netRig(t), netRig(t)
+	victim, r := newRig(t), newRig(t)
 	theirs := victim.makeNetwork("net")
-	theirContainer := victim.sibling("db", []string{theirs}, "sleep", "600")
+	theirContainer := victim.sibling("db", theirs)
 	mine := r.makeNetwork("mine")
-	own := r.sibling("own", []string{mine}, "sleep", "600")
+	own := r.sibling("own", mine)
 	before := strings.Count(r.calls.String(), "\n")
 	for _, ref := range []string{theirs, theirs[:12], theirs[:4], victim.policy.prefix() + "net", "net", "host", "none", "docker0"} {
 		for _, a := range []struct {
@@ -236,13 +282,13 @@ func TestNetworkOfOthers(t *testing.T) {
 
 func TestNetworkList(t *testing.T) {
 	t.Parallel()
-	r := netRig(t)
+	r := newRig(t)
 	r.job()
 	front, back := r.makeNetwork("front"), ""
 	var made struct{ Id string }
 	r.must(http.StatusCreated, "POST", "/networks/create", jsonBody{"Name": "back", "Labels": jsonBody{"tier": "2"}}, &made)
 	back = made.Id
-	r.sibling("db", []string{back}, "sleep", "600")
+	r.sibling("db", back)
 	for filters, want := range map[string][]string{
 		``:                             {"back", "bridge", "front"},
 		`{"name":["front"]}`:           {"front"},

@@ -51,6 +51,7 @@ type portRequest struct {
 // networkRecord is what the Engine does not keep of a network.
 type networkRecord struct {
 	ID, Name string // Name as the job wrote it; "bridge" for the job's default network
+	JobAsked bool   // the job itself connected its container with it
 }
 
 func newObjects(p Policy) *objects {
@@ -166,6 +167,15 @@ func (o *objects) addNetwork(n networkRecord) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.networks[n.ID] = &n
+}
+
+// jobAsked notes whether the job itself connected its container with a network.
+func (o *objects) jobAsked(id string, asked bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if n, ok := o.networks[id]; ok {
+		n.JobAsked = asked
+	}
 }
 
 func (o *objects) dropNetwork(id string) {

@@ -16,8 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/moby/moby/api/types/network"
-
 	"github.com/slipway-ci/slipway/internal/netns"
 )
 
@@ -31,6 +29,8 @@ type ports struct {
 	slots   chan struct{} // one for each connection and each UDP peer
 	udpIdle time.Duration // after which a UDP peer is forgotten
 	running sync.WaitGroup
+
+	settling sync.Mutex // held while a container's ports are opened or closed by what it does now
 
 	mu   sync.Mutex
 	open map[string]*opening // by the container's full ID
@@ -59,6 +59,7 @@ type openPort struct {
 type opening struct {
 	*ports
 	id     string // of the container
+	run    string // when the container was started that they are for
 	place  place
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -121,26 +122,45 @@ func (p *ports) started(ctx context.Context, id string) error {
 	return err
 }
 
+// openAll opens what a container publishes if it runs, and closes it if it does not. What is open for this very run of it
+// stays open.
 func (p *ports) openAll(ctx context.Context, id string) error {
-	p.stopped(id)
 	rec, err := p.g.objects.container(id)
 	if err != nil || len(rec.Ports) == 0 {
 		return err
 	}
+	p.settling.Lock()
+	defer p.settling.Unlock()
 	c, err := p.inspect(ctx, id)
+	if isStatus(err, http.StatusNotFound) {
+		p.stopped(id)
+	}
 	if err != nil {
 		return err
 	}
 	if m := c.HostConfig.NetworkMode; !c.State.Running || m == "none" || !ownStack(m) {
+		p.stopped(id)
 		return nil
 	}
 	at, ok, err := p.place(ctx)
 	if err != nil || !ok {
 		return err
 	}
-	o := &opening{ports: p, id: id, place: at, addresses: at.order(c)}
+	p.mu.Lock()
+	now := p.open[id]
+	p.mu.Unlock()
+	if now != nil && now.run == c.State.StartedAt && now.place.ns == at.ns {
+		return nil
+	}
+	p.stopped(id)
+	if n := p.g.publishes(id) + len(rec.Ports); n > maxPorts { // what an image exposes is known only now
+		return tooManyPorts(n)
+	}
+	o := &opening{ports: p, id: id, run: c.State.StartedAt, place: at, addresses: at.order(c)}
 	o.ctx, o.cancel = context.WithCancel(p.ctx)
-	for _, want := range rec.Ports {
+	wanted := slices.Clone(rec.Ports)
+	slices.SortStableFunc(wanted, anyLast)
+	for _, want := range wanted {
 		err := o.listen(want)
 		if errors.Is(err, syscall.EADDRINUSE) && p.closeEnded(ctx) {
 			err = o.listen(want)
@@ -159,6 +179,20 @@ func (p *ports) openAll(ctx context.Context, id string) error {
 	p.open[id] = o
 	p.running.Go(o.watch)
 	return nil
+}
+
+// anyLast puts those to whom any port is good behind the others, so that they take nobody's.
+func anyLast(a, b portRequest) int {
+	rank := func(r portRequest) int {
+		switch {
+		case r.HostPort == 0:
+			return 2
+		case r.HostLast != 0:
+			return 1
+		}
+		return 0
+	}
+	return rank(a) - rank(b)
 }
 
 // clash is the Engine's error for a port that cannot be opened.
@@ -269,7 +303,7 @@ func (at place) order(c containerNet) []netip.Addr {
 	return append(near, far...)
 }
 
-// stopped closes the ports of a container that does not run any more.
+// stopped closes the ports of a container that does not run any more, and cuts their connections.
 func (p *ports) stopped(id string) {
 	p.mu.Lock()
 	o := p.open[id]
@@ -383,47 +417,6 @@ func (o *opening) watch() {
 	}
 }
 
-// publishedPorts are what a container asks to publish: its bindings and, if all are wanted, what it exposes.
-func publishedPorts(exposed network.PortSet, bindings network.PortMap, all bool) ([]portRequest, error) {
-	var out []portRequest
-	add := func(r portRequest) {
-		same := func(o portRequest) bool {
-			return o.Port == r.Port && o.Protocol == r.Protocol && o.HostPort == r.HostPort && o.HostLast == r.HostLast && r.HostPort != 0
-		}
-		if !slices.ContainsFunc(out, same) { // one for each of the machine's addresses: here there is one place
-			out = append(out, r)
-		}
-	}
-	wanted := maps.Clone(exposed)
-	for port, binds := range bindings {
-		delete(wanted, port)
-		for _, b := range binds {
-			r := portRequest{Port: port.Num(), Protocol: string(port.Proto())}
-			if b.HostIP.IsValid() {
-				r.HostIP = b.HostIP.String()
-			}
-			var err error
-			if r.HostPort, r.HostLast, err = hostPorts(b.HostPort); err != nil {
-				return nil, err
-			}
-			add(r)
-		}
-	}
-	if all {
-		for port := range wanted {
-			add(portRequest{Port: port.Num(), Protocol: string(port.Proto())})
-		}
-	}
-	slices.SortFunc(out, func(a, b portRequest) int { // fixed ports before any, so that none takes another's
-		return strings.Compare(a.order(), b.order())
-	})
-	return out, nil
-}
-
-func (r portRequest) order() string {
-	return fmt.Sprintf("%t %t %05d %s %05d", r.HostPort == 0, r.HostLast != 0, r.HostPort, r.Protocol, r.Port)
-}
-
 // hostPorts reads "", "8080" or "8080-8090".
 func hostPorts(s string) (first, last uint16, err error) {
 	if s == "" {
@@ -444,9 +437,10 @@ func hostPorts(s string) (first, last uint16, err error) {
 	return uint16(a), last, nil
 }
 
-// checkPorts refuses what cannot be published. It is asked before a container is made.
-func (c *call) checkPorts(requests []portRequest) error {
-	if len(requests) == 0 {
+// checkPorts refuses what cannot be published, before the container is made. all says that what the image exposes is to
+// come on top.
+func (c *call) checkPorts(requests []portRequest, all bool) error {
+	if len(requests) == 0 && !all {
 		return nil
 	}
 	if c.objects.jobContainer() != "" && !c.policy.Root {
@@ -455,24 +449,24 @@ func (c *call) checkPorts(requests []portRequest) error {
 			return err
 		}
 	}
-	for _, r := range requests {
-		if r.Protocol == "tcp" || r.Protocol == "udp" {
-			continue
-		}
-		if err := c.refuse(deny("publish-protocol", "reach the container by its name and its own port",
-			"port %d/%s: only tcp and udp can be published", r.Port, printable(r.Protocol))); err != nil {
-			return err
-		}
+	if n := c.publishes("") + len(requests); n > maxPorts {
+		return c.refuse(tooManyPorts(n))
 	}
-	n := len(requests)
-	for _, id := range c.objects.ids() {
-		if rec, err := c.objects.container(id); err == nil {
+	return nil
+}
+
+// publishes counts the ports that the job's containers publish, without one of them.
+func (g *Guard) publishes(without string) int {
+	n := 0
+	for _, id := range g.objects.ids() {
+		if rec, err := g.objects.container(id); err == nil && id != without {
 			n += len(rec.Ports)
 		}
 	}
-	if n > maxPorts {
-		return c.refuse(deny("limit-ports", "publish only the ports that the job itself connects to: containers reach each other by name without",
-			"this job would publish %d ports; at most %d may be", n, maxPorts))
-	}
-	return nil
+	return n
+}
+
+func tooManyPorts(n int) *Denial {
+	return deny("limit-ports", "publish only the ports that the job itself connects to: containers reach each other by name without",
+		"this job would publish %d ports; at most %d may be", n, maxPorts)
 }

@@ -38,7 +38,7 @@ func (c *call) relay(resp *http.Response) error {
 		return c.written(readError(resp))
 	}
 	c.head(resp)
-	return c.copyOut(resp.Body)
+	return c.copyOut(resp.Body, resp.Header.Get("Content-Type") == "application/x-tar")
 }
 
 // head sends the head of the Engine's answer.
@@ -56,13 +56,19 @@ func (c *call) head(resp *http.Response) {
 	_ = http.NewResponseController(c.w).Flush() // events, wait and logs answer long before they say anything
 }
 
-// copyOut streams a body to the client and flushes each piece.
-func (c *call) copyOut(body io.Reader) error {
+// copyOut streams a body to the client. Each piece is flushed as it comes, but for archives: nobody reads those as they
+// grow, and big pieces are faster.
+func (c *call) copyOut(body io.Reader, archive bool) error {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	flush := http.NewResponseController(c.w)
 	for {
 		n, err := body.Read(*buf)
+		for archive && err == nil && n < len(*buf) {
+			var more int
+			more, err = body.Read((*buf)[n:])
+			n += more
+		}
 		if n > 0 {
 			if _, werr := c.w.Write((*buf)[:n]); werr != nil {
 				return fmt.Errorf("%w: %w", errAnswered, werr)
@@ -159,7 +165,12 @@ func (g *Guard) unprefixAll(doc any) any {
 // hijack gives the client a raw connection with the Engine. The client's connection turns raw only after the Engine's
 // has: a proxy that turns on the request's header alone can be made to pass further requests unseen.
 func (c *call) hijack(path string, query url.Values, body any) error {
-	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, "tcp", body)
+	return c.hijackAs("tcp", path, query, body)
+}
+
+// hijackAs does the same with a protocol that the client asked for.
+func (c *call) hijackAs(protocol, path string, query url.Values, body any) error {
+	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, protocol, body)
 	if err != nil {
 		return err
 	}
@@ -178,8 +189,8 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if contentType == "" {
 		contentType = "application/vnd.docker.raw-stream"
 	}
-	if wantsUpgrade(c.r, "tcp") {
-		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: tcp\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
+	if wantsUpgrade(c.r, protocol) {
+		fmt.Fprintf(buffered, "HTTP/1.1 101 UPGRADED\r\nContent-Type: %s\r\nConnection: Upgrade\r\nUpgrade: %s\r\nApi-Version: %s\r\n\r\n", contentType, protocol, c.engine.version)
 	} else {
 		fmt.Fprintf(buffered, "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nApi-Version: %s\r\n\r\n", contentType, c.engine.version)
 	}

@@ -9,10 +9,14 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
 	buildkit "github.com/moby/buildkit/session"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // sessions are the connections over which BuildKit asks the job's clients for files, secrets and credentials. The guard
@@ -20,15 +24,18 @@ import (
 // of its own with the Engine, and asks the client in turn for what it lets pass.
 type sessions struct {
 	manager *buildkit.Manager
+	wait    time.Duration
 
 	mu       sync.Mutex
 	open     map[string]*clientSession // by the client's ID
+	over     []string                  // IDs whose build is over, the latest ones
 	meetings map[string]*meeting       // by the client's build ID
 }
 
 // clientSession is what a client says of its session besides the connection.
 type clientSession struct {
 	sharedKey string
+	end       func()
 }
 
 // maxSessions bounds what one job may hold open at once. A client has one per build.
@@ -39,7 +46,7 @@ func newSessions() (*sessions, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
+	return &sessions{manager: manager, wait: sessionWait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.
@@ -64,7 +71,10 @@ func sessionOpen(c *call) error {
 	if !sessionIDForm.MatchString(id) {
 		return badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	if err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey)}); err != nil {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	over, err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey), end: cancel})
+	if err != nil {
 		return err
 	}
 	defer c.sessions.drop(id)
@@ -77,14 +87,44 @@ func sessionOpen(c *call) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
+	if over {
+		return nil
+	}
+	if c.policy.Audit {
+		defer c.mirror(ctx, id, c.r.Header.Get(sessionSharedKey))()
+	}
 	watched := &watchedConn{Conn: &stream{Conn: conn, r: buffered.Reader}, ended: cancel}
 	// Of the client's headers only the methods: others set how BuildKit watches the connection.
 	if err := c.sessions.manager.HandleConn(ctx, watched, map[string][]string{sessionID: {id}, sessionMethod: c.r.Header.Values(sessionMethod)}); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
 	return nil
+}
+
+// mirror opens a client's session with the Engine too, for a build by gRPC that audit mode lets pass: it names the session
+// to the Engine by the client's ID. The connections themselves are not joined here either.
+func (c *call) mirror(ctx context.Context, id, sharedKey string) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, client, err := c.sessions.find(ctx, id)
+		if err != nil {
+			return
+		}
+		services := append(c.sessionServices(client), &fileService{client: client})
+		_, end, err := c.engineSessionAs(ctx, id, sharedKey, services...)
+		if err != nil {
+			c.log.Warn("the Engine does not take the session of a client", "error", err)
+			return
+		}
+		<-ctx.Done()
+		end()
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 // watchedConn tells when the connection ends. BuildKit itself would notice at its next health check but one.
@@ -101,17 +141,34 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *sessions) add(id string, client *clientSession) error {
+// add takes a session in. over reports that its build has been answered before the session came.
+func (s *sessions) add(id string, client *clientSession) (over bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.open[id]; ok {
-		return badRequest("session %s already exists", id)
+		return false, badRequest("session %s already exists", id)
 	}
 	if len(s.open) >= maxSessions {
-		return deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
+		return false, deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
 	}
 	s.open[id] = client
-	return nil
+	return slices.Contains(s.over, id), nil
+}
+
+// maxOver is how many sessions are remembered whose builds are over.
+const maxOver = 64
+
+// finish ends a client's session when its build has been answered. Docker's client of version 20.10 ends it by itself,
+// but if a build is refused while it opens the session, it waits for ever for the session to end.
+func (s *sessions) finish(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over = append(s.over, id); len(s.over) > maxOver {
+		s.over = s.over[1:]
+	}
+	if client, ok := s.open[id]; ok {
+		client.end()
+	}
 }
 
 func (s *sessions) drop(id string) {
@@ -120,7 +177,8 @@ func (s *sessions) drop(id string) {
 	delete(s.open, id)
 }
 
-// sessionWait is how long a build waits for its session: clients open both at once. The Engine waits as long.
+// sessionWait is how long a build waits for its session, or for its archive: clients send both at once. The Engine waits
+// as long.
 const sessionWait = 5 * time.Second
 
 // find is the client's session of a build. Sessions of others do not exist.
@@ -128,7 +186,7 @@ func (s *sessions) find(ctx context.Context, id string) (*clientSession, buildki
 	if !sessionIDForm.MatchString(id) {
 		return nil, nil, badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	wait, cancel := context.WithTimeout(ctx, sessionWait)
+	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	caller, err := s.manager.Get(wait, id, false)
 	if err != nil && ctx.Err() != nil {
@@ -152,13 +210,14 @@ func (p Policy) engineKey(sharedKey string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// engineBuildID is the Engine's name for a build that the client names so. Builds of all jobs are in one list of the
-// Engine's, and who knows a name can end or feed that build.
-func (p Policy) engineBuildID(client string) string { return p.Token + "-" + client }
-
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.
 func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
+	return g.engineSessionAs(ctx, "", sharedKey, services...)
+}
+
+// engineSessionAs does the same under an ID that is given, "" = a new one.
+func (g *Guard) engineSessionAs(ctx context.Context, as, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := buildkit.NewSession(ctx, g.policy.engineKey(sharedKey))
 	if err != nil {
@@ -173,6 +232,9 @@ func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ..
 	go func() {
 		defer close(done)
 		err := s.Run(ctx, func(ctx context.Context, protocol string, headers map[string][]string) (net.Conn, error) {
+			if as != "" {
+				headers[sessionID] = []string{as}
+			}
 			conn, err := g.dialSession(ctx, protocol, headers)
 			opened <- err
 			return conn, err
@@ -190,7 +252,10 @@ func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ..
 		end()
 		return "", nil, err
 	}
-	return s.ID(), end, nil
+	if as == "" {
+		as = s.ID()
+	}
+	return as, end, nil
 }
 
 func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.Header) (net.Conn, error) {
@@ -205,7 +270,64 @@ func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.H
 	return up, nil
 }
 
-// grpcRefused answers builds that come as gRPC.
+// grpcRefused refuses builds that come as gRPC. The connection itself is taken, and the calls on it are refused: without
+// it, buildx would try to start a builder of its own, and tell its user of that only.
 func grpcRefused(c *call) error {
-	return deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
+	d := deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
+	if !wantsUpgrade(c.r, "h2c") {
+		return d
+	}
+	if err := c.refuse(d); err == nil { // audit mode
+		return c.hijackAs("h2c", "/grpc", nil, nil)
+	}
+	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer conn.Close()
+	stop := c.cutAtEnd(conn)
+	defer stop()
+	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	if err := buffered.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	server := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.once(d.Rule, d.Error())
+		return status.Error(codes.PermissionDenied, d.Error())
+	}))
+	defer server.Stop()
+	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
+	return nil
+}
+
+// single is a listener that has one connection, and ends with it.
+type single struct {
+	net.Conn
+	conns chan net.Conn
+	ended chan struct{}
+	end   func()
+}
+
+func newSingle(conn net.Conn) *single {
+	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
+	l.end = sync.OnceFunc(func() { close(l.ended) })
+	l.conns <- &watchedConn{Conn: conn, ended: l.end}
+	return l
+}
+
+func (l *single) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *single) Addr() net.Addr { return l.LocalAddr() }
+
+func (l *single) Close() error {
+	l.end()
+	return l.Conn.Close()
 }

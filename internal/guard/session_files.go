@@ -3,12 +3,13 @@ package guard
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net/url"
 	"os"
 	"path"
@@ -20,7 +21,7 @@ import (
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
-	"google.golang.org/grpc/metadata"
+	grpcmeta "google.golang.org/grpc/metadata"
 )
 
 // The names that docker's client gives its folders, and the keys of a request for files.
@@ -46,7 +47,7 @@ const (
 func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ...string) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(client.Context(ctx), fileReadTime)
 	defer cancel()
-	header := metadata.MD{keyDir: {dir}, keyFollowPaths: names}
+	header := grpcmeta.MD{keyDir: {dir}, keyFollowPaths: names}
 	if slices.ContainsFunc(names, func(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 0x7e }) >= 0 }) {
 		header[keyFollowPaths] = nil
 		for _, n := range names {
@@ -54,7 +55,7 @@ func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ..
 		}
 		header.Set(keyFollowPaths+"-encoded", "1")
 	}
-	stream, err := filesync.NewFileSyncClient(client.Conn()).DiffCopy(metadata.NewOutgoingContext(ctx, header))
+	stream, err := filesync.NewFileSyncClient(client.Conn()).DiffCopy(grpcmeta.NewOutgoingContext(ctx, header))
 	if err != nil {
 		return nil, err
 	}
@@ -237,17 +238,25 @@ func localName(p string) bool {
 }
 
 // servedFiles are what the Engine gets to see of a folder: files that the guard has checked.
-type servedFiles map[string][]byte
+type servedFiles struct {
+	files map[string][]byte
+	// modified is the files' time. The Engine keeps what it has if name, size and time are the same, so the time is one
+	// that nobody can have foreseen or brought about.
+	modified int64
+}
+
+func newServedFiles() (servedFiles, error) {
+	var random [8]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return servedFiles{}, fmt.Errorf("choose a time: %w", err)
+	}
+	return servedFiles{files: map[string][]byte{}, modified: int64(binary.BigEndian.Uint64(random[:]) >> 4)}, nil
+}
 
 // Walk tells of all of them, whatever was asked for: they are few.
 func (f servedFiles) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
-	names := make([]string, 0, len(f))
-	for n := range f {
-		names = append(names, n)
-	}
-	slices.Sort(names)
-	for _, n := range names {
-		stat := &fstypes.Stat{Path: n, Mode: 0o644, Size: int64(len(f[n])), ModTime: contentTime(f[n])}
+	for _, n := range slices.Sorted(maps.Keys(f.files)) {
+		stat := &fstypes.Stat{Path: n, Mode: 0o644, Size: int64(len(f.files[n])), ModTime: f.modified}
 		if err := fn(n, &fsutil.DirEntryInfo{Stat: stat}, nil); err != nil {
 			return err
 		}
@@ -257,16 +266,9 @@ func (f servedFiles) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error 
 
 // Open reads one of them.
 func (f servedFiles) Open(name string) (io.ReadCloser, error) {
-	data, ok := f[name]
+	data, ok := f.files[name]
 	if !ok {
 		return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
 	}
 	return io.NopCloser(bytes.NewReader(data)), nil
-}
-
-// contentTime is a time of modification that says what is in a file. The Engine keeps what it has if name, size and time
-// are the same: with it, it keeps the same content, and only that.
-func contentTime(data []byte) int64 {
-	sum := sha256.Sum256(data)
-	return int64(binary.BigEndian.Uint64(sum[:8]) >> 2) // before the year 2117
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync"
 
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/auth"
@@ -15,16 +16,15 @@ import (
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
+	grpcmeta "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// sessionServices are what the Engine may ask for in a build: all that the client offers, but for the Dockerfile, which
-// is the one that the guard has checked.
-func (c *call) sessionServices(client buildkit.Caller, dockerfile servedFiles) []buildkit.Attachable {
-	services := []buildkit.Attachable{&fileService{client: client, dockerfile: dockerfile}}
+// sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
+func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
+	var services []buildkit.Attachable
 	for _, s := range []struct {
 		method  string
 		service buildkit.Attachable
@@ -41,10 +41,11 @@ func (c *call) sessionServices(client buildkit.Caller, dockerfile servedFiles) [
 	return services
 }
 
-// fileService sends files to the Engine.
+// fileService sends files to the Engine: those of the context from the client, and the Dockerfile that the guard has
+// checked. Without one (audit mode) all folders are the client's.
 type fileService struct {
 	client     buildkit.Caller
-	dockerfile servedFiles
+	dockerfile *servedFiles
 }
 
 func (s *fileService) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
@@ -53,10 +54,11 @@ func (s *fileService) Register(server *grpc.Server) { filesync.RegisterFileSyncS
 var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-patterns", "override-excludes"}
 
 func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
-	asked, _ := metadata.FromIncomingContext(engine.Context())
+	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
 	switch dir := asked.Get(keyDir); {
+	case s.dockerfile == nil:
 	case len(dir) == 1 && dir[0] == dirDockerfile:
-		return fsutil.Send(engine.Context(), engine, s.dockerfile, nil)
+		return fsutil.Send(engine.Context(), engine, *s.dockerfile, nil)
 	case len(dir) == 1 && dir[0] == dirContext:
 	default:
 		return status.Errorf(codes.NotFound, "no access allowed to dir %q", dir)
@@ -120,9 +122,16 @@ func (s *sshService) ForwardAgent(engine sshforward.SSH_ForwardAgentServer) erro
 
 // authService asks the client for its credentials, for registries that the job may use.
 type authService struct {
+	mu     sync.Mutex // of c: the Engine asks several things at once
 	c      *call
 	client auth.AuthClient
 	caller buildkit.Caller
+}
+
+func (s *authService) allow(ctx context.Context, host string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.c.allowHost(ctx, registryHost(host))
 }
 
 func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
@@ -131,20 +140,11 @@ func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(se
 func askClient[Q, A any](ctx context.Context, s *authService, host string, ask func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (answer A, err error) {
 	ctx, cancel := clientContext(ctx, s.caller)
 	defer cancel()
-	if err := s.c.allowHost(ctx, registryOf(host)); err != nil {
+	if err := s.allow(ctx, host); err != nil {
 		return answer, status.Error(codes.PermissionDenied, err.Error())
 	}
 	answer, err = ask(ctx, q)
 	return answer, plainError(err)
-}
-
-// registryOf is the name that a registry has in images' names.
-func registryOf(host string) string {
-	switch host {
-	case "registry-1.docker.io", "index.docker.io":
-		return "docker.io"
-	}
-	return host
 }
 
 func (s *authService) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
@@ -165,7 +165,7 @@ func (s *authService) VerifyTokenAuthority(ctx context.Context, r *auth.VerifyTo
 
 // clientContext ends with the Engine's question or with the client's session, and carries none of the Engine's headers.
 func clientContext(ctx context.Context, client buildkit.Caller) (context.Context, context.CancelFunc) {
-	return context.WithCancel(metadata.NewOutgoingContext(client.Context(ctx), nil))
+	return context.WithCancel(grpcmeta.NewOutgoingContext(client.Context(ctx), nil))
 }
 
 // plainError is a client's error for the Engine: a code and a text. The details that may come with it are left out.
@@ -184,8 +184,8 @@ func plainError(err error) error {
 func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
 	message func() proto.Message, check func(proto.Message) error,
 ) error {
-	asked, _ := metadata.FromIncomingContext(engine.Context())
-	header := metadata.MD{}
+	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
+	header := grpcmeta.MD{}
 	for _, k := range keys {
 		for _, k := range []string{k, k + "-encoded"} {
 			if v := asked.Get(k); len(v) > 0 {
@@ -195,7 +195,7 @@ func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string
 	}
 	ctx, cancel := clientContext(engine.Context(), caller)
 	defer cancel()
-	client, err := open(metadata.NewOutgoingContext(ctx, header))
+	client, err := open(grpcmeta.NewOutgoingContext(ctx, header))
 	if err != nil {
 		return plainError(err)
 	}

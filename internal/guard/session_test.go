@@ -16,12 +16,14 @@ import (
 	"testing"
 	"time"
 
+	control "github.com/moby/buildkit/api/services/control"
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/credentials/insecure"
+	grpcmeta "google.golang.org/grpc/metadata"
 )
 
 // clientSession opens a build session as docker's client does, and returns its ID. close ends it.
@@ -56,14 +58,19 @@ func (r *rig) clientSession(sharedKey string, services ...buildkit.Attachable) (
 	return s.ID(), close
 }
 
-// openSession asks the guard for a raw connection.
+// openSession asks the guard for a session's connection.
 func (r *rig) openSession(ctx context.Context, protocol string, header http.Header) (net.Conn, error) {
+	return r.openRaw(ctx, "/session", protocol, header)
+}
+
+// openRaw asks the guard for a raw connection.
+func (r *rig) openRaw(ctx context.Context, path, protocol string, header http.Header) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", r.Socket())
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard/session", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard"+path, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -181,10 +188,10 @@ func TestSessionRead(t *testing.T) {
 
 // hostileFiles is a client's file service that sends what it likes.
 type hostileFiles struct {
-	serve func(asked metadata.MD, s filesync.FileSync_DiffCopyServer) error
+	serve func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error
 
 	mu    sync.Mutex
-	asked []metadata.MD
+	asked []grpcmeta.MD
 }
 
 func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, h) }
@@ -192,15 +199,15 @@ func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSync
 func (h *hostileFiles) TarStream(filesync.FileSync_TarStreamServer) error { return errors.New("no") }
 
 func (h *hostileFiles) DiffCopy(s filesync.FileSync_DiffCopyServer) error {
-	md, _ := metadata.FromIncomingContext(s.Context())
+	md, _ := grpcmeta.FromIncomingContext(s.Context())
 	h.mu.Lock()
 	h.asked = append(h.asked, md)
 	h.mu.Unlock()
 	return h.serve(md, s)
 }
 
-func send(packets ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
-	return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+func send(packets ...*fstypes.Packet) func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error {
+	return func(_ grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
 		for _, p := range packets {
 			if err := s.Send(p); err != nil {
 				return err
@@ -212,6 +219,11 @@ func send(packets ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCo
 			}
 		}
 	}
+}
+
+// serve is a folder with one file.
+func serve(name, text string) servedFiles {
+	return servedFiles{files: map[string][]byte{name: []byte(text)}, modified: time.Now().UnixNano()}
 }
 
 func stat(name string, mode os.FileMode, link string) *fstypes.Packet {
@@ -227,8 +239,8 @@ func TestSessionHostileRead(t *testing.T) {
 	data := func(id uint32, s string) *fstypes.Packet {
 		return &fstypes.Packet{Type: fstypes.PACKET_DATA, ID: id, Data: []byte(s)}
 	}
-	flood := func(packet func(i int) *fstypes.Packet, first ...*fstypes.Packet) func(metadata.MD, filesync.FileSync_DiffCopyServer) error {
-		return func(_ metadata.MD, s filesync.FileSync_DiffCopyServer) error {
+	flood := func(packet func(i int) *fstypes.Packet, first ...*fstypes.Packet) func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error {
+		return func(_ grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
 			for _, p := range first {
 				if err := s.Send(p); err != nil {
 					return err
@@ -247,7 +259,7 @@ func TestSessionHostileRead(t *testing.T) {
 		}
 	}
 	file := stat("Dockerfile", 0o644, "")
-	for name, serve := range map[string]func(metadata.MD, filesync.FileSync_DiffCopyServer) error{
+	for name, serve := range map[string]func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error{
 		"parent":         send(stat("../../etc/x", 0o644, ""), end),
 		"absolute":       send(stat("/etc/x", 0o644, ""), end),
 		"dots":           send(stat("a/../../x", 0o644, ""), end),
@@ -261,7 +273,7 @@ func TestSessionHostileRead(t *testing.T) {
 		"stat after end": send(file, end, file),
 		"request":        send(&fstypes.Packet{Type: fstypes.PACKET_REQ}),
 		"error":          send(&fstypes.Packet{Type: fstypes.PACKET_ERR, Data: []byte("no\n\x1b[31m")}),
-		"ends":           func(metadata.MD, filesync.FileSync_DiffCopyServer) error { return nil },
+		"ends":           func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error { return nil },
 		"many entries":   flood(func(i int) *fstypes.Packet { return stat(fmt.Sprint(i), 0o644, "") }),
 		"long names": flood(func(i int) *fstypes.Packet {
 			return stat(fmt.Sprint(i)+strings.Repeat("x", 100_000), 0o644, "")
@@ -314,11 +326,103 @@ func TestSessionRefused(t *testing.T) {
 		defer r.sessions.mu.Unlock()
 		return len(r.sessions.open) == 0
 	})
+}
+
+// TestGRPCRefused calls what buildx calls: it is told why that is refused, and what to do instead.
+func TestGRPCRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
 	status, text := r.do(http.MethodPost, "/grpc", nil)
 	if status != http.StatusForbidden {
 		t.Error(status, text)
 	}
 	wants(t, text, "[grpc-later]", "DOCKER_BUILDKIT=0")
+	conn := r.grpc()
+	for name, ask := range map[string]func() error{
+		"workers": func() error { _, err := conn.ListWorkers(t.Context(), &control.ListWorkersRequest{}); return err },
+		"solve": func() error {
+			_, err := conn.Solve(t.Context(), &control.SolveRequest{Ref: "x", Frontend: "dockerfile.v0"})
+			return err
+		},
+		"prune": func() error {
+			s, err := conn.Prune(t.Context(), &control.PruneRequest{})
+			if err == nil {
+				_, err = s.Recv()
+			}
+			return err
+		},
+	} {
+		if err := ask(); err == nil || !strings.Contains(err.Error(), "denied by slipway [grpc-later]") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wants(t, r.reports.String(), "[grpc-later]")
+	lacks(t, r.calls.String(), "/grpc")
+}
+
+// grpc is a client for what buildx speaks.
+func (r *rig) grpc() control.ControlClient {
+	r.t.Helper()
+	conn, err := grpc.NewClient("passthrough:guard", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.openRaw(ctx, "/grpc", "h2c", nil) }))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	return control.NewControlClient(conn)
+}
+
+// TestSessionOver opens a session whose build was answered already, as docker's client does if it is refused at once: the
+// session is taken, and ends.
+func TestSessionOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"first"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, id := range []string{"first", "later"} {
+		if status, answer := r.do(http.MethodPost, "/build?version=2&remote=https://example.com/x.git&session="+id, nil); status != http.StatusForbidden {
+			t.Error(status, answer)
+		}
+	}
+	later, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"later"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer later.Close()
+	for _, c := range []net.Conn{conn, later} {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("the session does not end: %v", err)
+		}
+	}
+}
+
+// TestSessionAudit builds by gRPC as buildx does: audit mode lets it pass, and says that it would have refused.
+func TestSessionAudit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	dir := write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY data /x\n", "data", "audited")
+	out := t.TempDir()
+	id, _ := r.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir, dirContext: dir}), filesync.NewFSSyncTarget(filesync.WithFSSyncDir(0, out)))
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := r.grpc().Solve(ctx, &control.SolveRequest{
+		Ref: "slipway-" + r.policy.Token, Session: id, Frontend: "dockerfile.v0", ExporterDeprecated: "local",
+		Exporters: []*control.Exporter{{Type: "local"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(filepath.Join(out, "x")); string(got) != "audited" {
+		t.Errorf("the output is %q, %v", got, err)
+	}
+	wants(t, r.audit.String(), "would be denied", "grpc-later")
+	needOldClient(t)
+	if got := r.file(r.oldBuild(write(t, dir, "Dockerfile", "FROM "+alpine+"\nCOPY data /x\n"), "", "."), "/x"); got != "audited" {
+		t.Errorf("docker's client of version 20.10 built %q", got)
+	}
 }
 
 // TestSessionLimit opens as many sessions as a job may have, and one more.

@@ -5,15 +5,11 @@ import (
 	"io"
 	"net/http"
 	"strings"
-	"time"
 )
 
 // uploadPrefix begins the build ID of a request that carries nothing but the archive of a build: docker's client sends
 // it beside the build itself if the archive comes from its standard input.
 const uploadPrefix = "upload-request:"
-
-// uploadWait is how long the two requests wait for each other. The Engine waits as long.
-const uploadWait = 5 * time.Second
 
 // meeting is where the two requests of a build meet.
 type meeting struct {
@@ -54,13 +50,16 @@ func (s *sessions) part(id string, m *meeting) {
 
 // sessionUpload keeps an archive ready until its build has read it.
 func sessionUpload(c *call) error {
+	if err := c.wantType("application/x-tar", "application/tar", "application/octet-stream"); err != nil {
+		return err
+	}
 	id := strings.TrimPrefix(c.query.Get("buildid"), uploadPrefix)
 	m, err := c.sessions.meet(id)
 	if err != nil {
 		return err
 	}
 	defer c.sessions.part(id, m)
-	wait, cancel := context.WithTimeout(c.ctx, uploadWait)
+	wait, cancel := context.WithTimeout(c.ctx, c.sessions.wait)
 	defer cancel()
 	a := &archive{body: c.r.Body, read: make(chan struct{})}
 	select {
@@ -84,7 +83,7 @@ func (s *sessions) uploaded(ctx context.Context, id string) (body io.Reader, don
 		return nil, nil, err
 	}
 	defer s.part(id, m)
-	wait, cancel := context.WithTimeout(ctx, uploadWait)
+	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	select {
 	case a := <-m.archives:

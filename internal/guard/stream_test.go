@@ -80,7 +80,7 @@ func TestStreamsFlush(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	id := r.own("talk", "--network", "none", "--entrypoint", "sh", alpine, "-c", "echo first; exec sleep 600")
-	events := r.stream("GET", "/events")
+	events := r.stream("GET", "/v1.41/events")
 	wait := r.stream("POST", "/containers/talk/wait?condition=next-exit")
 	r.docker("start", "talk")
 	logs := r.stream("GET", "/containers/talk/logs?follow=1&stdout=1")

@@ -75,6 +75,10 @@ func info(c *call) error {
 	if err != nil {
 		return err
 	}
+	images, err := c.visibleImages(c.ctx)
+	if err != nil {
+		return err
+	}
 	return c.forwardJSON(http.MethodGet, "/info", nil, nil, func(doc any) (any, error) {
 		d, _ := doc.(map[string]any)
 		out := keep(d, infoKept...)
@@ -89,7 +93,7 @@ func info(c *call) error {
 			memory = min(memory, l)
 		}
 		for k, v := range map[string]any{
-			"ID": "", "Name": "slipway", "NCPU": cpus, "MemTotal": memory, "Images": 0,
+			"ID": "", "Name": "slipway", "NCPU": cpus, "MemTotal": memory, "Images": len(images),
 			"Containers": counts["all"], "ContainersRunning": counts["running"], "ContainersPaused": counts["paused"],
 			"ContainersStopped": counts["all"] - counts["running"] - counts["paused"],
 			"Debug":             false, "NFd": 0, "NGoroutines": 0, "NEventsListener": 0, "ExperimentalBuild": false, "LiveRestoreEnabled": false,
@@ -159,15 +163,20 @@ func diskUsage(c *call) error {
 	if err != nil {
 		return err
 	}
-	if c.version.atLeast("1.52") && !c.flag("verbose") {
-		containers, volumes = nil, nil
+	images, layers, err := c.imageUsage(list)
+	if err != nil {
+		return err
 	}
-	out := map[string]any{"LayersSize": 0, "Images": []any{}, "Containers": containers, "Volumes": volumes, "BuildCache": []any{}, "BuilderSize": 0}
+	count := [2]int{len(images), len(volumes)}
+	if c.version.atLeast("1.52") && !c.flag("verbose") {
+		containers, volumes, images = nil, nil, nil
+	}
+	out := map[string]any{"LayersSize": layers, "Images": images, "Containers": containers, "Volumes": volumes, "BuildCache": []any{}, "BuilderSize": 0}
 	if c.version.atLeast("1.52") {
 		out = map[string]any{
 			"ContainerUsage":  map[string]any{"ActiveCount": activeCount, "TotalCount": len(list), "TotalSize": total, "Reclaimable": free, "Items": containers},
-			"VolumeUsage":     map[string]any{"ActiveCount": used, "TotalCount": len(c.objects.allVolumes()), "TotalSize": 0, "Reclaimable": 0, "Items": volumes},
-			"ImageUsage":      map[string]any{"ActiveCount": 0, "TotalCount": 0, "TotalSize": 0, "Reclaimable": 0},
+			"VolumeUsage":     map[string]any{"ActiveCount": used, "TotalCount": count[1], "TotalSize": 0, "Reclaimable": 0, "Items": volumes},
+			"ImageUsage":      map[string]any{"ActiveCount": 0, "TotalCount": count[0], "TotalSize": layers, "Reclaimable": 0, "Items": images},
 			"BuildCacheUsage": map[string]any{"ActiveCount": 0, "TotalCount": 0, "TotalSize": 0, "Reclaimable": 0},
 		}
 	}
@@ -178,7 +187,7 @@ func diskUsage(c *call) error {
 // volumeUsage lists the own volumes. Their sizes are not known: the Engine measures all volumes of the machine or none.
 func (c *call) volumeUsage(uses map[string]int) (list []any, used int, err error) {
 	list = []any{}
-	for _, name := range c.objects.allVolumes() {
+	for _, name := range c.jobVolumes() {
 		var doc map[string]any
 		err := c.engine.getJSON(c.ctx, "/volumes/"+url.PathEscape(name), nil, &doc)
 		if isStatus(err, http.StatusNotFound) {
@@ -190,11 +199,32 @@ func (c *call) volumeUsage(uses map[string]int) (list []any, used int, err error
 		if uses[name] > 0 {
 			used++
 		}
+		doc = c.showVolume(doc)
 		doc["UsageData"] = map[string]any{"Size": -1, "RefCount": uses[name]}
-		hideLabels(doc)
-		list = append(list, c.unprefixAll(doc))
+		list = append(list, doc)
 	}
 	return list, used, nil
+}
+
+// imageUsage lists the images that the job may use, with how many of its own containers use each.
+func (c *call) imageUsage(containers []map[string]any) (list []any, layers int64, err error) {
+	rows, err := c.visibleImages(c.ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	list = []any{}
+	for _, row := range rows {
+		uses := 0
+		for _, doc := range containers {
+			if doc["ImageID"] == row.id {
+				uses++
+			}
+		}
+		row.doc["Containers"], row.doc["SharedSize"] = uses, -1
+		layers += whole(row.doc["Size"])
+		list = append(list, row.doc)
+	}
+	return list, layers, nil
 }
 
 // login lets the Engine try credentials at a registry. The Engine is the one that dials, from where no job may.

@@ -105,8 +105,8 @@ func (c *call) makeVolume(ctx context.Context, req volume.CreateRequest) (string
 		return "", err
 	}
 	c.objects.addVolume(made.Name)
-	if err := c.Guard.ctx.Err(); err != nil {
-		return "", joinErrors(err, c.removeVolume(ctx, made.Name, false))
+	if c.Guard.ctx.Err() != nil {
+		return "", joinErrors(errClosing, c.removeVolume(ctx, made.Name, false))
 	}
 	return made.Name, nil
 }

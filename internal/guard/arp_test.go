@@ -1,0 +1,110 @@
+package guard
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/netns"
+)
+
+// The bridge that jobs share lets no traffic of IP through between them, but every container on it can claim the address
+// of another to the gateway, and is then sent what comes for that one. Without NET_RAW it cannot, which is why the jobs'
+// containers do not get it.
+func TestBridgeCannotBeSpoofed(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	r := newRig(t)
+	bridge := r.sharedBridge()
+	program := buildStatic(t, "testdata/arp")
+	gateway := strings.TrimSpace(r.host("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", bridge))
+	id := strings.TrimSpace(r.host("network", "inspect", "--format", "{{.Id}}", bridge))
+	mac, err := os.ReadFile("/sys/class/net/br-" + id[:12] + "/address")
+	if err != nil {
+		t.Skip(err) // the Engine has a network namespace of its own
+	}
+	const secret = "the secret of the victim"
+	outside := serveSecret(t, secret)
+	for _, raw := range []bool{true, false} {
+		victim := r.jobOn(bridge)
+		address := strings.TrimSpace(r.host("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", victim))
+		options := []string{"create", "--network", bridge, "--stop-signal", "KILL", "--entrypoint", "/arp"}
+		if !raw {
+			options = append(options, "--cap-drop", "NET_RAW")
+		}
+		options = append(options, alpine, address, strings.TrimSpace(string(mac)), gateway, secret)
+		attacker := strings.TrimSpace(r.host(options...))
+		t.Cleanup(func() { r.host("rm", "--force", attacker) })
+		r.host("cp", program, attacker+":/arp")
+
+		inside := r.within(victim)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			keepAsking(ctx, inside, outside)
+		}()
+		out, err := run("unix:///var/run/docker.sock", "", "start", "--attach", attacker)
+		cancel()
+		<-done
+		switch {
+		case raw && !strings.Contains(out, "intercepted"):
+			t.Errorf("the attack does not work at all, so that this test shows nothing: %v %s", err, out)
+		case !raw && (err == nil || !strings.Contains(out, "operation not permitted")):
+			t.Errorf("without NET_RAW: %v %s", err, out)
+		}
+	}
+}
+
+// buildStatic builds a program of the tests for containers without libraries.
+func buildStatic(t *testing.T, dir string) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "program")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "./"+dir)
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	return out
+}
+
+// serveSecret tells it to whoever connects with this machine.
+func serveSecret(t *testing.T, secret string) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", net.JoinHostPort(machineAddress(t), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, secret)
+			c.Close()
+		}
+	}()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// keepAsking asks a server outside, from a container's namespace, until ctx ends.
+func keepAsking(ctx context.Context, ns *netns.Namespace, server netip.AddrPort) {
+	for ctx.Err() == nil {
+		once, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		if c, err := ns.Dial(once, "tcp", server); err == nil {
+			_ = c.SetDeadline(time.Now().Add(300 * time.Millisecond))
+			_, _ = io.ReadAll(c)
+			c.Close()
+		}
+		cancel()
+	}
+}
