@@ -78,8 +78,8 @@ func FuzzCreate(f *testing.F) {
 	for _, seed := range []string{
 		`{"Image":"a","Cmd":["true"]}`,
 		`{"image":"a","hostconfig":{"privileged":true}}`,
-		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/x:/x:ro","v:/v:nocopy","/var/run/docker.sock:/s"],"Tmpfs":{"/t":"size=1g"}}}`,
-		`{"Image":"a","HostConfig":{"Mounts":[{"Type":"volume","Source":"v","Target":"/v","VolumeOptions":{"Subpath":"a","DriverConfig":{}}},{"Type":"image","Source":"b","Target":"/i"},{"Type":"tmpfs","Target":"/t"}]}}`,
+		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/x:/x:ro","vol:/v:nocopy","/var/run/docker.sock:/s"],"Tmpfs":{"/t":"size=1g"}}}`,
+		`{"Image":"a","HostConfig":{"Mounts":[{"Type":"volume","Source":"vol","Target":"/v","VolumeOptions":{"Subpath":"a","DriverConfig":{}}},{"Type":"image","Source":"b","Target":"/i"},{"Type":"tmpfs","Target":"/t"}]}}`,
 		`{"Image":"a","HostConfig":{"NetworkMode":"mine","PidMode":"container:mine","VolumesFrom":["mine:ro"],"Links":["mine:db"]},"NetworkingConfig":{"EndpointsConfig":{"mine":{"Aliases":["x"]},"default":null}}}`,
 		`{"Image":"a","HostConfig":{"Memory":-1,"MemorySwap":-1,"CpuQuota":9223372036854775807,"CpuPeriod":1,"Ulimits":[{"Name":"nofile","Soft":-1,"Hard":-1},null],"PidsLimit":0}}`,
 		`{"Image":"a","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"::","HostPort":"80-90"},{}],"53/udp":null},"PublishAllPorts":true}}`,
@@ -172,8 +172,8 @@ type generator struct{ *rand.Rand }
 
 var wildStrings = []string{
 	"", "a", "host", "none", "default", "bridge", "private", "shareable", "mine", "container:mine", "container:other", "container:", "other",
-	"/", "/etc", "/etc:/x", "/x", "/builds/group/demo", "/builds/group/demo/x:/y:ro", "/builds/group/demo/../../..:/z", "/cache:/c:Z,ro", "v:/v:nocopy",
-	"/var/run/docker.sock:/s", "/run:/r", "/guard:/g", "mine:ro", "mine:db", "mine:rshared", "ALL", "SYS_ADMIN", "chown", "CAP_NET_RAW", "no-new-privileges", "seccomp=unconfined",
+	"/", "/etc", "/etc:/x", "/x", "/builds/group/demo", "/builds/group/demo/x:/y:ro", "/builds/group/demo/../../..:/z", "/cache:/c:Z,ro", "vol:/v:nocopy",
+	"/var/run/docker.sock:/s", "/run:/r", "/guard:/g", "mine:ro", "vol", "other:/o", "mine:db", "mine:rshared", "ALL", "SYS_ADMIN", "chown", "CAP_NET_RAW", "no-new-privileges", "seccomp=unconfined",
 	"bind", "volume", "tmpfs", "image", "npipe", "cluster", "rprivate", "rshared", "local", "json-file", "syslog", "runc", "evil", "always", "on-failure", "no",
 	"size=90%,exec", "size=1k", "mpol=bind", "net.ipv4.ip_forward", "kernel.core_pattern", "80/tcp", "80-90", "rtprio", "nofile", "../..", "sub/dir", "\x00", "é\u2028", "slipway.guard",
 }
