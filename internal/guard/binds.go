@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -27,6 +28,9 @@ func (c *call) bind(ctx context.Context, user string, m plannedMount, rec *conta
 		}
 	}
 	found, err := c.view().Open(m.source, m.create)
+	if errors.Is(err, fs.ErrPermission) && !c.policy.Root {
+		return c.unseen(ctx, m)
+	}
 	if err != nil {
 		return c.notFound(m, rec, err)
 	}
@@ -39,17 +43,10 @@ func (c *call) bind(ctx context.Context, user string, m plannedMount, rec *conta
 		return boundPlace{}, err
 	}
 	if c.engine.version.atLeast("1.45") {
-		volume := place.Volume
-		if volume == "" {
-			if volume, err = c.made.folderVolume(ctx, place); err != nil {
-				return boundPlace{}, err
-			}
-		}
-		return boundPlace{source: volume, volume: true, subpath: found.Path, readOnly: place.ReadOnly}, nil
+		return c.partOf(ctx, place, found.Path)
 	}
 	if !c.policy.Root {
-		return boundPlace{}, deny("needs-root", "share the whole of "+place.Destination+", or run the guard as root, or with Docker 26 or newer",
-			"this Engine can share a part of %s safely only with CAP_SYS_ADMIN, which the guard does not have", place.Destination)
+		return boundPlace{}, needsRoot(place)
 	}
 	at, err := c.made.pin(ctx, user, found)
 	if err != nil {
@@ -57,6 +54,37 @@ func (c *call) bind(ctx context.Context, user string, m plannedMount, rec *conta
 	}
 	rec.Pins[at] = m.source
 	return boundPlace{source: at, readOnly: place.ReadOnly}, nil
+}
+
+// partOf is a part of a place, which an Engine of today finds by itself without leaving the place.
+func (c *call) partOf(ctx context.Context, place Mount, subpath string) (boundPlace, error) {
+	volume := place.Volume
+	if volume == "" {
+		var err error
+		if volume, err = c.made.folderVolume(ctx, place); err != nil {
+			return boundPlace{}, err
+		}
+	}
+	return boundPlace{source: volume, volume: true, subpath: subpath, readOnly: place.ReadOnly}, nil
+}
+
+// unseen is a part of a place whose files the guard itself may not see: the Engine must find it.
+func (c *call) unseen(ctx context.Context, m plannedMount) (boundPlace, error) {
+	place := Mount{}
+	for _, other := range c.policy.Mounts {
+		if within(m.source, other.Destination) && len(other.Destination) > len(place.Destination) {
+			place = other
+		}
+	}
+	if !c.engine.version.atLeast("1.45") {
+		return boundPlace{}, needsRoot(place)
+	}
+	return c.partOf(ctx, place, strings.TrimPrefix(strings.TrimPrefix(m.source, place.Destination), "/"))
+}
+
+func needsRoot(place Mount) *Denial {
+	return deny("needs-root", "share the whole of "+place.Destination+", or let the machine's operator run slipway as root, or with Docker 26 or newer",
+		"this Engine can share a part of %s safely only with CAP_SYS_ADMIN, which slipway does not have", place.Destination)
 }
 
 // wholePlace is a mount of the job as it is. Nobody in the job can move it.
@@ -93,8 +121,8 @@ func (c *call) notFound(m plannedMount, rec *containerRecord, err error) (boundP
 		return boundPlace{source: c.Socket()}, nil
 	case errors.As(err, &out):
 		d := p.outside(out.Path)
-		if d.What = fmt.Sprintf("%s leads to %s", printable(m.source), d.What); m.source == out.Path {
-			d.What = strings.TrimPrefix(d.What, printable(m.source)+" leads to ")
+		if m.source != out.Path {
+			d.What = fmt.Sprintf("%s is a link to somewhere else: %s", printable(m.source), d.What)
 		}
 		if err := c.refuse(d); err != nil {
 			return boundPlace{}, err
@@ -121,6 +149,12 @@ func (g *Guard) view() pin.View {
 		v = append(v, pin.Place{At: path.Clean(m.Destination), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	return v
+}
+
+// hideFolderVolumes takes the paths of the guard's own volumes out of what the Engine says.
+func (g *Guard) hideFolderVolumes(message string) string {
+	volume := regexp.MustCompile(`[^\s,:"]*` + regexp.QuoteMeta(g.policy.prefix()+".folder") + `\d+(/_data)?`)
+	return volume.ReplaceAllString(message, "the job's folder")
 }
 
 // isJobMount reports whether a volume belongs to the job's container: it is no volume of the job's to remove.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -41,7 +43,7 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkPorts(planned.ports, planned.all); err != nil {
+	if err := c.checkPorts(planned.ports); err != nil {
 		return err
 	}
 	free, denied, err := c.made.reserve(ctx, planned)
@@ -67,6 +69,7 @@ func containerCreate(c *call) error {
 		return err
 	}
 	rec.ID = answer.ID
+	c.inherit(&rec, planned.host.VolumesFrom)
 	c.made.pinnedFor(user, rec.ID, in.HostConfig.VolumesFrom, c.objects)
 	c.objects.addContainer(&rec)
 	if err := c.learn(ctx, rec.ID, planned); err != nil {
@@ -117,7 +120,7 @@ func (c *call) maker(ctx context.Context, user string, rec *containerRecord) mak
 		network: func() (string, error) { return c.defaultNetwork(ctx) },
 		volume:  func(name string) (string, error) { return c.ensureVolume(ctx, name) },
 		bind: func(m plannedMount) (boundPlace, error) {
-			rec.Sources[m.target] = m.source
+			rec.Sources[path.Clean(m.target)] = m.source
 			return c.bind(ctx, user, m, rec)
 		},
 	}
@@ -143,6 +146,22 @@ func (c *call) createOnEngine(ctx context.Context, name string, request *contain
 	return answer, nil
 }
 
+// inherit notes what a container has from others.
+func (c *call) inherit(rec *containerRecord, from []string) {
+	for _, f := range from {
+		id, _, _ := strings.Cut(f, ":")
+		other, err := c.objects.container(id)
+		if err != nil {
+			continue
+		}
+		for target, source := range other.Sources {
+			if _, ok := rec.Sources[target]; !ok {
+				rec.Sources[target] = source
+			}
+		}
+	}
+}
+
 // learn records what the Engine made along with the container: volumes that only the image or the client's paths ask
 // for, and ports that only the image exposes.
 func (c *call) learn(ctx context.Context, id string, planned *plan) error {
@@ -166,7 +185,11 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 		}
 	}
 	if planned.all {
-		c.objects.update(id, func(rec *containerRecord) { rec.Ports = withExposed(rec.Ports, doc.Config.ExposedPorts) })
+		all := withExposed(planned.ports, slices.Collect(maps.Keys(doc.Config.ExposedPorts)))
+		if err := c.checkPorts(all[len(planned.ports):]); err != nil {
+			return err
+		}
+		c.objects.update(id, func(rec *containerRecord) { rec.Ports = all })
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 // older clients know.
 type createRequest struct {
 	*container.Config
+	Cmd, Entrypoint  words // in place of the types' own
 	MacAddress       string
 	HostConfig       *hostConfig
 	NetworkingConfig *network.NetworkingConfig
@@ -24,6 +25,20 @@ type hostConfig struct {
 	container.HostConfig
 	KernelMemory    int64
 	KernelMemoryTCP int64
+}
+
+// words are a command: a list, or the string that the Engine takes for a list of one.
+type words []string
+
+// UnmarshalJSON takes both.
+func (w *words) UnmarshalJSON(data []byte) error {
+	var one string
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte(`"`)) {
+		err := json.Unmarshal(data, &one)
+		*w = words{one}
+		return err
+	}
+	return json.Unmarshal(data, (*[]string)(w))
 }
 
 // plainRequest is a createRequest for the decoder.
@@ -42,7 +57,7 @@ func (r *createRequest) UnmarshalJSON(data []byte) error {
 		}
 	}
 	*r = createRequest(p)
-	if r.Config == nil {
+	if r.Config == nil { // all that was sent is in the other fields
 		r.Config = &container.Config{}
 	}
 	if r.HostConfig == nil {

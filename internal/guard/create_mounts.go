@@ -33,8 +33,20 @@ const (
 	mountAsWritten // in audit mode: what would have been refused
 )
 
+// maxMounts bounds the mounts of a container: each part of the workspace takes one of the machine's.
+const maxMounts = 100
+
+// maxPath is the kernel's limit.
+const maxPath = 4096
+
 // mounts decides about everything that a container mounts.
 func (p *planner) mounts(in *createRequest, out *plan) ([]plannedMount, error) {
+	n := len(in.HostConfig.Binds) + len(in.HostConfig.Mounts) + len(in.HostConfig.Tmpfs) + len(in.Config.Volumes) + len(in.HostConfig.VolumesFrom)
+	if n > maxMounts {
+		if err := p.refuse(deny("limit-mounts", "share a folder that holds them", "a container of a job may have %d mounts, not %d", maxMounts, n)); err != nil {
+			return nil, err
+		}
+	}
 	var all []plannedMount
 	for _, spec := range in.HostConfig.Binds {
 		m, err := p.parseBind(spec)
@@ -244,8 +256,8 @@ func (p *planner) decideMount(m *plannedMount) error {
 		}
 		m.source = img.ID
 	case mountPlace:
-		if strings.ContainsAny(m.source, "\x00\n") {
-			return badRequest("invalid mount config for type \"bind\": the source has a character that it must not have")
+		if strings.ContainsAny(m.source, "\x00\n") || len(m.source) >= maxPath {
+			return badRequest("invalid mount config for type \"bind\": the source is too long, or has a character that it must not have")
 		}
 		m.source = path.Clean(m.source)
 		return p.decidePlace(m, m.source)

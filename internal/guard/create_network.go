@@ -193,11 +193,6 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 	}
 	var out []portRequest
 	for port, bindings := range in.PortBindings {
-		protocol := string(port.Proto())
-		if protocol != "tcp" && protocol != "udp" {
-			p.warn("port %s is not published: only TCP and UDP are", port)
-			continue
-		}
 		if len(bindings) == 0 {
 			bindings = []network.PortBinding{{}}
 		}
@@ -206,7 +201,7 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 			if err != nil {
 				return nil, err
 			}
-			request := portRequest{Port: port.Num(), Protocol: protocol, HostPort: first, HostLast: last}
+			request := portRequest{Port: port.Num(), Protocol: string(port.Proto()), HostPort: first, HostLast: last}
 			if b.HostIP.IsValid() {
 				request.HostIP = b.HostIP.String()
 			}
@@ -218,9 +213,9 @@ func (p *planner) ports(in *hostConfig, n plannedNet) ([]portRequest, error) {
 }
 
 // withExposed adds the ports that a container exposes, at any port of the job.
-func withExposed(requests []portRequest, exposed map[string]struct{}) []portRequest {
+func withExposed(requests []portRequest, exposed []string) []portRequest {
 	out := slices.Clone(requests)
-	for _, s := range slices.Sorted(maps.Keys(exposed)) {
+	for _, s := range slices.Sorted(slices.Values(exposed)) {
 		port, err := network.ParsePort(s)
 		protocol := string(port.Proto())
 		if err != nil || protocol != "tcp" && protocol != "udp" {

@@ -69,7 +69,14 @@ func (p *planner) plan(name string, in *createRequest) (*plan, error) {
 	if out.ports, err = p.ports(in.HostConfig, out.net); err != nil {
 		return nil, err
 	}
-	out.all = in.HostConfig.PublishAllPorts && out.net.publishes()
+	if out.all = in.HostConfig.PublishAllPorts && out.net.publishes(); out.all {
+		// What the image exposes besides is known only when the container is there.
+		var exposed []string
+		for port := range in.ExposedPorts {
+			exposed = append(exposed, port.String())
+		}
+		out.ports = withExposed(out.ports, exposed)
+	}
 	return out, nil
 }
 

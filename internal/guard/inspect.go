@@ -175,15 +175,22 @@ func (c *call) showMounts(rec containerRecord, mounts any) {
 			destination = target
 		}
 		if written, ok := rec.Sources[destination]; ok {
-			// The Engine may have a part of a volume there, which stands for what the job wrote as a bind.
-			m["Type"], m["Source"] = "bind", written
-			for _, k := range []string{"Name", "Driver", "VolumeOptions"} {
-				delete(m, k)
-			}
+			showShared(m, written)
 			continue
 		}
 		if _, ok := c.jobPath(source); m["Type"] == "bind" && strings.HasPrefix(source, "/") || ok {
 			m["Source"] = c.shownSource(rec, source, destination)
+		}
+	}
+}
+
+// showShared shows what the job shared as the bind that it asked for, also where it is a part of a volume on the Engine.
+func showShared(m map[string]any, written string) {
+	m["Source"] = written
+	if m["Type"] == "volume" {
+		m["Type"] = "bind"
+		for _, k := range []string{"Name", "Driver", "VolumeOptions"} {
+			delete(m, k)
 		}
 	}
 }

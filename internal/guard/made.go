@@ -84,8 +84,7 @@ func (g *Guard) forgetGone(ctx context.Context) error {
 	}
 	for _, id := range known {
 		if !there[id] {
-			g.objects.dropContainer(id)
-			g.made.unpin(id)
+			g.forget(id)
 		}
 	}
 	return g.forgetGoneVolumes(ctx)

@@ -92,7 +92,7 @@ func (c *call) written(err error) error {
 	if !errors.As(err, &a) {
 		return err
 	}
-	message := c.unprefix(a.Message)
+	message := c.unprefix(c.hideFolderVolumes(a.Message))
 	if c.id != "" {
 		message = strings.ReplaceAll(message, c.id, c.ref)
 	}

@@ -88,6 +88,8 @@ func TestOpen(t *testing.T) {
 		{name: "/builds/demo/sub/file/more", err: unix.ENOTDIR},
 		{name: "relative", err: fs.ErrInvalid},
 		{name: "/builds/demo/a\x00b", err: fs.ErrInvalid},
+		{name: "/builds/demo/" + strings.Repeat("x/", 300), err: fs.ErrNotExist},
+		{name: strings.Repeat("/x", 300), err: unix.ENAMETOOLONG},
 		{name: "/builds/demo/" + strings.Repeat("x", 300), err: unix.ENAMETOOLONG},
 	} {
 		f, err := view.Open(c.name, false)
@@ -125,6 +127,9 @@ func TestCreateMissing(t *testing.T) {
 	}
 	if _, err := view.Open("/fixed/a", true); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("something was made in a read-only place: %v", err)
+	}
+	if _, err := view.Open("/w"+strings.Repeat("/x", 300), true); !errors.Is(err, unix.ENAMETOOLONG) {
+		t.Errorf("%v", err)
 	}
 	if _, err := view.Open("/w/link/x", true); !errors.As(err, new(*OutsideError)) {
 		t.Errorf("%v", err)

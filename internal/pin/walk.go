@@ -31,6 +31,9 @@ func (e *OutsideError) Error() string { return e.Path + " is outside of all plac
 // maxLinks is the kernel's own limit.
 const maxLinks = 40
 
+// maxDepth bounds the files that are held open on the way: links can make a path longer than the kernel would take.
+const maxDepth = 256
+
 // Open follows a path as the view's owner would: links lead where they lead in the view, not where they lead on this
 // machine. Each name is looked up in a folder that is held open, and no name is ever looked up twice, so that nobody can
 // lead it elsewhere by swapping names. With create, folders that are missing are made.
@@ -133,6 +136,9 @@ func (w *walk) up() {
 
 // enter goes down to a child of here: to a place, if one is seen there.
 func (w *walk) enter(name string) error {
+	if len(w.way) > maxDepth {
+		return unix.ENAMETOOLONG
+	}
 	at := "/"
 	parent := node{place: -1, fd: -1}
 	if len(w.way) > 0 {
