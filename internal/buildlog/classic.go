@@ -39,6 +39,10 @@ func (c *classicBuild) take(line string, begin func() *Build) {
 		return
 	}
 	switch {
+	case c.fresh && strings.HasPrefix(line, " ---> Skipped"):
+		// The guard tells so of stages that the target does not need: that is no step.
+		c.fresh, c.step = false, nil
+		c.build.Steps = c.build.Steps[:len(c.build.Steps)-1]
 	case c.fresh:
 		c.fresh = false
 		c.step.Cached = line == " ---> Using cache"

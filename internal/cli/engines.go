@@ -2,13 +2,17 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/state"
 )
 
@@ -22,17 +26,18 @@ type engine struct {
 	mu      sync.Mutex
 	conn    *docker.Engine
 	machine docker.Machine // of conn
+	images  *ledger.Ledger // of conn
 }
 
-// reached gives an Engine that answered before, and what it said of its machine.
-func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, error) {
+// reached gives an Engine that answered before, what it said of its machine, and the record of its images.
+func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, *ledger.Ledger, error) {
 	conn, err := e.get(ctx)
 	if err != nil {
-		return nil, docker.Machine{}, err
+		return nil, docker.Machine{}, nil, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return conn, e.machine, nil
+	return conn, e.machine, e.images, nil
 }
 
 func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
@@ -57,6 +62,10 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		return nil, err
 	}
 	if e.machine, err = conn.Machine(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	if e.images, err = ledger.Open(ledger.Folder(e.folder.Ledger(), e.machine.ID)); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -97,4 +106,21 @@ func (es *engines) of(d *config.Docker) *engine {
 		es.by[o] = &engine{options: o, folder: es.folder, log: es.log}
 	}
 	return es.by[o]
+}
+
+// expireImages removes the names of images that jobs gave and none has used for a while, on the Engines that were reached.
+func (es *engines) expireImages(ctx context.Context) error {
+	es.mu.Lock()
+	all := slices.Collect(maps.Values(es.by))
+	es.mu.Unlock()
+	var errs []error
+	for _, e := range all {
+		e.mu.Lock()
+		conn, images := e.conn, e.images
+		e.mu.Unlock()
+		if conn != nil {
+			errs = append(errs, executor.ExpireImages(ctx, conn, images, e.log))
+		}
+	}
+	return errors.Join(errs...)
 }

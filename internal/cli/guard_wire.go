@@ -58,7 +58,11 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	}
 	clean := true
 	defer func() { err = errors.Join(err, place.leave(clean)) }()
-	images := &ledger.Ledger{}
+	images, err := ledger.Open(ledger.Folder(state.LedgerIn(o.flags.state), machine.ID))
+	if err != nil {
+		return err
+	}
+	defer images.Close()
 	policy, job, err := o.policy(ctx, engine, machine, place)
 	if err != nil {
 		return err

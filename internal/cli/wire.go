@@ -12,7 +12,6 @@ import (
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
-	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
@@ -25,7 +24,6 @@ type service struct {
 	folder    *state.Folder
 	store     *source.Store
 	guards    string // where the sockets of jobs lie
-	images    *ledger.Ledger
 	engines   *engines
 	ephemeral bool // what it makes on the Engine ends with it
 	log       *slog.Logger
@@ -61,7 +59,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	}
 	executor.SweepCgroups(folder.Instance)
 	s := &service{
-		connector: conn, folder: folder, store: store, guards: guards, images: &ledger.Ledger{}, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
+		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -74,7 +72,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	for _, left := range lefts {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
-	background.Go(func() { maintain(ctx, store, o.Log) })
+	background.Go(func() { maintain(ctx, store, s.engines, o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
 	if o.Attach != nil {
 		o.Attach(m)
@@ -82,10 +80,11 @@ func runManager(ctx context.Context, o runOptions) error {
 	return m.Run(ctx)
 }
 
-// maintainEvery is how often mirrors are looked at. Those that a job uses are left for the next time.
+// maintainEvery is how often mirrors and the names of images are looked at. Mirrors that a job uses are left for the next
+// time.
 const maintainEvery = 30 * time.Minute
 
-func maintain(ctx context.Context, store *source.Store, log *slog.Logger) {
+func maintain(ctx context.Context, store *source.Store, engines *engines, log *slog.Logger) {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -96,6 +95,9 @@ func maintain(ctx context.Context, store *source.Store, log *slog.Logger) {
 		}
 		if err := store.Maintain(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some mirrors could not be maintained", "error", err)
+		}
+		if err := engines.expireImages(ctx); err != nil && ctx.Err() == nil {
+			log.Warn("some unused images stay", "error", err)
 		}
 	}
 }
@@ -139,14 +141,14 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
 	// The Engine answered a moment ago; where it does not now, the job cannot run here.
-	engine, machine, err := s.engines.of(r.Docker).reached(context.WithoutCancel(ctx))
+	engine, machine, images, err := s.engines.of(r.Docker).reached(context.WithoutCancel(ctx))
 	if err != nil {
 		log.Error("the job cannot run", "error", err)
 		refuse(ctx, remote, err, log)
 		return
 	}
 	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
-	settings.Guard = guardSettings(r, s.guards, s.images, machine)
+	settings.Guard = guardSettings(r, s.guards, images, machine)
 	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: settings}
 	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)

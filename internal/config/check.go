@@ -72,6 +72,9 @@ func (c *checker) runner(at string, r *Runner) {
 	c.environment(at, r)
 	c.docker(child(at, "docker"), r.Docker)
 	c.slipway(child(at, "slipway"), &r.Slipway)
+	if r.Docker != nil {
+		c.guarded(child(at, "docker"), r)
+	}
 }
 
 // unsupported says why no job of this runner can run, and which key is to blame; "" if they can.

@@ -266,6 +266,19 @@ var mistakes = []struct {
 		},
 	},
 	{
+		name: "keys that undo the guard",
+		src:  ok + "docker.volumes = [\"/var/run/docker.sock:/var/run/docker.sock\"]\ndocker.privileged = true\ndocker.network_mode = \"host\"\ndocker.pid_mode = \"\"\ndocker.devices = [\"/dev/kvm\"]\n",
+		warnings: []string{
+			`f:7: runners.docker.privileged: is not given to jobs: it would undo the guard of their socket, which volumes gives them (trust_config = true in [runners.slipway] gives it, and lets every job own the machine)`,
+			`f:8: runners.docker.network_mode: is not given to jobs: it would undo the guard of their socket, which volumes gives them (trust_config = true in [runners.slipway] gives it, and lets every job own the machine)`,
+			`f:10: runners.docker.devices: is not given to jobs: it would undo the guard of their socket, which volumes gives them (trust_config = true in [runners.slipway] gives it, and lets every job own the machine)`,
+		},
+	},
+	{
+		name: "keys that undo the guard, trusted",
+		src:  ok + "docker.volumes = [\"/var/run/docker.sock:/s\"]\ndocker.privileged = true\nslipway.trust_config = true\n",
+	},
+	{
 		name: "socket of nonsense", src: ok + "slipway.socket = \"open\"\n",
 		errs: []string{`f:6: runners.slipway.socket: "open" is not known (write guarded, raw or off)`},
 	},

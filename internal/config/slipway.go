@@ -1,7 +1,10 @@
 package config
 
 import (
+	"path"
 	"regexp"
+	"slices"
+	"strings"
 )
 
 func (s *RunnerSlipway) defaults() {
@@ -42,6 +45,38 @@ func (c *checker) limits(at string, l Limits) {
 	} {
 		if n < 0 {
 			c.fail(child(at, key), "leave it out for the default", "a limit cannot be less than nothing")
+		}
+	}
+}
+
+// guarded warns of keys that jobs are not given because they have a guarded socket. Only the usual names of the socket
+// are known here; each job's log says what was withheld from it.
+func (c *checker) guarded(at string, r *Runner) {
+	d := r.Docker
+	socket := slices.ContainsFunc(d.Volumes, func(v string) bool {
+		source, _, _ := strings.Cut(v, ":")
+		return slices.Contains([]string{"/var/run/docker.sock", "/run/docker.sock", strings.TrimPrefix(d.Host, "unix://")}, path.Clean(source))
+	})
+	if !socket || r.Slipway.Socket != SocketGuarded || r.Slipway.TrustConfig {
+		return
+	}
+	host := func(mode string) bool { return mode == "host" || strings.HasPrefix(mode, "container:") }
+	for _, k := range []struct {
+		key string
+		set bool
+	}{
+		{"privileged", d.Privileged},
+		{"network_mode", host(d.NetworkMode)},
+		{"pid_mode", host(d.PIDMode)},
+		{"ipcmode", host(d.IPCMode)},
+		{"userns_mode", host(d.UsernsMode)},
+		{"devices", len(d.Devices) > 0},
+		{"device_cgroup_rules", len(d.DeviceCgroupRules) > 0},
+		{"volumes_from", len(d.VolumesFrom) > 0},
+	} {
+		if k.set {
+			c.warn(child(at, k.key), "trust_config = true in [runners.slipway] gives it, and lets every job own the machine",
+				"is not given to jobs: it would undo the guard of their socket, which volumes gives them")
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 // Image is what an image says about itself.
 type Image struct {
 	ID          string
+	RepoTags    []string
 	RepoDigests []string
 	User        string
 	Entrypoint  []string
@@ -28,7 +29,7 @@ func (e *Engine) InspectImage(ctx context.Context, name string) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("inspect image %s: %w", name, err)
 	}
-	img := Image{ID: i.ID, RepoDigests: i.RepoDigests}
+	img := Image{ID: i.ID, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests}
 	if i.Config != nil {
 		img.User, img.Entrypoint = i.Config.User, i.Config.Entrypoint
 	}
@@ -45,16 +46,11 @@ func CheckName(name string) error {
 
 // Pull fetches an image from its registry. The error is a *PullError.
 func (e *Engine) Pull(ctx context.Context, name, platformName string, auth Credentials) error {
-	opts := client.ImagePullOptions{}
-	if auth != (Credentials{}) {
-		encoded, err := authconfig.Encode(registry.AuthConfig{
-			Username: auth.Username, Password: auth.Password, IdentityToken: auth.IdentityToken, RegistryToken: auth.RegistryToken, ServerAddress: auth.Server,
-		})
-		if err != nil {
-			return fmt.Errorf("encode credentials: %w", err)
-		}
-		opts.RegistryAuth = encoded
+	encoded, err := auth.encode()
+	if err != nil {
+		return err
 	}
+	opts := client.ImagePullOptions{RegistryAuth: encoded}
 	if platformName != "" {
 		p, err := platform(platformName)
 		if err != nil {
@@ -71,6 +67,53 @@ func (e *Engine) Pull(ctx context.Context, name, platformName string, auth Crede
 		return pullError(ctx, name, err)
 	}
 	return nil
+}
+
+func (c Credentials) encode() (string, error) {
+	if c == (Credentials{}) {
+		return "", nil
+	}
+	encoded, err := authconfig.Encode(registry.AuthConfig{
+		Username: c.Username, Password: c.Password, IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken, ServerAddress: c.Server,
+	})
+	if err != nil {
+		return "", fmt.Errorf("encode credentials: %w", err)
+	}
+	return encoded, nil
+}
+
+// MayPull asks an image's registry whether it gives the image to who has the credentials. The error is a *PullError.
+func (e *Engine) MayPull(ctx context.Context, name string, auth Credentials) error {
+	encoded, err := auth.encode()
+	if err != nil {
+		return err
+	}
+	if _, err := e.api.DistributionInspect(ctx, name, client.DistributionInspectOptions{EncodedRegistryAuth: encoded}); err != nil {
+		return pullError(ctx, name, err)
+	}
+	return nil
+}
+
+// Tag gives a name to the image with an ID, taking it from the one that has it.
+func (e *Engine) Tag(ctx context.Context, id, name string) error {
+	if _, err := e.api.ImageTag(ctx, client.ImageTagOptions{Source: id, Target: name}); err != nil {
+		return fmt.Errorf("tag image %s: %w", name, err)
+	}
+	return nil
+}
+
+// Untag takes a name off an image, even if a container uses it, and removes the image when that was its last name, but
+// not those that it was made from. A name that is not there is no error.
+func (e *Engine) Untag(ctx context.Context, name string) error {
+	_, err := e.api.ImageRemove(ctx, name, client.ImageRemoveOptions{Force: true})
+	if err == nil || IsNotFound(err) {
+		return nil
+	}
+	// Other images may be made of it: then it stays, but its name may be gone all the same.
+	if _, lookErr := e.InspectImage(ctx, name); IsNotFound(lookErr) {
+		return nil
+	}
+	return fmt.Errorf("untag image %s: %w", name, err)
 }
 
 // PullKind sorts the ways in which a pull fails by who can mend it.

@@ -10,6 +10,7 @@ import (
 
 // Machine is what the Engine says of the machine that it is on.
 type Machine struct {
+	ID               string // of the Engine
 	DataRoot         string // where its images, volumes and containers lie
 	CgroupDriver     string // cgroupfs, systemd or none
 	ContainerdSocket string // "" if an older Engine does not say
@@ -21,7 +22,7 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	if err != nil {
 		return Machine{}, fmt.Errorf("ask the Engine about its machine: %w", err)
 	}
-	m := Machine{DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver}
+	m := Machine{ID: r.Info.ID, DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver}
 	if r.Info.Containerd != nil {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}

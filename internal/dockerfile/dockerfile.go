@@ -79,8 +79,9 @@ type Instruction struct {
 	Text    string // as it was written, in one line
 	Keyword string // FROM
 	Line    int
-	Stage   int  // -1 above the first FROM
-	Needed  bool // the target needs its stage
+	Stage   int    // -1 above the first FROM
+	Needed  bool   // the target needs its stage
+	Base    string // of a FROM: the image's name, expanded; "" = another stage, or scratch
 }
 
 // Read reads a Dockerfile. The error, an *Error, is a mistake of its author; what rules forbid is in Problems.
@@ -179,6 +180,38 @@ func (f *File) Instructions() []Instruction {
 			Text: strings.TrimSpace(in.node.Original), Keyword: in.keyword(), Line: in.line(), Stage: in.stage,
 			Needed: in.stage < 0 || f.stages[in.stage].needed,
 		}
+		if in.stage >= 0 && in == f.stages[in.stage].from {
+			out[i].Base = f.stages[in.stage].base.Name
+		}
 	}
 	return out
+}
+
+// Stage is a stage as it is shown.
+type Stage struct {
+	Name     string   // in lower case, "" = none
+	Base     int      // the stage that it is made from, -1 = none
+	Triggers []string // the keywords of what it runs first, because its base says so
+}
+
+// Stages are all stages. Resolving bases can add triggers.
+func (f *File) Stages() []Stage {
+	out := make([]Stage, len(f.stages))
+	for i, s := range f.stages {
+		out[i] = Stage{Name: s.name, Base: s.baseStage}
+		for _, in := range s.triggers {
+			out[i].Triggers = append(out[i].Triggers, in.keyword())
+		}
+	}
+	return out
+}
+
+// Works reports whether an instruction makes or takes files, so that the Engine tells of it by itself. Others change the
+// image's configuration only.
+func (i Instruction) Works() bool {
+	switch i.Keyword {
+	case "RUN", "COPY", "ADD", "WORKDIR":
+		return true
+	}
+	return i.Base != ""
 }

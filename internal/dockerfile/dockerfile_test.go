@@ -251,10 +251,10 @@ func TestInstructions(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Instruction{
-		{"ARG A", "ARG", 1, -1, true},
-		{"FROM a AS x", "FROM", 2, 0, true},
-		{"run a  b", "RUN", 3, 0, true},
-		{"FROM c", "FROM", 5, 1, false},
+		{"ARG A", "ARG", 1, -1, true, ""},
+		{"FROM a AS x", "FROM", 2, 0, true, "a"},
+		{"run a  b", "RUN", 3, 0, true, ""},
+		{"FROM c", "FROM", 5, 1, false, "c"},
 	}
 	if diff := cmp.Diff(want, f.Instructions()); diff != "" {
 		t.Error(diff)

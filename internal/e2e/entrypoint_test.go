@@ -109,9 +109,13 @@ func TestDockerEntrypoint(t *testing.T) {
 	})
 	t.Run("with a guarded socket", func(t *testing.T) {
 		t.Parallel()
-		s := withAfter(withImage(spec(echo, "docker version --format {{.Server.Os}}", "kill -9 1", "kill -9 $PPID", "sleep 60"), dockerClient), echo+"; docker version --format '{{.Server.Os}} again'")
-		log := newRig(t, withSocket()).fails(job.ScriptFailure, 137, s)
-		wants(t, log, "\nengine: socket\n", "\nlinux\n", "\nlinux again\n")
+		r := newRig(t, withSocket())
+		j := r.enqueue(withAfter(withImage(spec(echo, "docker version --format {{.Server.Os}}", "sleep 60"), dockerClient), echo+"; docker version --format '{{.Server.Os}} again'"))
+		r.until(j, "\nlinux\n")
+		r.killContainer(j)
+		o, log := r.end(j)
+		r.ended(o, log, job.ScriptFailure, 137)
+		wants(t, log, "\nengine: socket\n", "\nlinux again\n")
 	})
 	t.Run("with the Engine's socket", func(t *testing.T) {
 		t.Parallel()

@@ -35,7 +35,7 @@ const untilTold = "until test -e go-on; do sleep 0.1; done; rm go-on"
 func (r *rig) tell(j *coordinator.Job) {
 	r.t.Helper()
 	c := r.jobContainer(j)
-	code, out, err := r.engine.Exec(context.Background(), c, "0", "sh", "-c", "touch /builds/group/*/go-on")
+	code, out, err := r.engine.Exec(context.Background(), c, "0", "sh", "-c", "for d in /builds/group/*; do touch $d/go-on; done")
 	if err != nil || code != 0 {
 		r.t.Fatalf("exec in the job's container: %v, exit code %d: %s", err, code, out)
 	}
@@ -141,10 +141,7 @@ func TestAttacks(t *testing.T) {
 		"docker run -d --name db "+alpine+" sleep 300", "echo begun", untilTold, "docker exec db echo still there",
 	), 8, "group/victim"), "SECRET_PASSWORD", password))
 	r.until(victim, "\nbegun\n")
-	var theirs []string
-	for _, line := range strings.Fields(r.raw("ps", "--filter", "label="+r.instance(), "--format", "{{.ID}} {{.Names}}")) {
-		theirs = append(theirs, line)
-	}
+	theirs := strings.Fields(r.raw("ps", "--filter", "label="+r.instance(), "--format", "{{.ID}} {{.Names}}"))
 	if len(theirs) != 4 {
 		t.Fatalf("the victim has %q", theirs)
 	}
@@ -245,7 +242,7 @@ func TestJobOutlivesItsOwnPrune(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, withSocket())
 	log := r.must(job.Success, withDocker(
-		"docker run -d --name x "+alpine+" sleep 300", "docker rm -f $(docker ps -aq)", "docker system prune -af --volumes", "docker ps -a",
+		"docker run -d --name xx "+alpine+" sleep 300", "docker rm -f $(docker ps -aq)", "docker system prune -af --volumes", "docker ps -a",
 		"docker run --rm "+alpine+" echo it lives", "docker exec $(hostname) echo and is entered",
 	))
 	wants(t, log, "\nit lives\n", "\nand is entered\n")
@@ -259,36 +256,36 @@ func TestSocketModes(t *testing.T) {
 	victim := other.enqueue(withDocker("echo begun", untilTold))
 	other.until(victim, "\nbegun\n")
 	seen := other.jobContainer(victim)[:12]
-	for _, c := range []struct {
-		mode, check     string
-		sees            bool
-		warns, warnsNot string
-	}{
-		{"", "docker ps", false, "", "mounted raw"},
-		{`socket = "guarded"`, "docker ps", false, "", "mounted raw"},
-		{`socket = "raw"`, "docker ps", true, "WARNING: the Engine's socket is mounted raw", ""},
-		{`socket = "off"`, "ls /var/run/docker.sock || echo no socket", false, "", "mounted raw"},
-	} {
-		t.Run(c.mode, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t, withSocket(), slipwayKeys(c.mode))
-			log := r.must(job.Success, withDocker(c.check))
-			if strings.Contains(log, seen) != c.sees {
-				t.Errorf("the other Slipway's job is seen: %t\n%s", !c.sees, log)
-			}
-			if c.warnsNot != "" {
-				lacks(t, log, c.warnsNot)
-			}
-			wants(t, log, c.warns)
-			if strings.Contains(c.mode, "off") {
-				wants(t, log, "\nno socket\n")
-			}
-		})
-	}
-	t.Cleanup(func() {
-		other.tell(victim)
-		other.end(victim)
+	t.Run("modes", func(t *testing.T) { // ends when all of them have
+		for _, c := range []struct {
+			mode, check     string
+			sees            bool
+			warns, warnsNot string
+		}{
+			{"", "docker ps", false, "", "mounted raw"},
+			{`socket = "guarded"`, "docker ps", false, "", "mounted raw"},
+			{`socket = "raw"`, "docker ps", true, "WARNING: the Engine's socket is mounted raw", ""},
+			{`socket = "off"`, "ls /var/run/docker.sock || echo no socket", false, "", "mounted raw"},
+		} {
+			t.Run(c.mode, func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, withSocket(), slipwayKeys(c.mode))
+				log := r.must(job.Success, withDocker(c.check))
+				if strings.Contains(log, seen) != c.sees {
+					t.Errorf("the other Slipway's job is seen: %t\n%s", !c.sees, log)
+				}
+				if c.warnsNot != "" {
+					lacks(t, log, c.warnsNot)
+				}
+				wants(t, log, c.warns)
+				if strings.Contains(c.mode, "off") {
+					wants(t, log, "\nno socket\n")
+				}
+			})
+		}
 	})
+	other.tell(victim)
+	other.end(victim)
 }
 
 // TestAudit: what would be refused is done, and noted.
@@ -304,13 +301,13 @@ func TestAudit(t *testing.T) {
 // TestTrustConfig: keys that undo the guard are given only with it, and the log says so.
 func TestTrustConfig(t *testing.T) {
 	t.Parallel()
-	keys := dockerKeys("privileged = true\n    devices = [\"/dev/null:/dev/given\"]\n    volumes = [\"/var/run/docker.sock:/var/run/docker.sock\"]")
+	keys := dockerKeys("cap_add = [\"SYS_PTRACE\"]\n    devices = [\"/dev/null:/dev/given\"]\n    volumes = [\"/var/run/docker.sock:/var/run/docker.sock\"]")
 	script := "grep CapEff /proc/self/status; ls /dev/given || echo not given"
 	t.Run("without", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, keys)
 		log := r.must(job.Success, withDocker(script, "docker version"))
-		wants(t, log, "WARNING: privileged in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80425fb", "\nnot given\n")
+		wants(t, log, "WARNING: cap_add in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80425fb", "\nnot given\n")
 		r.logged("would undo the guard of its socket")
 	})
 	t.Run("with", func(t *testing.T) {
@@ -461,10 +458,11 @@ func TestGuardOfOrdinaryUser(t *testing.T) {
 	host, secret := companySecret(t)
 	r := newRig(t, withSocket(), ordinaryUser(t))
 	log := r.must(job.Success, withDocker(
-		"docker run --rm --name x "+alpine+" echo it runs", "! docker run --rm -v $PWD:/app "+alpine+" true",
+		"docker run --rm --name xx "+alpine+" echo it runs", "echo of the job >file; mkdir sub",
+		"docker run --rm -v $PWD:/app "+alpine+" cat /app/file", "! docker run --rm -v $PWD/sub:/app "+alpine+" true",
 		"! docker run --rm -v "+host+":/tmp "+alpine+" cat /tmp/secret",
 	))
-	wants(t, log, "\nit runs\n", "[needs-root]", "denied by slipway [")
+	wants(t, log, "\nit runs\n", "\nof the job\n", "denied by slipway [needs-root]", "denied by slipway [")
 	lacks(t, log, secret)
 	r.cleanAfter()
 }
@@ -559,4 +557,27 @@ func TestGuardAlone(t *testing.T) {
 	if left, err := os.ReadDir(filepath.Join(stateDir, "alone")); err != nil || len(left) > 0 {
 		t.Errorf("folders are left: %v (%v)", left, err)
 	}
+}
+
+// TestImageNamedByAnotherProject: what a job names is no image for the jobs of other projects, and runs in none of them.
+func TestImageNamedByAnotherProject(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket(), dockerKeys(`pull_policy = "never"`))
+	name := fmt.Sprintf("alpine:3.99-%d", os.Getpid())
+	r.must(job.Success, withDocker("docker tag "+alpine+" "+name+" && docker image inspect "+name))
+	if out := r.raw("images", "--quiet", name); out != "" {
+		t.Errorf("the Engine's name is %s", out)
+	}
+	t.Cleanup(func() {
+		for stored := range strings.Lines(r.raw("images", "--format", "{{.Repository}}:{{.Tag}}")) {
+			if strings.HasSuffix(strings.TrimSpace(stored), "/"+name) {
+				r.raw("rmi", strings.TrimSpace(stored))
+			}
+		}
+	})
+	log := r.must(job.Success, withImage(spec("echo ran"), name))
+	wants(t, log, "Using the image that a job of this project named "+name, "\nran\n")
+	log = r.fails(job.ConfigurationError, 0, inProject(withImage(spec("echo ran"), name), 8, "group/other"))
+	wants(t, log, "image "+name+" is not on this machine")
+	lacks(t, log, "\nran\n")
 }

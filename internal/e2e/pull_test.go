@@ -42,6 +42,11 @@ func pulls(image string, policies ...string) *job.Spec {
 	return s
 }
 
+func ofProject(s *job.Spec, id int64, path string) *job.Spec {
+	s.JobInfo.ProjectID, s.JobInfo.ProjectFullPath = id, path
+	return s
+}
+
 func authConfig(host, user, password string) string {
 	auth := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
 	return fmt.Sprintf(`{"auths":{%q:{"auth":%q}}}`, host, auth)
@@ -81,7 +86,18 @@ func TestPullPolicies(t *testing.T) {
 			log := r.in(t).must(job.Success, withAuth(policy))
 			wants(t, log, fmt.Sprintf("Using locally found image version due to %q pull policy", policy))
 			lacks(t, log, "Pulling", "Authenticating")
-			asked(t, false)
+			asked(t, true) // whether this job may have it, too: it is private
+		})
+		t.Run(policy+", and it is there for others", func(t *testing.T) {
+			for _, s := range []*job.Spec{
+				pulls(image, policy), // of the same project, without credentials
+				withVariables(pulls(image, policy), "DOCKER_AUTH_CONFIG", authConfig(reg.Host, reg.User, "wrong")),
+				ofProject(pulls(image, policy), 8, "group/other"),
+			} {
+				log := r.in(t).fails(job.ConfigurationError, 0, s)
+				lacks(t, log, "locally found", "\nran\n")
+			}
+			before = reg.Requests()
 		})
 	}
 	t.Run("always", func(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path"
 	"path/filepath"
 	"strings"
@@ -21,7 +23,10 @@ const tokenBytes = 6
 // jobSocket is the socket of a job's own, and what belongs to it. A nil one does nothing.
 type jobSocket struct {
 	*guard.Guard
+	token  string
+	dir    string     // of the guard
 	cgroup *jobCgroup // nil = none
+	engine *docker.Engine
 	log    *slog.Logger
 }
 
@@ -36,7 +41,9 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		mounts = append(mounts, guard.Mount{Destination: path.Clean(m.Target), Source: m.Source, ReadOnly: m.ReadOnly})
 	}
 	token := randomHex(tokenBytes)
-	socket := &jobSocket{cgroup: s.cgroupOf(c.Limits, token), log: e.Log}
+	socket := &jobSocket{
+		token: token, dir: filepath.Join(s.Guard.Dir, token), cgroup: s.cgroupOf(c.Limits, token), engine: e.Engine, log: e.Log,
+	}
 	if cg := socket.cgroup; cg != nil {
 		if err := cg.make(c.Limits); err != nil {
 			e.Log.Warn("memory and cpus of [runners.docker] hold for each container of a job, not for all together", "error", errors.Join(err, cg.remove()))
@@ -46,7 +53,7 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		}
 	}
 	g, err := guard.Open(ctx, guard.Options{
-		Dial: e.Engine.Dial, Dir: filepath.Join(s.Guard.Dir, token), Policy: s.guardPolicy(p, *c, mounts, token),
+		Dial: e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
 		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
 	})
 	if err != nil {
@@ -68,8 +75,18 @@ func (s *jobSocket) close(ctx context.Context) {
 		return
 	}
 	if err := s.Close(ctx); err != nil {
-		s.log.Warn("something that a job made is still there; the next start removes it", "error", err)
+		s.log.Warn("something that a job made cannot be removed now; trying again", "error", err)
+		go s.sweepLater(context.WithoutCancel(ctx))
 	}
+	if err := errors.Join(SweepGuards(s.dir), os.Remove(s.dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		s.log.Warn("the folder of a job's socket stays until the next start", "error", err)
+	}
+}
+
+// sweepLater goes on trying: the Engine may be away for a while.
+func (s *jobSocket) sweepLater(ctx context.Context) {
+	mine := func(labels map[string]string) bool { return labels[guard.LabelGuard] == s.token }
+	tryLater(ctx, func(ctx context.Context) error { return sweepGuarded(ctx, s.engine, mine, s.log) })
 }
 
 // removeCgroup follows when the job's container is gone, too.

@@ -24,9 +24,7 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		Network: c.Network, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits,
 		Audit: s.Guard.Audit, Root: IsAdmin(),
 	}
-	if registry != "" {
-		policy.ImagePath = registry + "/" + strings.ToLower(p.spec.JobInfo.ProjectFullPath)
-	}
+	policy.ImagePath = ownImagePath(p.spec)
 	if len(policy.AllowedRegistries) > 0 {
 		policy.AllowedRegistries = slices.Concat(policy.AllowedRegistries, others)
 	}
@@ -40,6 +38,15 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		policy.Limits.NanoCPUs = c.Limits.NanoCPUs
 	}
 	return policy
+}
+
+// ownImagePath is the project's own place in GitLab's registry, "" if there is none.
+func ownImagePath(spec *job.Spec) string {
+	registry, _ := registries(spec)
+	if registry == "" {
+		return ""
+	}
+	return registry + "/" + strings.ToLower(spec.JobInfo.ProjectFullPath)
 }
 
 // registries are the hosts that the payload has credentials for: GitLab's own registry, then the others (the dependency

@@ -59,13 +59,13 @@ func (e *Executor) imageByPolicies(ctx context.Context, tr *trace.Trace, p *plan
 func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy string) (docker.Image, error) {
 	name := p.image.name
 	if policy != pullAlways {
-		img, err := e.Engine.InspectImage(ctx, name)
+		img, ok, err := e.localImage(ctx, tr, p)
 		switch {
-		case err == nil:
+		case err != nil:
+			return docker.Image{}, err
+		case ok:
 			tr.Printf("Using locally found image version due to %q pull policy", policy)
 			return img, nil
-		case !docker.IsNotFound(err):
-			return docker.Image{}, err
 		case policy == pullNever:
 			return docker.Image{}, configurationError("pull it on the runner's machine, or allow another pull policy", "image %s is not on this machine, and the pull policy is never", name)
 		}
@@ -75,10 +75,7 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy
 		tr.Printf("Authenticating with credentials from %s", from)
 	}
 	tr.Printf("Pulling docker image %s ...", name)
-	if err := e.Engine.Pull(ctx, name, p.image.platform, auth); err != nil {
-		return docker.Image{}, err
-	}
-	return e.Engine.InspectImage(ctx, name)
+	return e.pullImage(ctx, p, auth)
 }
 
 // auth finds the credentials for the job's image. A source that cannot be read is a warning: another may serve.

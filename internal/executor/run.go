@@ -241,6 +241,17 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 
 // removeLater goes on trying: the Engine may be away for a while.
 func (e *Executor) removeLater(ctx context.Context, id string) {
+	tryLater(ctx, func(ctx context.Context) error {
+		err := e.Engine.Remove(ctx, id)
+		if err == nil {
+			e.Log.Info("a container left by a job is removed now", "container", id)
+		}
+		return err
+	})
+}
+
+// tryLater tries again and again for a day.
+func tryLater(ctx context.Context, do func(ctx context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, 24*time.Hour)
 	defer cancel()
 	for wait := time.Second; ; wait = min(2*wait, time.Minute) {
@@ -249,8 +260,7 @@ func (e *Executor) removeLater(ctx context.Context, id string) {
 		case <-ctx.Done():
 			return
 		}
-		if err := e.Engine.Remove(ctx, id); err == nil {
-			e.Log.Info("a container left by a job is removed now", "container", id)
+		if do(ctx) == nil {
 			return
 		}
 	}

@@ -93,18 +93,30 @@ func SweepGuards(dir string) error {
 			}
 		}
 	}
+	return errors.Join(append(errs, removeUnmounted(dir))...)
+}
+
+// removeUnmounted removes what is in a folder, but goes into no mount: what is there belongs to somebody else.
+func removeUnmounted(dir string) error {
 	for _, m := range readMounts() {
-		if m.at != dir && isBelow(m.at, dir) {
-			// Removing would go on in what is mounted there.
-			return errors.Join(append(errs, fmt.Errorf("%s is still mounted", m.at))...)
+		if m.at == dir {
+			return fmt.Errorf("%s is still mounted", dir)
 		}
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
 	}
+	errs := []error{err}
 	for _, entry := range entries {
-		errs = append(errs, os.RemoveAll(filepath.Join(dir, entry.Name())))
+		at := filepath.Join(dir, entry.Name())
+		err := os.Remove(at)
+		if errors.Is(err, unix.ENOTEMPTY) {
+			if err = removeUnmounted(at); err == nil {
+				err = os.Remove(at)
+			}
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

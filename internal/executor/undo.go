@@ -81,8 +81,11 @@ func isNoNewPrivileges(opt string) bool {
 	return false
 }
 
-// Where the sockets of a containerd are: whoever reaches one owns the machine as with the Engine's.
-var containerdSockets = []string{"/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock"}
+// otherSockets are those of containerd and of other engines: whoever reaches one owns the machine as with the Engine's.
+var otherSockets = []string{
+	"/run/containerd/containerd.sock", "/run/docker/containerd/containerd.sock", "/run/podman/podman.sock", "/run/crio/crio.sock",
+	"/run/buildkit/buildkitd.sock",
+}
 
 // checkSource refuses a volume that leads around the guard.
 func (s Settings) checkSource(text, source string, readOnly bool) error {
@@ -94,12 +97,12 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 			"volume %q of `volumes` in [runners.docker] gives jobs %s", text, what)
 	}
 	mounts := readMounts()
-	if socket := s.engineSocket(); socket != "" && holds(mounts, source, socket) {
-		return refuse(fmt.Sprintf("write %q for a guarded socket, and name the other files one by one", socket+":"+socket), "the Engine's own socket")
+	if socket := s.engineSocket(); holds(mounts, source, socket) || holds(mounts, source, defaultSocket) {
+		return refuse(fmt.Sprintf("write %q for a guarded socket, and name the other files one by one", socket+":"+defaultSocket), "the Engine's own socket")
 	}
-	for _, socket := range append(containerdSockets, s.Guard.Machine.ContainerdSocket) {
+	for _, socket := range append(otherSockets, s.Guard.Machine.ContainerdSocket) {
 		if socket != "" && holds(mounts, source, socket) {
-			return refuse("name the files that jobs need one by one", "containerd's socket")
+			return refuse("name the files that jobs need one by one", "the socket "+socket+" of another engine")
 		}
 	}
 	if root := s.Guard.Machine.DataRoot; root != "" && overlap(mounts, source, root) {
@@ -122,7 +125,7 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 // socket is the Engine's, own are the caller's folders.
 func CheckSource(source, socket string, machine docker.Machine, own ...string) error {
 	mounts := readMounts()
-	for _, s := range append(containerdSockets, socket, machine.ContainerdSocket) {
+	for _, s := range append(otherSockets, socket, defaultSocket, machine.ContainerdSocket) {
 		if s != "" && holds(mounts, source, s) {
 			return fmt.Errorf("%s has %s in it, which owns the machine", source, s)
 		}
@@ -144,6 +147,9 @@ func IsAdmin() bool {
 	}
 	return data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
+
+// systemSockets lead to programs of the machine that do what root asks, who is root in a container too.
+var systemSockets = []string{"/run/dbus", "/run/dbus/system_bus_socket", "/run/systemd", "/run/systemd/private"}
 
 // systemFolders belong to the machine: who may write there can become its root without any socket.
 var systemFolders = []string{"/etc", "/root", "/boot", "/dev", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/var/spool", "/home"}
@@ -167,11 +173,18 @@ func (s Settings) socketWarnings(p *plan) (out []string) {
 			"(the runner's operator can write trust_config = true in [runners.slipway])")
 	}
 	for _, v := range p.volumes {
-		if s.Guard.TrustConfig || v.readOnly || v.socket || !path.IsAbs(v.source) {
+		if s.Guard.TrustConfig || v.socket || !path.IsAbs(v.source) {
+			continue
+		}
+		source := resolved(v.source)
+		if slices.Contains(systemSockets, source) {
+			out = append(out, fmt.Sprintf("volume %q of [runners.docker] lets this job ask the machine's own services in %s: the guard of the Engine's socket does not hold against that", v.bind, source))
+		}
+		if v.readOnly {
 			continue
 		}
 		for _, dir := range systemFolders {
-			if source := resolved(v.source); source == dir || dir == "/etc" && isBelow(source, dir) {
+			if source == dir || dir == "/etc" && isBelow(source, dir) {
 				out = append(out, fmt.Sprintf("volume %q of [runners.docker] lets this job write to the machine's own %s: the guard of the Engine's socket does not hold against that", v.bind, source))
 			}
 		}

@@ -108,12 +108,12 @@ func TestWaysAroundTheGuard(t *testing.T) {
 	for source, ways := range map[string][]string{
 		"a guarded socket": {
 			s.EngineSocket + ":/var/run/docker.sock", s.EngineSocket + ":/x/y.sock:ro", link(s.EngineSocket, "s") + ":/s",
-			link(filepath.Join(dir, "run"), "r") + "/docker.sock:/s", hard + ":/s", filepath.Join(dir, "srv") + "/../run/docker.sock:/s",
+			link(filepath.Join(dir, "run"), "r") + "/docker.sock:/s", hard + ":/s", filepath.Join(dir, "srv") + "/../run/docker.sock:/s", "/var/run/docker.sock:/s",
 		},
 		"the Engine's own socket":       {filepath.Join(dir, "run") + ":/run:ro", dir + ":/x", "/:/host:ro", filepath.Join(dir, "r") + ":/x"},
 		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro"},
 		"Slipway's own files":           {s.StateDir + ":/s:ro", filepath.Join(s.StateDir, "sources/new") + ":/s", s.Guard.Dir + ":/g"},
-		"containerd's socket":           {"/run/containerd:/c", "/run/containerd/containerd.sock:/c", "/run/docker:/d"},
+		"of another engine":             {"/run/containerd:/c", "/run/containerd/containerd.sock:/c", "/run/docker:/d"},
 		"the machine's kernel settings": {"/proc:/host/proc", "/sys/fs/cgroup:/cg", "/proc/sys/kernel:/k:rw"},
 		"":                              {filepath.Join(dir, "srv") + ":/srv", "/proc:/host/proc:ro", "/sys/fs/cgroup:/sys/fs/cgroup:ro", "name:/n", filepath.Join(dir, "new") + ":/n"},
 	} {
@@ -149,9 +149,9 @@ func TestWaysAroundTheGuard(t *testing.T) {
 func TestSystemFolders(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
-	s.Volumes = append(s.Volumes, "/etc:/e", "/etc/ssl/certs:/c:ro", "/etc/cron.d:/d", "/srv:/s")
+	s.Volumes = append(s.Volumes, "/etc:/e", "/etc/ssl/certs:/c:ro", "/etc/cron.d:/d", "/srv:/s", "/run/dbus:/run/dbus:ro")
 	p := planOf(s, payload(t))
-	if p.err != nil || len(p.warnings) != 2 || !strings.Contains(p.warnings[0], "/etc:/e") || !strings.Contains(p.warnings[1], "/etc/cron.d:/d") {
+	if p.err != nil || len(p.warnings) != 3 || !strings.Contains(p.warnings[0], "/etc:/e") || !strings.Contains(p.warnings[1], "/etc/cron.d:/d") {
 		t.Errorf("%v, warnings %q", p.err, p.warnings)
 	}
 }

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"crypto/md5"
 	"crypto/sha256"
 	"encoding/hex"
@@ -146,18 +147,16 @@ func protectedSuffix(spec *job.Spec) string {
 	return ""
 }
 
-// isSocket reports whether a path on the host is the Engine's socket, by whatever name.
+// isSocket reports whether a path on the host is an Engine's socket, by whatever name. The usual place counts also where
+// the runner's own Engine is at another one: it would own the machine as well.
 func (s Settings) isSocket(source string) bool {
-	socket := s.engineSocket()
-	return socket != "" && path.IsAbs(source) && sameFile(source, socket)
+	return path.IsAbs(source) && (sameFile(source, s.engineSocket()) || sameFile(source, defaultSocket))
 }
 
-func (s Settings) engineSocket() string {
-	if s.EngineSocket != "" {
-		return s.EngineSocket
-	}
-	return strings.TrimPrefix(docker.DefaultHost, "unix://")
-}
+// defaultSocket is where an Engine has its socket unless it is told otherwise.
+var defaultSocket = strings.TrimPrefix(docker.DefaultHost, "unix://")
+
+func (s Settings) engineSocket() string { return cmp.Or(s.EngineSocket, defaultSocket) }
 
 func hasSocket(volumes []volume) bool {
 	for _, v := range volumes {

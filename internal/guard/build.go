@@ -1,12 +1,251 @@
 package guard
 
-func build(c *call) error       { return c.notYet() }
-func buildPrune(c *call) error  { return c.notYet() }
-func buildCancel(c *call) error { return c.notYet() }
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
 
-// builds are the builds and sessions of the job.
-type builds struct{ g *Guard }
+	"github.com/slipway-ci/slipway/internal/dockerfile"
+)
 
-func newBuilds(g *Guard) *builds { return &builds{g: g} }
+// build is POST /build in all its forms. Builders are not alike on the Engines, so there is one for all: a request for
+// the classic builder becomes one for BuildKit, and the answer is told in the classic builder's words.
+func build(c *call) error {
+	if id := c.query.Get("session"); sessionIDForm.MatchString(id) {
+		defer c.sessions.finish(id)
+	}
+	switch {
+	case strings.HasPrefix(c.query.Get("buildid"), uploadPrefix):
+		return sessionUpload(c)
+	case c.query.Get("remote") == "client-session":
+		return sessionBuild(c)
+	case c.query.Get("remote") == "upload-request":
+		return uploadBuild(c)
+	}
+	return archiveBuild(c)
+}
 
+// archiveBuild is a build whose context is the request's body.
+func archiveBuild(c *call) error {
+	b, err := c.newBuild()
+	if err != nil {
+		return err
+	}
+	if err := c.wantType("application/x-tar", "application/tar", "application/octet-stream"); err != nil {
+		return err
+	}
+	defer b.end()
+	out := newBuildAnswer(c, b)
+	body := &buildContext{c: c, b: b, out: out, done: make(chan struct{})}
+	defer body.drain()
+	if err := body.start(); err != nil {
+		return out.fail(err)
+	}
+	endSession, err := b.openSession()
+	if err != nil {
+		return err
+	}
+	defer endSession()
+	query, err := b.engineQuery()
+	if err != nil {
+		b.cancel()
+		return out.fail(err)
+	}
+	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
+	if err != nil {
+		b.cancel()
+		<-body.done
+		if body.err != nil && !errors.Is(body.err, context.Canceled) {
+			err = body.err
+		}
+		return out.fail(err)
+	}
+	return out.relay(resp)
+}
+
+// builds are the builds of the job that are at work.
+type builds struct {
+	g *Guard
+
+	mu       sync.Mutex
+	n        int
+	byClient map[string]*buildRequest // by the ID that the client gave
+	platform string
+}
+
+func newBuilds(g *Guard) *builds { return &builds{g: g, byClient: map[string]*buildRequest{}} }
+
+// close has nothing to do: builds end with the guard's calls.
 func (b *builds) close() {}
+
+// begin counts a build in and gives it an ID of its own at the Engine, where the builds of all jobs are in one list.
+func (b *builds) begin(r *buildRequest) error {
+	var random [12]byte
+	if _, err := rand.Read(random[:]); err != nil {
+		return fmt.Errorf("choose a build's ID: %w", err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if limit := b.g.policy.Limits.Builds; b.n >= limit {
+		return deny("limit-builds", "end builds before starting others", "the job has %d builds at work", b.n)
+	}
+	b.n++
+	r.id = b.g.policy.Token + "-" + hex.EncodeToString(random[:])
+	if r.clientID != "" {
+		b.byClient[r.clientID] = r
+	}
+	return nil
+}
+
+func (b *builds) end(r *buildRequest) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.n--
+	if b.byClient[r.clientID] == r {
+		delete(b.byClient, r.clientID)
+	}
+}
+
+func (b *builds) find(clientID string) (*buildRequest, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r, ok := b.byClient[clientID]
+	return r, ok
+}
+
+// enginePlatform is what the Engine builds for if nobody says otherwise.
+func (b *builds) enginePlatform(ctx context.Context) (string, error) {
+	b.mu.Lock()
+	known := b.platform
+	b.mu.Unlock()
+	if known != "" {
+		return known, nil
+	}
+	var v struct{ Os, Arch string }
+	if err := b.g.engine.getJSON(ctx, "/version", nil, &v); err != nil {
+		return "", err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.platform = v.Os + "/" + v.Arch
+	return b.platform, nil
+}
+
+// buildCancel ends a build of the job.
+func buildCancel(c *call) error {
+	id := c.query.Get("id")
+	if id == "" {
+		return badRequest("build ID not provided")
+	}
+	if b, ok := c.builds.find(id); ok {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), 10*time.Second)
+		defer cancel()
+		if err := c.engine.callJSON(ctx, http.MethodPost, "/build/cancel", url.Values{"id": {b.id}}, nil, nil); err != nil {
+			return err
+		}
+		b.cancel()
+	}
+	// As the Engine does with builds that it does not know.
+	c.empty(http.StatusOK)
+	return nil
+}
+
+// buildPrune leaves the cache as it is: all jobs of a machine have it in common.
+func buildPrune(c *call) error {
+	c.json(http.StatusOK, map[string]any{"CachesDeleted": []string{}, "SpaceReclaimed": 0})
+	return nil
+}
+
+// heredocs reports whether the Engine's own Dockerfile parser knows here-documents: Docker Engine 23.0 and later.
+func (g *Guard) heredocs() bool { return g.engine.version.atLeast("1.42") }
+
+// checkedFile is a Dockerfile that the Engine may build.
+type checkedFile struct {
+	file *dockerfile.File
+	copy []byte
+	ids  map[string]string // written base → the image's ID
+}
+
+// checkDockerfile reads a build's Dockerfile, asks the rules, and gives each image that it names a name for exactly the
+// image that the job may use. progress is told what is pulled; it may be nil.
+func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest, progress func(line []byte) error) (*checkedFile, error) {
+	platform, err := c.builds.enginePlatform(ctx)
+	if err != nil {
+		return nil, err
+	}
+	f, err := dockerfile.Read(src, dockerfile.Options{
+		BuildArgs: b.args, Target: b.target, BuildPlatform: platform, TargetPlatform: b.platform, Heredocs: c.heredocs(),
+	})
+	if err != nil {
+		return nil, dockerfileError(err)
+	}
+	checked := &checkedFile{file: f, ids: map[string]string{}}
+	if err := c.refuseProblems(f, 0); err != nil {
+		return nil, err
+	}
+	for {
+		bases, err := f.Bases()
+		if err != nil {
+			return nil, dockerfileError(err)
+		}
+		if len(bases) == 0 {
+			break
+		}
+		for _, base := range bases {
+			img, id, err := c.resolveBase(ctx, base, b, platform, progress)
+			if err != nil {
+				return nil, err
+			}
+			checked.ids[base.Name] = id
+			before := len(f.Problems())
+			if err := f.Resolve(base, img); err != nil {
+				return nil, dockerfileError(err)
+			}
+			if err := c.refuseProblems(f, before); err != nil {
+				return nil, err
+			}
+		}
+	}
+	remotes, err := f.Remotes()
+	if err != nil {
+		return nil, dockerfileError(err)
+	}
+	for _, r := range remotes {
+		if err := c.checkRemote(ctx, r); err != nil {
+			return nil, err
+		}
+	}
+	if checked.copy, err = f.Rewrite(); err != nil {
+		return nil, dockerfileError(err)
+	}
+	return checked, nil
+}
+
+func (c *call) refuseProblems(f *dockerfile.File, from int) error {
+	for _, p := range f.Problems()[from:] {
+		if err := c.refuse(deny(p.Rule, p.Cure, "line %d of the Dockerfile: %s", p.Line, printable(p.What))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dockerfileError tells a mistake in a Dockerfile as the Engine does.
+func dockerfileError(err error) error {
+	e, ok := err.(*dockerfile.Error)
+	if !ok {
+		return err
+	}
+	what := e.What
+	if e.Cure != "" {
+		what += "; " + e.Cure
+	}
+	return badRequest("dockerfile parse error on line %d: %s", e.Line, what)
+}

@@ -24,7 +24,7 @@ type imageRow struct {
 
 // visibleImages lists the images that the job may use, newest first.
 func (g *Guard) visibleImages(ctx context.Context) ([]imageRow, error) {
-	return g.listImages(ctx, url.Values{})
+	return g.listImages(ctx, url.Values{"all": {"1"}})
 }
 
 func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, error) {
@@ -140,7 +140,7 @@ func imageList(c *call) error {
 	if old := c.query.Get("filter"); old != "" { // of clients before 1.41
 		filters["reference"] = append(filters["reference"], old)
 	}
-	query := c.pick("digests", "shared-size", "manifests")
+	query := c.pick("all", "digests", "shared-size", "manifests")
 	if !c.engine.version.atLeast("1.42") {
 		query.Del("shared-size")
 	}
@@ -264,6 +264,9 @@ func (c *call) createdAt(ref string) (int64, error) {
 	var doc struct{ Created string }
 	if err := c.engine.getJSON(c.ctx, "/images/"+img.ID+"/json", nil, &doc); err != nil {
 		return 0, err
+	}
+	if doc.Created == "" {
+		return 0, nil // some tools leave it out
 	}
 	t, err := time.Parse(time.RFC3339Nano, doc.Created)
 	if err != nil {

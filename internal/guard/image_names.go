@@ -2,7 +2,6 @@ package guard
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"regexp"
 	"slices"
@@ -45,45 +44,8 @@ func familiar(name string) string {
 	return reference.FamiliarString(named)
 }
 
-// ownPath reports whether a name is at or below the own path of the job's project.
-func (p Policy) ownPath(n reference.Named) bool {
-	if p.ImagePath == "" {
-		return false
-	}
-	name := n.Name()
-	return name == p.ImagePath || strings.HasPrefix(name, p.ImagePath+"/")
-}
-
-// candidate is a name of the Engine's that a job's name may stand for.
-type candidate struct {
-	stored  string
-	written string // canonical
-}
-
-// candidates are what a name may stand for, the first one that there is wins: names of the own path are kept, other
-// names are first the scope's own and then everybody's.
-func (g *Guard) candidates(n reference.Named) []candidate {
-	if digested, ok := n.(reference.Digested); ok {
-		// A tag beside a digest counts for nothing.
-		at := "@" + digested.Digest().String()
-		n = reference.TrimNamed(n)
-		out := []candidate{{n.Name() + at, n.Name() + at}}
-		if tagged, err := reference.WithTag(n, "x"); err == nil && !g.policy.ownPath(n) {
-			repo, _ := splitTag(ledger.OwnName(g.policy.Scope, tagged))
-			out = append([]candidate{{repo + at, n.Name() + at}}, out...)
-		}
-		return out
-	}
-	tagged, ok := reference.TagNameOnly(n).(reference.NamedTagged)
-	if !ok {
-		return nil
-	}
-	global := candidate{tagged.String(), tagged.String()}
-	if g.policy.ownPath(n) {
-		return []candidate{global}
-	}
-	return []candidate{{ledger.OwnName(g.policy.Scope, tagged), tagged.String()}, global}
-}
+// scope is whose images the job may use.
+func (p Policy) scope() ledger.Scope { return ledger.Scope{ID: p.Scope, Path: p.ImagePath} }
 
 // readImage finds an image that the job may use by name, ID or beginning of an ID. What it may not use does not exist.
 func (c *call) readImage(ctx context.Context, ref string) (image, error) {
@@ -97,7 +59,7 @@ func (g *Guard) findImage(ctx context.Context, ref string) (image, imageDoc, err
 	}
 	named, err := parseName(ref)
 	if err == nil {
-		for _, cand := range g.candidates(named) {
+		for _, cand := range g.policy.scope().Candidates(named) {
 			img, doc, found, err := g.imageByName(ctx, cand)
 			if err != nil || found {
 				return img, doc, err
@@ -120,50 +82,23 @@ func (g *Guard) findImage(ctx context.Context, ref string) (image, imageDoc, err
 // tries bounds how often a question is asked anew because the answer may have changed while it was asked.
 const tries = 20
 
-// errBusy is the answer when others change a name faster than it can be read.
-var errBusy = &apiError{http.StatusServiceUnavailable, "slipway: the image's name is being changed; try again"}
-
-func (g *Guard) imageByName(ctx context.Context, cand candidate) (image, imageDoc, bool, error) {
-	for range tries {
-		m, err := g.meaning(cand.stored)
-		if err != nil || !m.Visible {
-			return image{}, imageDoc{}, false, err
-		}
-		ask := cand.stored
-		if m.ID != "" {
-			ask = m.ID
-		}
-		doc, found, err := g.inspectImage(ctx, ask)
-		if err != nil {
-			return image{}, doc, false, err
-		}
-		if found && !m.Known && strings.Contains(cand.stored, "@") && !strings.HasPrefix(cand.stored, ledger.Host+"/") {
-			if found, err = g.digestVisible(cand.stored, doc); err != nil {
-				return image{}, doc, false, err
-			}
-		}
-		after, err := g.meaning(cand.stored)
-		if err != nil {
-			return image{}, doc, false, err
-		}
-		if after.Version != m.Version {
-			continue
-		}
-		if !found {
-			return image{}, doc, false, nil
-		}
-		if err := g.images.Use(cand.stored, time.Now()); err != nil {
-			return image{}, doc, false, err
-		}
-		return newImage(doc, cand), doc, true, nil
+// imageByName finds what one candidate means, if anything.
+func (g *Guard) imageByName(ctx context.Context, cand ledger.Candidate) (image, imageDoc, bool, error) {
+	calls := &lookingCalls{imageCalls: imageCalls{g}}
+	found, err := g.images.FindName(ctx, calls, g.policy.scope(), cand)
+	if err != nil || found.ID == "" {
+		return image{}, imageDoc{}, false, err
 	}
-	return image{}, imageDoc{}, false, errBusy
+	if err := g.images.Use(cand.Stored, time.Now()); err != nil {
+		return image{}, imageDoc{}, false, err
+	}
+	return newImage(calls.doc, cand), calls.doc, true, nil
 }
 
-func newImage(doc imageDoc, cand candidate) image {
-	img := image{ID: doc.ID, Stored: cand.stored, OnBuild: doc.Config.OnBuild}
-	if cand.written != "" {
-		img.Written = familiar(cand.written)
+func newImage(doc imageDoc, cand ledger.Candidate) image {
+	img := image{ID: doc.ID, Stored: cand.Stored, OnBuild: doc.Config.OnBuild}
+	if cand.Written != "" {
+		img.Written = familiar(cand.Written)
 	}
 	for v := range doc.Config.Volumes {
 		img.Volumes = append(img.Volumes, v)
@@ -174,38 +109,12 @@ func newImage(doc imageDoc, cand candidate) image {
 
 // meaning is what a name of the Engine's means for the job.
 func (g *Guard) meaning(stored string) (ledger.Meaning, error) {
-	m, err := g.images.Meaning(stored, g.policy.Scope)
-	if err == nil && !m.Known && strings.Contains(stored, "@") && g.inScope(stored) {
-		m.Visible = true // the Engine keeps digests of the scope's own names; they are not in the ledger
-	}
-	return m, err
+	return g.images.Meaning(stored, g.policy.Scope)
 }
 
-// inScope reports whether a name is kept for the job's scope.
-func (g *Guard) inScope(stored string) bool {
-	return strings.HasPrefix(stored, ledger.Host+"/"+g.policy.Scope+"/") && !strings.HasPrefix(stored, g.aliasPrefix())
-}
-
-// digestVisible decides on a name with a digest that is not in the ledger: it is as visible as the image's tags in that
-// repository. Without any it is the operator's.
+// digestVisible decides on a name with a digest that is not in the ledger.
 func (g *Guard) digestVisible(name string, doc imageDoc) (bool, error) {
-	repo, _, _ := strings.Cut(name, "@")
-	alone := true
-	for _, t := range doc.RepoTags {
-		named, err := reference.ParseNormalizedNamed(t)
-		if err != nil || named.Name() != repo {
-			continue
-		}
-		alone = false
-		m, err := g.meaning(named.String())
-		if err != nil {
-			return false, err
-		}
-		if m.Visible && (m.ID == "" || m.ID == doc.ID) {
-			return true, nil
-		}
-	}
-	return alone, nil
+	return g.images.DigestVisible(name, g.policy.Scope, doc.image())
 }
 
 // imageByID finds an image by its full ID, if a name that the job may read leads to it or the job made it. ref is what
@@ -235,13 +144,13 @@ func (g *Guard) imageByID(ctx context.Context, id, ref string) (image, imageDoc,
 			return image{}, doc, err
 		}
 		if g.objects.ownsImage(doc.ID) || names.visible && before == after {
-			return newImage(doc, candidate{}), doc, nil
+			return newImage(doc, ledger.Candidate{}), doc, nil
 		}
 		if before == after {
 			return image{}, doc, noImage(ref)
 		}
 	}
-	return image{}, imageDoc{}, errBusy
+	return image{}, imageDoc{}, ledger.ErrBusy
 }
 
 // expandID finds the image whose ID begins so among those that the job may use.
@@ -321,7 +230,7 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil || own.Private[named.String()] != "" {
 			continue
 		}
-		if g.inScope(named.String()) {
+		if strings.HasPrefix(named.Name(), ledger.Host+"/") {
 			if w := own.WrittenRepository(named.Name()); w != "" {
 				n.digests = append(n.digests, familiar(w+named.String()[len(named.Name()):]))
 			}
@@ -385,7 +294,7 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	if !ok {
 		return "", nil, badRequest("invalid reference format")
 	}
-	if c.policy.ownPath(named) {
+	if c.policy.scope().Holds(named) {
 		return "", func(id string) error {
 			if id == "" {
 				return nil
@@ -413,15 +322,10 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}, nil
 }
 
-// aliasPrefix begins the names that alias gives.
-func (g *Guard) aliasPrefix() string {
-	return fmt.Sprintf("%s/%s/from/", ledger.Host, g.policy.Scope)
-}
-
 // alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the job. It is
 // the job's alone, because jobs of the scope end at different times.
 func (c *call) alias(ctx context.Context, img image) (string, error) {
-	name := c.aliasPrefix() + c.policy.Token + ":" + strings.TrimPrefix(img.ID, "sha256:")
+	name := ledger.TemporaryName(c.policy.Scope, c.policy.Token, strings.TrimPrefix(img.ID, "sha256:"))
 	if c.objects.hasAlias(name) {
 		return name, nil
 	}

@@ -101,22 +101,11 @@ func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, erro
 	if err != nil {
 		return image{}, err
 	}
-	query := url.Values{"fromImage": {named.Name()}}
-	p := ledger.Pull{Scope: c.policy.Scope, Private: private}
-	if d, ok := named.(reference.Digested); ok {
-		query.Set("tag", d.Digest().String())
-		p.Name = named.Name() + "@" + d.Digest().String()
-	} else {
-		tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
-		if !ok {
-			return image{}, badRequest("invalid reference format")
-		}
-		query.Set("tag", tagged.Tag())
-		p.Name = tagged.String()
-		if !c.policy.ownPath(named) {
-			p.Shadow, p.Written = ledger.OwnName(c.policy.Scope, tagged), tagged.String()
-		}
+	p, err := ledger.PullOf(c.policy.scope(), ref, private)
+	if err != nil {
+		return image{}, badRequest("%v", err)
 	}
+	query := url.Values{"fromImage": {named.Name()}, "tag": {strings.TrimLeft(strings.TrimPrefix(p.Name, named.Name()), ":@")}}
 	if o.Platform != "" {
 		query.Set("platform", o.Platform)
 	}
@@ -136,7 +125,7 @@ func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, erro
 	if err != nil || !found {
 		return image{}, errors.Join(err, noImage(ref))
 	}
-	return newImage(doc, candidate{stored, p.Name}), nil
+	return newImage(doc, ledger.Candidate{Stored: stored, Written: p.Name}), nil
 }
 
 // dropOwn removes a name of the scope's own, if there is one.

@@ -31,18 +31,17 @@ func imageRemove(c *call) error {
 	}
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
-	out := []removed{}
+	var out []removed
 	if img.Stored != "" {
-		if out, err = c.untag(ctx, img); err != nil {
-			return err
-		}
-		if len(out) == 0 {
-			c.once("image-shared", "image "+printable(ref)+" is shared with other jobs and stays on the machine")
-		}
+		out, err = c.untag(ctx, img)
 	} else {
-		if out, err = c.removeByID(ctx, doc, c.flag("force")); err != nil {
-			return err
-		}
+		out, err = c.removeByID(ctx, doc, c.flag("force"))
+	}
+	if err != nil {
+		return err
+	}
+	if len(out) == 0 {
+		c.once("image-shared", "slipway: images that are shared with other jobs stay on the machine: "+printable(ref))
 	}
 	c.json(http.StatusOK, out)
 	return nil
@@ -135,7 +134,10 @@ func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err e
 	if err != nil || !found || len(doc.RepoTags) > 0 {
 		return false, err
 	}
-	name := g.aliasPrefix() + g.policy.Token + ":rm-" + strings.TrimPrefix(id, "sha256:")
+	if named, err := g.images.Reads(id); err != nil || named {
+		return false, err // a scope has a name for it that the Engine has given to another image
+	}
+	name := ledger.TemporaryName(g.policy.Scope, g.policy.Token, "rm-"+strings.TrimPrefix(id, "sha256:"))
 	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
 		return false, err
 	}

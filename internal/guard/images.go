@@ -28,6 +28,10 @@ type imageDoc struct {
 	}
 }
 
+func (d imageDoc) image() ledger.Image {
+	return ledger.Image{ID: d.ID, RepoTags: d.RepoTags, RepoDigests: d.RepoDigests}
+}
+
 // inspectImage asks the Engine. found is false if it has no such image.
 func (g *Guard) inspectImage(ctx context.Context, ref string) (doc imageDoc, found bool, err error) {
 	err = g.engine.getJSON(ctx, "/images/"+ref+"/json", nil, &doc)
@@ -40,34 +44,65 @@ func (g *Guard) inspectImage(ctx context.Context, ref string) (doc imageDoc, fou
 // imageCalls are the Engine's calls that the ledger makes.
 type imageCalls struct{ g *Guard }
 
+// Image implements ledger.Engine.
 func (i imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
 	doc, found, err := i.g.inspectImage(ctx, ref)
 	if err != nil || !found {
 		return ledger.Image{}, err
 	}
-	return ledger.Image{ID: doc.ID, RepoDigests: doc.RepoDigests}, nil
+	return doc.image(), nil
 }
 
+// Tag implements ledger.Engine.
 func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 	repo, tag := splitTag(name)
-	return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
+	return i.g.images.Naming(func() error {
+		return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
+	})
 }
 
+// Untag implements ledger.Engine.
 func (i imageCalls) Untag(ctx context.Context, name string) error {
 	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
-	err := i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
-	if isStatus(err, http.StatusNotFound) {
+	err := i.g.images.Naming(func() error {
+		return i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
+	})
+	switch {
+	case isStatus(err, http.StatusNotFound):
 		return nil
+	case isStatus(err, http.StatusConflict):
+		// Other images are made of it, so it stays; its name may be gone all the same.
+		if _, found, lookErr := i.g.inspectImage(ctx, name); lookErr == nil && !found {
+			return nil
+		}
 	}
 	return err
 }
 
-func imageLoad(c *call) error    { return c.noArchive() }
-func imageSave(c *call) error    { return c.noArchive() }
-func imageSaveOne(c *call) error { return c.noArchive() }
+// lookingCalls keep what the Engine said last of an image.
+type lookingCalls struct {
+	imageCalls
+	doc imageDoc
+}
 
-func (c *call) noArchive() error {
-	// There is nothing that audit mode could let pass: an archive brings names of its own.
-	return deny("image-archive", "build the image in the job, or push it to a registry and pull it; archives come with the next version",
-		"images cannot be loaded from archives or saved to them yet")
+// Image implements ledger.Engine.
+func (i *lookingCalls) Image(ctx context.Context, ref string) (ledger.Image, error) {
+	var found bool
+	var err error
+	if i.doc, found, err = i.g.inspectImage(ctx, ref); err != nil || !found {
+		return ledger.Image{}, err
+	}
+	return i.doc.image(), nil
+}
+
+func imageLoad(c *call) error    { return c.noArchive("/images/load") }
+func imageSave(c *call) error    { return c.noArchive("/images/get") }
+func imageSaveOne(c *call) error { return c.noArchive("/images/" + c.vars["name"] + "/get") }
+
+func (c *call) noArchive(path string) error {
+	if err := c.refuse(deny("image-archive", "build the image in the job, or push it to a registry and pull it there; archives come with the next version",
+		"images cannot be loaded from archives or saved to them yet")); err != nil {
+		return err
+	}
+	return c.passThrough(path)
 }

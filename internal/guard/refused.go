@@ -2,6 +2,7 @@ package guard
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 )
 
@@ -25,6 +26,11 @@ func noSwarm(*call) error {
 func noPlugins(c *call) error {
 	c.json(http.StatusOK, []any{})
 	return nil
+}
+
+// noPlugin is for docker inspect, which asks for a plugin when there is nothing else of a name.
+func noPlugin(c *call) error {
+	return &apiError{http.StatusNotFound, fmt.Sprintf("plugin %q not found", printable(c.vars["name"]))}
 }
 
 var errNotYet = errors.New("not built yet")

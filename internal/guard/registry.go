@@ -7,8 +7,13 @@ import (
 	"strings"
 )
 
-// dockerHub are the names that the Engine reaches Docker Hub by.
-var dockerHub = []string{"docker.io", "index.docker.io", "registry-1.docker.io"}
+// dockerHub is how images of Docker Hub are named. Clients log in to it by other names.
+func dockerHub(host string) string {
+	if host == "index.docker.io" || host == "registry-1.docker.io" {
+		return "docker.io"
+	}
+	return host
+}
 
 // allowHost refuses a registry that the Engine must not be sent to for a job: the Engine reaches what the job cannot.
 func (c *call) allowHost(ctx context.Context, host string) error {
@@ -38,7 +43,7 @@ func (c *call) allowHost(ctx context.Context, host string) error {
 
 // matchHost compares an operator's entry with a registry.
 func matchHost(allowed, host string) bool {
-	allowed, host = strings.ToLower(allowed), strings.ToLower(host)
+	allowed, host = dockerHub(strings.ToLower(allowed)), dockerHub(strings.ToLower(host))
 	if domain, ok := strings.CutPrefix(allowed, "*."); ok {
 		return strings.HasSuffix(hostName(host), "."+domain) || strings.HasSuffix(host, "."+domain)
 	}
@@ -90,8 +95,8 @@ func looksLikeNumber(name string) bool {
 	return last != "" && strings.Trim(last, "0123456789") == ""
 }
 
-// cloudMetadata is where clouds serve a machine's secrets over IPv6.
-var cloudMetadata = netip.MustParseAddr("fd00:ec2::254")
+// cloudMetadata is where a cloud serves a machine's secrets over IPv6; over IPv4 it is a link-local address.
+const cloudMetadata = "fd00:ec2::254"
 
 func forbidden(a netip.Addr) bool {
 	if a.Is6() && !a.Is4In6() {
@@ -100,7 +105,7 @@ func forbidden(a netip.Addr) bool {
 		}
 	}
 	a = a.Unmap()
-	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a == cloudMetadata ||
+	return a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsMulticast() || a.IsUnspecified() || a.String() == cloudMetadata ||
 		a.Is4() && a.As4()[0] == 0
 }
 

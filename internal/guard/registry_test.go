@@ -4,13 +4,16 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -243,8 +246,7 @@ func TestPush(t *testing.T) {
 		}
 		for i, r := range []*rig{a, b} {
 			// What the registry has under the digest of the answer is what this job pushed.
-			_, digest, _ := strings.Cut(answers[i], `"Digest":"`)
-			digest, _, _ = strings.Cut(digest, `"`)
+			digest := regexp.MustCompile(`sha256:[0-9a-f]{64}`).FindString(answers[i][max(0, strings.LastIndex(answers[i], "digest: ")):])
 			by := registry.Host + "/else/app@" + digest
 			if failed := r.pullImage(by, right...); failed != "" {
 				t.Fatal(failed)
@@ -302,7 +304,7 @@ func TestLendAndDie(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = l.Lend(t.Context(), imageCalls{&Guard{engine: up}}, what[1], what[2], what[3], func(context.Context) error {
+	err = l.Lend(t.Context(), imageCalls{&Guard{engine: up, images: l}}, what[1], what[2], what[3], func(context.Context) error {
 		os.Exit(7)
 		return nil
 	})
@@ -310,3 +312,105 @@ func TestLendAndDie(t *testing.T) {
 }
 
 func ledgerFile(r *rig) string { return r.Guard.images.Dir() + "/images.jsonl" }
+
+func TestAllowHost(t *testing.T) {
+	t.Parallel()
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := []string{
+		"localhost", "localhost:5000", "x.localhost", "LOCALHOST", "localhost.", "127.0.0.1", "127.0.0.1:5000", "127.9.9.9:80", "127.1", "2130706433:80",
+		"0x7f000001", "0x7f.1", "0177.0.0.1:1", "0", "0.0.0.0", "[::1]:5000", "[::]:1", "[::ffff:127.0.0.1]:1", "[::ffff:169.254.169.254]", "169.254.169.254",
+		"169.254.0.1:80", "[fe80::1]:1", "[fd00:ec2::254]", "[64:ff9b::7f00:1]:1", "[2002:7f00:1::]:1", "224.0.0.1", host, host + ":5000",
+		"slipway.local", "slipway.local:80", "Slipway.Local.", "a.slipway.local",
+	}
+	allowed := []string{"docker.io", "registry.example.com", "registry.example.com:5000", "10.1.2.3:5000", "192.168.0.9", "[fd12::1]:5000", "no-such-host.invalid"}
+	g := &Guard{log: slog.New(slog.DiscardHandler)}
+	c := &call{Guard: g}
+	for _, h := range refused {
+		var d *Denial
+		if err := c.allowHost(t.Context(), h); !errors.As(err, &d) || d.Rule != "registry-host" {
+			t.Errorf("%s: %v", h, err)
+		}
+	}
+	for _, h := range allowed {
+		if err := c.allowHost(t.Context(), h); err != nil {
+			t.Errorf("%s: %v", h, err)
+		}
+	}
+	g.policy.Registry = "127.0.0.1:5000"
+	if err := c.allowHost(t.Context(), "127.0.0.1:5000"); err != nil {
+		t.Error(err)
+	}
+	for _, h := range []string{"127.0.0.1:5001", "127.0.0.1", "localhost:5000"} {
+		if c.allowHost(t.Context(), h) == nil {
+			t.Errorf("%s is allowed as 127.0.0.1:5000", h)
+		}
+	}
+	g.policy.AllowedRegistries = []string{"docker.io", "*.example.com", "127.0.0.1:6000"}
+	for h, want := range map[string]bool{
+		"docker.io": true, "index.docker.io": true, "registry.example.com": true, "registry.example.com:5000": true, "example.com": false, "badexample.com": false,
+		"127.0.0.1:6000": true, "127.0.0.1:6001": false, "127.0.0.1:5000": true, "quay.io": false, "docker.io.evil.test": false, "slipway.local": false,
+	} {
+		if got := c.allowHost(t.Context(), h) == nil; got != want {
+			t.Errorf("%s: %v", h, got)
+		}
+	}
+}
+
+// TestRegistriesOfTheMachine: the Engine is not sent to where a job could not go, by any call that names a registry.
+func TestRegistriesOfTheMachine(t *testing.T) {
+	t.Parallel()
+	registry, _ := startRegistry(t)
+	publish(t, registry, "team/secret:1", "secret")
+	a := newRig(t)
+	a.commitImage(registry.Host+"/app:1", "a")
+	before := registry.Requests()
+	right := credentials(registry.User, registry.Password)
+	for _, c := range [][2]string{
+		{"POST", "/images/create?fromImage=" + registry.Host + "/team/secret&tag=1"},
+		{"POST", "/images/" + registry.Host + "/app/push?tag=1"},
+		{"GET", "/distribution/" + registry.Host + "/team/secret:1/json"},
+		{"GET", "/images/search?term=" + registry.Host + "/team"},
+	} {
+		status, body := a.do(c[0], c[1], nil, right...)
+		if status != http.StatusForbidden || !strings.Contains(body, "[registry-host]") {
+			t.Errorf("%v: %d %s", c, status, body)
+		}
+	}
+	if registry.Requests() != before {
+		t.Error("the registry was asked")
+	}
+	b := newRig(t, withRegistry(registry.Host, ""))
+	if status, body := b.do("GET", "/distribution/"+registry.Host+"/team/secret:1/json", nil, right...); status != http.StatusOK || !strings.Contains(body, "sha256:") {
+		t.Errorf("the job's own registry: %d %s", status, body)
+	}
+}
+
+func TestReadAuth(t *testing.T) {
+	t.Parallel()
+	encode := base64.URLEncoding.EncodeToString
+	for text, private := range map[string]bool{
+		"": false, encode([]byte("{}")): false, encode([]byte("null")): false, encode([]byte(" ")): false,
+		encode([]byte(`{"serveraddress":"https://x"}`)):                                false,
+		encode([]byte(`{"username":"u","password":"p"}`)):                              true,
+		strings.TrimRight(encode([]byte(`{"username":"u","password":"","x":1}`)), "="): true,
+		base64.StdEncoding.EncodeToString([]byte(`{"identitytoken":"??>>~~"}`)):        true,
+		encode([]byte(`{"registrytoken":"t"}`)):                                        true,
+	} {
+		encoded, got, err := registryAuth(text)
+		if err != nil || got != private {
+			t.Errorf("%s: %v %v", text, got, err)
+		}
+		data, err := base64.URLEncoding.DecodeString(encoded)
+		if err != nil || strings.Contains(string(data), "serveraddress") {
+			t.Errorf("%s becomes %s: %v", text, data, err)
+		}
+	}
+	for _, text := range []string{"%", "e30=e30=", encode([]byte(`{"username":"hunter2"`)), encode([]byte(`{"username":"hunter2","Username":"b"}`)), encode([]byte(`{"username":["hunter2"]}`))} {
+		if _, _, err := registryAuth(text); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

@@ -167,5 +167,6 @@ func routes() []route {
 		get("/secrets", noSwarm),
 		get("/configs", noSwarm),
 		get("/plugins", noPlugins),
+		get("/plugins/{name}/json", noPlugin),
 	}
 }

@@ -9,10 +9,14 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"slices"
 	"sync"
 	"time"
 
 	buildkit "github.com/moby/buildkit/session"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // sessions are the connections over which BuildKit asks the job's clients for files, secrets and credentials. The guard
@@ -24,12 +28,14 @@ type sessions struct {
 
 	mu       sync.Mutex
 	open     map[string]*clientSession // by the client's ID
+	over     []string                  // IDs whose build is over, the latest ones
 	meetings map[string]*meeting       // by the client's build ID
 }
 
 // clientSession is what a client says of its session besides the connection.
 type clientSession struct {
 	sharedKey string
+	end       func()
 }
 
 // maxSessions bounds what one job may hold open at once. A client has one per build.
@@ -65,7 +71,10 @@ func sessionOpen(c *call) error {
 	if !sessionIDForm.MatchString(id) {
 		return badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
-	if err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey)}); err != nil {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	over, err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey), end: cancel})
+	if err != nil {
 		return err
 	}
 	defer c.sessions.drop(id)
@@ -78,8 +87,9 @@ func sessionOpen(c *call) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
+	if over {
+		return nil
+	}
 	if c.policy.Audit {
 		defer c.mirror(ctx, id, c.r.Header.Get(sessionSharedKey))()
 	}
@@ -102,7 +112,7 @@ func (c *call) mirror(ctx context.Context, id, sharedKey string) (end func()) {
 		if err != nil {
 			return
 		}
-		services := c.sessionServices(client, nil)
+		services := append(c.sessionServices(client), &fileService{client: client})
 		_, end, err := c.engineSessionAs(ctx, id, sharedKey, services...)
 		if err != nil {
 			c.log.Warn("the Engine does not take the session of a client", "error", err)
@@ -131,17 +141,34 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *sessions) add(id string, client *clientSession) error {
+// add takes a session in. over reports that its build has been answered before the session came.
+func (s *sessions) add(id string, client *clientSession) (over bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.open[id]; ok {
-		return badRequest("session %s already exists", id)
+		return false, badRequest("session %s already exists", id)
 	}
 	if len(s.open) >= maxSessions {
-		return deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
+		return false, deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
 	}
 	s.open[id] = client
-	return nil
+	return slices.Contains(s.over, id), nil
+}
+
+// maxOver is how many sessions are remembered whose builds are over.
+const maxOver = 64
+
+// finish ends a client's session when its build has been answered. Docker's client of version 20.10 ends it by itself,
+// but if a build is refused while it opens the session, it waits for ever for the session to end.
+func (s *sessions) finish(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over = append(s.over, id); len(s.over) > maxOver {
+		s.over = s.over[1:]
+	}
+	if client, ok := s.open[id]; ok {
+		client.end()
+	}
 }
 
 func (s *sessions) drop(id string) {
@@ -182,10 +209,6 @@ func (p Policy) engineKey(sharedKey string) string {
 	mac.Write([]byte(sharedKey))
 	return hex.EncodeToString(mac.Sum(nil))
 }
-
-// engineBuildID is the Engine's name for a build that the client names so. Builds of all jobs are in one list of the
-// Engine's, and who knows a name can end or feed that build.
-func (p Policy) engineBuildID(client string) string { return p.Token + "-" + client }
 
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.
@@ -247,14 +270,64 @@ func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.H
 	return up, nil
 }
 
-// grpcRefused answers builds that come as gRPC.
+// grpcRefused refuses builds that come as gRPC. The connection itself is taken, and the calls on it are refused: without
+// it, buildx would try to start a builder of its own, and tell its user of that only.
 func grpcRefused(c *call) error {
-	if err := c.refuse(deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache",
-		"builds through buildx's gRPC come with the next version")); err != nil {
-		return err
-	}
+	d := deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
 	if !wantsUpgrade(c.r, "h2c") {
-		return badRequest("slipway: gRPC needs an upgrade to h2c")
+		return d
 	}
-	return c.hijackAs("h2c", "/grpc", nil, nil)
+	if err := c.refuse(d); err == nil { // audit mode
+		return c.hijackAs("h2c", "/grpc", nil, nil)
+	}
+	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer conn.Close()
+	stop := c.cutAtEnd(conn)
+	defer stop()
+	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	if err := buffered.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	server := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
+		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.once(d.Rule, d.Error())
+		return status.Error(codes.PermissionDenied, d.Error())
+	}))
+	defer server.Stop()
+	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
+	return nil
+}
+
+// single is a listener that has one connection, and ends with it.
+type single struct {
+	net.Conn
+	conns chan net.Conn
+	ended chan struct{}
+	end   func()
+}
+
+func newSingle(conn net.Conn) *single {
+	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
+	l.end = sync.OnceFunc(func() { close(l.ended) })
+	l.conns <- &watchedConn{Conn: conn, ended: l.end}
+	return l
+}
+
+func (l *single) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *single) Addr() net.Addr { return l.LocalAddr() }
+
+func (l *single) Close() error {
+	l.end()
+	return l.Conn.Close()
 }

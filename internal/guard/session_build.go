@@ -2,43 +2,177 @@ package guard
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
+	"io"
 	"net/http"
-	"net/url"
 	"path"
+	"time"
+
+	buildkit "github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/auth"
 )
 
-// sessionBuild is POST /build whose files come over a session: the form of docker's client of version 20.10.
+// sessionBuild is POST /build whose files come over a session: the form of docker's client of version 20.10. The
+// Dockerfile is read once, from the client; the Engine gets the checked copy over a session of the guard's own.
 func sessionBuild(c *call) error {
 	client, caller, err := c.sessions.find(c.ctx, c.query.Get("session"))
 	if err != nil {
 		return err
 	}
-	name := path.Clean("/" + c.query.Get("dockerfile"))[1:]
-	if name == "" {
-		name = "Dockerfile"
-	}
-	files, err := readFiles(c.ctx, caller, dirDockerfile, name, name+".dockerignore")
+	b, err := c.newBuild()
 	if err != nil {
 		return err
 	}
-	if _, ok := files[name]; !ok {
-		return badRequest("failed to read dockerfile: open %s: no such file or directory", printable(name))
+	defer b.end()
+	if b.classic {
+		return badRequest("slipway: a build over a session has version 2")
 	}
-	q := url.Values{}
-	for k, v := range c.query {
-		q[k] = v
+	b.credentials = credentialsOf(b.ctx, caller)
+	out := newBuildAnswer(c, b)
+	served, err := b.readDockerfile(caller, out)
+	if err != nil {
+		return err
 	}
-	served := servedFiles{path.Base(name): files[name]}
-	if ignore, ok := files[name+".dockerignore"]; ok {
-		served[path.Base(name)+".dockerignore"] = ignore
-	}
-	id, end, err := c.engineSession(context.WithoutCancel(c.ctx), client.sharedKey, c.sessionServices(caller, served)...)
+	services := append(c.sessionServices(caller), &fileService{client: caller, dockerfile: served})
+	// The Engine's session ends with the client's.
+	id, end, err := c.engineSession(caller.Context(b.ctx), client.sharedKey, services...)
 	if err != nil {
 		return err
 	}
 	defer end()
-	q.Set("session", id)
-	q.Set("dockerfile", path.Base(name))
-	q.Set("buildid", c.policy.Token+"-"+c.query.Get("buildid"))
-	return c.forward(http.MethodPost, "/build", q, nil)
+	b.options.Set("remote", "client-session")
+	b.options.Set("session", id)
+	query, err := b.engineQuery()
+	if err != nil {
+		return err
+	}
+	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, nil)
+	if err != nil {
+		return out.fail(err)
+	}
+	return out.relay(resp)
+}
+
+// readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
+// in no folder, wherever the client has it.
+func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) (*servedFiles, error) {
+	ignore, lower := b.dockerfile+".dockerignore", ""
+	if dir, base := path.Split(b.dockerfile); base == "Dockerfile" {
+		lower = dir + "dockerfile"
+	}
+	files, err := readFiles(b.ctx, caller, dirDockerfile, b.dockerfile, ignore, lower)
+	if err != nil {
+		return nil, err
+	}
+	src, ok := files[b.dockerfile]
+	if !ok {
+		src, ok = files[lower] // the Engine's second choice
+	}
+	if !ok {
+		return nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
+	}
+	checked, err := b.c.checkDockerfile(b.ctx, src, b, nil)
+	if err != nil {
+		return nil, err
+	}
+	out.file = checked
+	served, err := newServedFiles()
+	if err != nil {
+		return nil, err
+	}
+	name := path.Base(b.dockerfile)
+	served.files[name] = checked.copy
+	if data, ok := files[ignore]; ok {
+		served.files[name+".dockerignore"] = data
+	}
+	b.options.Set("dockerfile", name)
+	return &served, nil
+}
+
+// output is where a build's result goes.
+type output struct {
+	Type  string
+	Attrs map[string]string
+}
+
+// readOutputs takes results that the client itself writes: to a folder, or as an archive of the files. All others name
+// images, on the Engine or in archives.
+func (b *buildRequest) readOutputs() error {
+	var outputs []output
+	if err := b.decode("outputs", &outputs); err != nil || len(outputs) == 0 {
+		return err
+	}
+	b.sent = true
+	if kind := outputs[0].Type; len(outputs) > 1 || kind != "local" && kind != "tar" || b.c.query.Get("session") == "" {
+		if err := b.c.refuse(deny("build-outputs", "name the image with -t, or write the files with --output DIR",
+			"outputs=%s: an output writes images under names that nobody checked", printable(b.c.query.Get("outputs")))); err != nil {
+			return err
+		}
+		return b.encode("outputs", outputs)
+	}
+	// Where the client writes is its own affair.
+	return b.encode("outputs", []output{{Type: outputs[0].Type, Attrs: map[string]string{}}})
+}
+
+// uploadBuild is POST /build whose archive comes in a request of its own. Secrets and credentials come over a session.
+func uploadBuild(c *call) error {
+	body, done, err := c.sessions.uploaded(c.ctx, c.query.Get("buildid"))
+	if err != nil {
+		return err
+	}
+	defer done()
+	c.r.Body = io.NopCloser(body)
+	c.query.Del("remote")
+	return archiveBuild(c)
+}
+
+// openSession gives a build from an archive what its client offers over the session that it names, but for files. end
+// must be called.
+func (b *buildRequest) openSession() (end func(), err error) {
+	id := b.c.query.Get("session")
+	if id == "" {
+		return func() {}, nil
+	}
+	client, caller, err := b.c.sessions.find(b.ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	b.credentials = credentialsOf(b.ctx, caller)
+	id, end, err = b.c.engineSession(caller.Context(b.ctx), client.sharedKey, b.c.sessionServices(caller)...)
+	if err != nil {
+		return nil, err
+	}
+	b.options.Set("session", id)
+	return end, nil
+}
+
+// credentialsTime is how long a client may take to tell its credentials: some ask a program for them.
+const credentialsTime = 30 * time.Second
+
+// credentialsOf asks a client for its credentials for a registry: X-Registry-Auth, "" = none.
+func credentialsOf(ctx context.Context, caller buildkit.Caller) func(host string) string {
+	return func(host string) string {
+		if !caller.Supports(auth.Auth_Credentials_FullMethodName) {
+			return ""
+		}
+		if host == "docker.io" {
+			host = "registry-1.docker.io" // as BuildKit asks
+		}
+		ctx, cancel := context.WithTimeout(caller.Context(ctx), credentialsTime)
+		defer cancel()
+		answer, err := auth.NewAuthClient(caller.Conn()).Credentials(ctx, &auth.CredentialsRequest{Host: host})
+		if err != nil || answer.Username == "" && answer.Secret == "" {
+			return "" // the registry may do without
+		}
+		a := map[string]string{"username": answer.Username, "password": answer.Secret, "serveraddress": host}
+		if answer.Username == "" {
+			a = map[string]string{"identitytoken": answer.Secret, "serveraddress": host}
+		}
+		data, err := json.Marshal(a)
+		if err != nil {
+			return ""
+		}
+		return base64.URLEncoding.EncodeToString(data)
+	}
 }

@@ -22,10 +22,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 )
 
-// sessionServices are what the Engine may ask for in a build: all that the client offers, but for the Dockerfile, which
-// is the one that the guard has checked. Without one (audit mode) all folders are the client's.
-func (c *call) sessionServices(client buildkit.Caller, dockerfile *servedFiles) []buildkit.Attachable {
-	services := []buildkit.Attachable{&fileService{client: client, dockerfile: dockerfile}}
+// sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
+func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
+	var services []buildkit.Attachable
 	for _, s := range []struct {
 		method  string
 		service buildkit.Attachable
@@ -42,7 +41,8 @@ func (c *call) sessionServices(client buildkit.Caller, dockerfile *servedFiles) 
 	return services
 }
 
-// fileService sends files to the Engine.
+// fileService sends files to the Engine: those of the context from the client, and the Dockerfile that the guard has
+// checked. Without one (audit mode) all folders are the client's.
 type fileService struct {
 	client     buildkit.Caller
 	dockerfile *servedFiles
@@ -131,7 +131,7 @@ type authService struct {
 func (s *authService) allow(ctx context.Context, host string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.c.allowHost(ctx, registryOf(host))
+	return s.c.allowHost(ctx, registryHost(host))
 }
 
 func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
@@ -145,15 +145,6 @@ func askClient[Q, A any](ctx context.Context, s *authService, host string, ask f
 	}
 	answer, err = ask(ctx, q)
 	return answer, plainError(err)
-}
-
-// registryOf is the name that a registry has in images' names.
-func registryOf(host string) string {
-	switch host {
-	case "registry-1.docker.io", "index.docker.io":
-		return "docker.io"
-	}
-	return host
 }
 
 func (s *authService) Credentials(ctx context.Context, r *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {

@@ -326,11 +326,78 @@ func TestSessionRefused(t *testing.T) {
 		defer r.sessions.mu.Unlock()
 		return len(r.sessions.open) == 0
 	})
+}
+
+// TestGRPCRefused calls what buildx calls: it is told why that is refused, and what to do instead.
+func TestGRPCRefused(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
 	status, text := r.do(http.MethodPost, "/grpc", nil)
 	if status != http.StatusForbidden {
 		t.Error(status, text)
 	}
 	wants(t, text, "[grpc-later]", "DOCKER_BUILDKIT=0")
+	conn := r.grpc()
+	for name, ask := range map[string]func() error{
+		"workers": func() error { _, err := conn.ListWorkers(t.Context(), &control.ListWorkersRequest{}); return err },
+		"solve": func() error {
+			_, err := conn.Solve(t.Context(), &control.SolveRequest{Ref: "x", Frontend: "dockerfile.v0"})
+			return err
+		},
+		"prune": func() error {
+			s, err := conn.Prune(t.Context(), &control.PruneRequest{})
+			if err == nil {
+				_, err = s.Recv()
+			}
+			return err
+		},
+	} {
+		if err := ask(); err == nil || !strings.Contains(err.Error(), "denied by slipway [grpc-later]") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	wants(t, r.reports.String(), "[grpc-later]")
+	lacks(t, r.calls.String(), "/grpc")
+}
+
+// grpc is a client for what buildx speaks.
+func (r *rig) grpc() control.ControlClient {
+	r.t.Helper()
+	conn, err := grpc.NewClient("passthrough:guard", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.openRaw(ctx, "/grpc", "h2c", nil) }))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	return control.NewControlClient(conn)
+}
+
+// TestSessionOver opens a session whose build was answered already, as docker's client does if it is refused at once: the
+// session is taken, and ends.
+func TestSessionOver(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	conn, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"first"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	for _, id := range []string{"first", "later"} {
+		if status, answer := r.do(http.MethodPost, "/build?version=2&remote=https://example.com/x.git&session="+id, nil); status != http.StatusForbidden {
+			t.Error(status, answer)
+		}
+	}
+	later, err := r.openSession(t.Context(), "h2c", http.Header{sessionID: {"later"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer later.Close()
+	for _, c := range []net.Conn{conn, later} {
+		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.Copy(io.Discard, c); err != nil {
+			t.Errorf("the session does not end: %v", err)
+		}
+	}
 }
 
 // TestSessionAudit builds by gRPC as buildx does: audit mode lets it pass, and says that it would have refused.
@@ -340,15 +407,9 @@ func TestSessionAudit(t *testing.T) {
 	dir := write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY data /x\n", "data", "audited")
 	out := t.TempDir()
 	id, _ := r.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir, dirContext: dir}), filesync.NewFSSyncTarget(filesync.WithFSSyncDir(0, out)))
-	conn, err := grpc.NewClient("passthrough:guard", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return r.openRaw(ctx, "/grpc", "h2c", nil) }))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if _, err := control.NewControlClient(conn).Solve(ctx, &control.SolveRequest{
+	if _, err := r.grpc().Solve(ctx, &control.SolveRequest{
 		Ref: "slipway-" + r.policy.Token, Session: id, Frontend: "dockerfile.v0", ExporterDeprecated: "local",
 		Exporters: []*control.Exporter{{Type: "local"}},
 	}); err != nil {
@@ -358,6 +419,10 @@ func TestSessionAudit(t *testing.T) {
 		t.Errorf("the output is %q, %v", got, err)
 	}
 	wants(t, r.audit.String(), "would be denied", "grpc-later")
+	needOldClient(t)
+	if got := r.file(r.oldBuild(write(t, dir, "Dockerfile", "FROM "+alpine+"\nCOPY data /x\n"), "", "."), "/x"); got != "audited" {
+		t.Errorf("docker's client of version 20.10 built %q", got)
+	}
 }
 
 // TestSessionLimit opens as many sessions as a job may have, and one more.

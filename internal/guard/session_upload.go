@@ -50,6 +50,9 @@ func (s *sessions) part(id string, m *meeting) {
 
 // sessionUpload keeps an archive ready until its build has read it.
 func sessionUpload(c *call) error {
+	if err := c.wantType("application/x-tar", "application/tar", "application/octet-stream"); err != nil {
+		return err
+	}
 	id := strings.TrimPrefix(c.query.Get("buildid"), uploadPrefix)
 	m, err := c.sessions.meet(id)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/distribution/reference"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,8 +28,8 @@ type Engine interface {
 
 // Image is what the Engine knows of an image.
 type Image struct {
-	ID          string
-	RepoDigests []string // in the Engine's short form
+	ID                    string
+	RepoTags, RepoDigests []string // in the Engine's short form
 }
 
 // turn is the right to let the Engine give one name to another image. All processes take turns.
@@ -172,6 +173,25 @@ type Pull struct {
 	// Shadow is the name below Host under which the scope gets the image if the operator has another one of that name,
 	// and Written what its jobs know it as. "" for a name at the own path of the scope's project.
 	Shadow, Written string
+}
+
+// PullOf is the pull of a name by a job of a scope.
+func PullOf(s Scope, name string, private bool) (Pull, error) {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return Pull{}, err
+	}
+	p := Pull{Scope: s.ID, Private: private}
+	if d, ok := named.(reference.Digested); ok {
+		p.Name = named.Name() + "@" + d.Digest().String()
+		return p, nil
+	}
+	named = reference.TagNameOnly(named)
+	p.Name = named.String()
+	if tagged, ok := named.(reference.NamedTagged); ok && !s.Holds(named) {
+		p.Shadow, p.Written = OwnName(s.ID, tagged), tagged.String()
+	}
+	return p, nil
 }
 
 // Pull lets the Engine pull, records whose the result is, and returns its name for the scope and its ID. The name is

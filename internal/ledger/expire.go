@@ -12,6 +12,8 @@ const (
 	UnusedFor = 7 * 24 * time.Hour
 	// temporaryFor is how long a name for the moment lives at most: longer than any job.
 	temporaryFor = 48 * time.Hour
+	// expireTimeout bounds how long all others wait for the removal of one name.
+	expireTimeout = 20 * time.Second
 )
 
 // Expire removes scopes' own names that were not used for a while, and returns them as their jobs knew them. It also
@@ -29,6 +31,8 @@ func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age t
 		}
 		// Locked while the Engine works, so that nobody writes the name meanwhile: who does records it first.
 		errs = append(errs, l.change(func(tx *transaction) error {
+			ctx, cancel := context.WithTimeout(ctx, expireTimeout)
+			defer cancel()
 			e, ok := tx.get(e.Name)
 			if !ok || !e.old(now, age) {
 				return nil

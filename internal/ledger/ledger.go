@@ -9,6 +9,8 @@ package ledger
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,6 +88,12 @@ func Open(dir string) (*Ledger, error) {
 	return l, nil
 }
 
+// Folder is the folder of an Engine's record among those of all Engines. Nothing of one is true of another.
+func Folder(dir, engineID string) string {
+	sum := sha256.Sum256([]byte(engineID))
+	return filepath.Join(dir, hex.EncodeToString(sum[:8]))
+}
+
 // Dir is the folder of the record.
 func (l *Ledger) Dir() string { return l.dir }
 
@@ -148,6 +156,9 @@ func (l *Ledger) apply(line []byte) error {
 
 // reopen follows a compaction by another process.
 func (l *Ledger) reopen() error {
+	if l.lock == nil {
+		return errors.New("the ledger is not open")
+	}
 	path := filepath.Join(l.dir, fileName)
 	var now, have unix.Stat_t
 	err := unix.Stat(path, &now)
@@ -214,6 +225,9 @@ func (tx *transaction) drop(name string) error { return tx.put(Entry{Name: name,
 func (l *Ledger) change(f func(tx *transaction) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.lock == nil {
+		return errors.New("the ledger is not open")
+	}
 	if err := flock(l.lock, unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the ledger: %w", err)
 	}

@@ -35,6 +35,66 @@ func OwnName(scope string, written reference.NamedTagged) string {
 	return name + ":" + written.Tag()
 }
 
+// Scope is whose jobs ask.
+type Scope struct {
+	ID string
+	// Path is the own place of the jobs' project in its registry, registry.example.com/group/project: names at and below
+	// it are the project's and kept as they are. "" = none.
+	Path string
+}
+
+// Holds reports whether a name is at or below the own path.
+func (s Scope) Holds(n reference.Named) bool { return s.holds(n.Name()) }
+
+func (s Scope) holds(name string) bool {
+	name = repository(name)
+	return s.Path != "" && (name == s.Path || strings.HasPrefix(name, s.Path+"/"))
+}
+
+// Candidate is a name of the Engine's that a job's name may stand for.
+type Candidate struct {
+	Stored  string
+	Written string // as the job knows it, canonical
+}
+
+// Candidates are what a job's name may stand for, of which the first one that there is counts: names of the own path are
+// kept, other names are first the scope's own and then everybody's.
+func (s Scope) Candidates(n reference.Named) []Candidate {
+	var out []Candidate
+	if digested, ok := n.(reference.Digested); ok {
+		// A tag beside a digest counts for nothing.
+		at := "@" + digested.Digest().String()
+		n = reference.TrimNamed(n)
+		if tagged, err := reference.WithTag(n, "x"); err == nil && !s.Holds(n) {
+			out = append(out, Candidate{repository(OwnName(s.ID, tagged)) + at, n.Name() + at})
+		}
+		return append(out, Candidate{n.Name() + at, n.Name() + at})
+	}
+	tagged, ok := reference.TagNameOnly(n).(reference.NamedTagged)
+	if !ok {
+		return nil
+	}
+	if !s.Holds(n) {
+		out = append(out, Candidate{OwnName(s.ID, tagged), tagged.String()})
+	}
+	return append(out, Candidate{tagged.String(), tagged.String()})
+}
+
+// TemporaryName is a name for an image that a scope's job needs for a moment, in a form that OwnName never gives. tag
+// tells one from the other.
+func TemporaryName(scope, job, tag string) string {
+	return Host + "/" + scope + "/" + temporaryDir + "/" + job + ":" + tag
+}
+
+// temporaryDir is no host: those have a dot, a port or upper case, or are localhost.
+const temporaryDir = "from"
+
+// isScopes reports whether a name is a scope's own by its form.
+func isScopes(name, scope string) bool {
+	prefix := Host + "/" + scope + "/"
+	return strings.HasPrefix(name, prefix) && !strings.HasPrefix(name, prefix+temporaryDir+"/")
+}
+
 // isOwn reports whether a name can only be a scope's own.
 func isOwn(name string) bool { return strings.HasPrefix(name, Host+"/") }
 

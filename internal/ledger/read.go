@@ -11,6 +11,8 @@ type Meaning struct {
 	Visible bool
 	// Known says that the name is in the record; if it is not, it is the operator's.
 	Known bool
+	// Private says that the scope reads the name by itself: it pulled it with credentials, or wrote it.
+	Private bool
 	// ID is the image that the name means; "" = the one that the Engine has under it.
 	ID string
 	// Version changes whenever the meaning may have: who asks the Engine in between compares it.
@@ -30,14 +32,18 @@ func (l *Ledger) Meaning(name, scope string) (Meaning, error) {
 func (l *Ledger) meaning(name, scope string) Meaning {
 	k, ok := l.entries[name]
 	if !ok {
-		return Meaning{Visible: !isOwn(name) && !l.unsure(name), Version: l.dropped}
+		visible := !isOwn(name) && !l.unsure(name)
+		if isScopes(name, scope) && strings.Contains(name, "@") {
+			visible = true // the Engine may know the digests of a scope's own names; they are not recorded
+		}
+		return Meaning{Visible: visible, Version: l.dropped}
 	}
 	m := Meaning{Known: true, Version: k.seq}
 	switch {
 	case isOwn(name):
 		m.Visible = k.Scope == scope && !k.Temporary
 	case k.Readers[scope] != "":
-		m.Visible, m.ID = true, k.Readers[scope]
+		m.Visible, m.Private, m.ID = true, true, k.Readers[scope]
 	case !k.Public && !k.Operator:
 	case k.Change != nil:
 		m.Visible, m.ID = k.Change.ID != "", k.Change.ID
@@ -93,6 +99,26 @@ func (l *Ledger) Names(scope string) (Names, error) {
 		}
 	}
 	return n, nil
+}
+
+// Reads reports whether some scope reads an image under a name, be it that the Engine has another image under it.
+func (l *Ledger) Reads(id string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err := l.refresh(); err != nil {
+		return false, err
+	}
+	for name, k := range l.entries {
+		if strings.Contains(name, "@") {
+			continue
+		}
+		for _, has := range k.Readers {
+			if has == id {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // Entries lists the record, by name.

@@ -1,6 +1,13 @@
 package ledger
 
-import "time"
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // Own records that a name, below Host, is a scope's own, before the Engine is asked to make it.
 func (l *Ledger) Own(name, scope, written string, now time.Time) error {
@@ -35,6 +42,20 @@ func (l *Ledger) Forget(names ...string) error {
 		}
 		return nil
 	})
+}
+
+// Naming runs what gives an image a name at the Engine or takes one off. One at a time, also between processes: the
+// Engine may remove an image with its last name while it is given another.
+func (l *Ledger) Naming(do func() error) error {
+	f, err := os.OpenFile(filepath.Join(l.dir, "locks", "naming"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("lock the names of images: %w", err)
+	}
+	defer f.Close()
+	if err := flock(f, unix.LOCK_EX); err != nil {
+		return fmt.Errorf("lock the names of images: %w", err)
+	}
+	return do()
 }
 
 // nobodys reports whether no job may read a name that is not a scope's own.

@@ -1,0 +1,265 @@
+package guard
+
+import (
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	control "github.com/moby/buildkit/api/services/control"
+
+	"github.com/slipway-ci/slipway/internal/dockerfile"
+)
+
+// classicSteps tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
+// though BuildKit works on several at once. A step is told when all before it are; what it prints meanwhile is kept.
+type classicSteps struct {
+	list     []*classicStep
+	stages   []dockerfile.Stage
+	byVertex map[string]*classicStep // by digest
+	cached   []cacheState            // by stage
+	at       int                     // the step that is being told
+	print    func(text string)
+}
+
+// classicStep is one instruction.
+type classicStep struct {
+	dockerfile.Instruction
+	image                            string // of a FROM: the image's ID
+	told, begun, ended, cached, fail bool
+	logs                             []string
+}
+
+// cacheState is what is known of a stage so far.
+type cacheState struct{ worked, cached bool }
+
+func newClassicSteps(file *checkedFile, print func(text string)) *classicSteps {
+	s := &classicSteps{stages: file.file.Stages(), byVertex: map[string]*classicStep{}, print: print}
+	s.cached = make([]cacheState, len(s.stages))
+	for _, in := range file.file.Instructions() {
+		s.list = append(s.list, &classicStep{Instruction: in, image: file.ids[in.Base]})
+	}
+	return s
+}
+
+// take reads what BuildKit tells.
+func (s *classicSteps) take(status *control.StatusResponse) {
+	for _, v := range status.Vertexes {
+		step := s.find(v)
+		if step == nil {
+			continue
+		}
+		step.begun = step.begun || v.Started != nil
+		step.ended = v.Completed != nil
+		step.cached = step.cached || v.Cached
+		step.fail = v.Error != ""
+	}
+	for _, l := range status.Logs {
+		if step := s.byVertex[l.Vertex]; step != nil {
+			step.logs = append(step.logs, string(l.Msg))
+		}
+	}
+	s.advance()
+}
+
+// vertexName is how BuildKit's own frontend names what it does for an instruction: "[build 2/3] RUN make".
+var vertexName = regexp.MustCompile(`(?s)^\[(.*?)\s*(\d+)/\d+\] (?:ONBUILD )?(\S+)(.*)$`)
+
+// find is the step of a vertex. What a base's triggers do belongs to its FROM.
+func (s *classicSteps) find(v *control.Vertex) *classicStep {
+	if step, ok := s.byVertex[v.Digest]; ok {
+		return step
+	}
+	m := vertexName.FindStringSubmatch(v.Name)
+	if m == nil {
+		return nil
+	}
+	stage := s.stage(m[1])
+	number, err := strconv.Atoi(m[2])
+	if stage < 0 || err != nil {
+		return nil
+	}
+	step := s.step(stage, number, m[3], m[3]+m[4])
+	if step != nil {
+		s.byVertex[v.Digest] = step
+	}
+	return step
+}
+
+// stage finds a stage by the name that BuildKit gives it.
+func (s *classicSteps) stage(label string) int {
+	fields := strings.Fields(label)
+	if len(fields) == 0 {
+		if len(s.stages) == 1 {
+			return 0
+		}
+		return -1
+	}
+	name := fields[len(fields)-1]
+	for i := len(s.stages) - 1; i >= 0; i-- {
+		if s.stages[i].Name == name || s.stages[i].Name == "" && name == fmt.Sprintf("stage-%d", i) {
+			return i
+		}
+	}
+	return -1
+}
+
+// step finds the instruction of a stage that BuildKit counts as number. It counts FROM, triggers, and what works on
+// files, but leaves out a WORKDIR that is there in any case.
+func (s *classicSteps) step(stage, number int, keyword, text string) *classicStep {
+	type candidate struct {
+		step    *classicStep
+		keyword string
+		text    string // "" = not known
+	}
+	var all []candidate
+	for _, step := range s.list {
+		if step.Stage != stage {
+			continue
+		}
+		if step.Works() {
+			all = append(all, candidate{step, step.Keyword, step.Text})
+		}
+		if step.Keyword == "FROM" {
+			for _, k := range s.stages[stage].Triggers {
+				if k != "ARG" && k != "ENV" {
+					all = append(all, candidate{step, k, ""})
+				}
+			}
+		}
+	}
+	for i := number - 1; i >= 0 && i < len(all); i++ {
+		c := all[i]
+		sure := c.keyword != "WORKDIR" || c.text == "" || strings.Contains(c.text, "$") || strings.EqualFold(c.text, text)
+		if strings.EqualFold(c.keyword, keyword) && sure {
+			return c.step
+		}
+	}
+	return nil
+}
+
+// passed reports that BuildKit goes on in a step's stage without it: it is the same as a step of another stage.
+func (s *classicSteps) passed(i int) bool {
+	for _, later := range s.list[i+1:] {
+		if later.Stage == s.list[i].Stage && later.begun {
+			return true
+		}
+	}
+	return false
+}
+
+// settled reports whether it can be told if an instruction that only changes the configuration came out of the cache: it
+// did if what comes before it did. If nothing does, what comes after it says so.
+func (s *classicSteps) settled(step *classicStep) bool {
+	if step.Stage < 0 || !step.Needed || step.Keyword == "FROM" || s.cached[step.Stage].worked {
+		return true
+	}
+	for i, next := range s.list {
+		if i <= s.at || next.Stage != step.Stage || !next.Works() {
+			continue
+		}
+		passed := !next.begun && s.passed(i)
+		step.cached = passed || next.cached && next.ended
+		return next.begun || passed
+	}
+	return true
+}
+
+// advance tells what can be told.
+func (s *classicSteps) advance() {
+	for ; s.at < len(s.list); s.at++ {
+		step := s.list[s.at]
+		if !step.Works() || !step.Needed {
+			if !s.settled(step) {
+				return
+			}
+			s.tell(step)
+			continue
+		}
+		passed := !step.begun && s.passed(s.at)
+		if !step.begun && !passed {
+			return
+		}
+		step.cached = step.cached || passed
+		step.ended = step.ended || passed
+		s.tell(step)
+		if !step.ended {
+			return
+		}
+	}
+}
+
+// tell announces a step, once, and prints what it printed since.
+func (s *classicSteps) tell(step *classicStep) {
+	if !step.told {
+		s.print(fmt.Sprintf("Step %d/%d : %s\n", s.at+1, len(s.list), step.Text))
+		step.told = true
+		switch {
+		case !step.Needed:
+			s.print(skippedStep)
+		case step.Keyword == "FROM" && step.image != "":
+			s.print(" ---> " + shortID(step.image) + "\n")
+		case step.Stage >= 0 && !step.Works() && step.Keyword != "FROM" && (step.cached || s.cached[step.Stage] == (cacheState{true, true})):
+			s.print(usedCache)
+		}
+	}
+	if step.cached && step.ended && step.Works() && step.Keyword != "FROM" && len(step.logs) == 0 {
+		s.print(usedCache)
+	}
+	for _, l := range step.logs {
+		s.print(l)
+	}
+	step.logs = nil
+	s.remember(step)
+}
+
+const (
+	usedCache   = " ---> Using cache\n"
+	skippedStep = " ---> Skipped: the target does not need this stage\n"
+)
+
+// remember keeps whether all of a stage so far came out of the cache: then what only changes its configuration does too.
+func (s *classicSteps) remember(step *classicStep) {
+	if step.Stage < 0 {
+		return
+	}
+	state := &s.cached[step.Stage]
+	switch {
+	case step.Keyword == "FROM":
+		if base := s.stages[step.Stage].Base; base >= 0 {
+			*state = s.cached[base]
+		}
+	case step.Works() && step.ended:
+		state.cached = step.cached && (state.cached || !state.worked)
+		state.worked = true
+	}
+}
+
+// finish tells of all steps that are left: the build is done.
+func (s *classicSteps) finish() {
+	for _, step := range s.list[min(s.at, len(s.list)):] {
+		if step.Works() && step.Needed && !step.begun {
+			step.cached = step.Keyword != "WORKDIR"
+		}
+		step.begun, step.ended = true, true
+	}
+	s.advance()
+}
+
+// fail tells of the steps up to the one that failed.
+func (s *classicSteps) fail() {
+	last := -1
+	for i, step := range s.list {
+		if step.fail {
+			last = i
+		}
+	}
+	for ; s.at <= last; s.at++ {
+		step := s.list[s.at]
+		fresh := !step.told
+		s.tell(step)
+		if fresh && step.Works() && step.Needed && !step.begun {
+			s.print(" ---> Not built\n")
+		}
+	}
+}

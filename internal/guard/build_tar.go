@@ -1,0 +1,392 @@
+package guard
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// maxDockerfile bounds the one entry of a context that is held in memory.
+const maxDockerfile = 4 << 20
+
+// buildContext is the archive of a build on its way to the Engine: each entry is read, checked and written anew, and the
+// Dockerfile is replaced by its checked copy. The Engine is asked for the build only when all was checked, or when there is
+// more than is held in memory.
+type buildContext struct {
+	c    *call
+	b    *buildRequest
+	out  *buildAnswer
+	in   *bufio.Reader // the client's bytes
+	bare bool          // they are a Dockerfile and no archive
+
+	gate gate
+	err  error         // why it is not whole, once done is closed
+	done chan struct{} // closed when nothing more is read or written
+
+	found    bool    // the Dockerfile was written
+	fallback *member // an entry that is the Dockerfile if there is no other
+}
+
+// member is an entry that is held back.
+type member struct {
+	header *tar.Header
+	data   []byte
+}
+
+// open looks at the first bytes.
+func (t *buildContext) open() error {
+	t.in = bufio.NewReaderSize(t.c.r.Body, streamBuffer)
+	head, err := t.in.Peek(512)
+	if len(head) == 0 {
+		return badRequest("slipway: the build's context is empty: %v", err)
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		unzip, err := gzip.NewReader(t.in)
+		if err != nil {
+			return badRequest("slipway: the build's context cannot be decompressed: %v", err)
+		}
+		t.in = bufio.NewReaderSize(unzip, streamBuffer)
+		if head, err = t.in.Peek(512); len(head) == 0 {
+			return badRequest("slipway: the build's context is empty: %v", err)
+		}
+	case compressed(head):
+		return deny("build-compression", "send it as it is, or compressed by gzip", "the build's context is compressed in a way that is not decompressed here")
+	}
+	if t.bare = !isTar(head); t.bare {
+		t.b.dockerfile = "Dockerfile"
+		t.b.options.Set("dockerfile", t.b.dockerfile)
+	}
+	return nil
+}
+
+// compressed reports the beginnings of bzip2, xz and zstd, which the Engine decompresses.
+func compressed(head []byte) bool {
+	for _, magic := range []string{"BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
+		if bytes.HasPrefix(head, []byte(magic)) && !isTar(head) {
+			return true
+		}
+	}
+	return false
+}
+
+// isTar reports whether that is a header by its sum, or the zeros at the end of an archive.
+func isTar(head []byte) bool {
+	if len(head) < 512 {
+		return false
+	}
+	sum := int64(0)
+	for i, b := range head[:512] {
+		if i >= 148 && i < 156 {
+			b = ' '
+		}
+		sum += int64(b)
+	}
+	written, err := strconv.ParseInt(strings.Trim(string(head[148:156]), " \x00"), 8, 64)
+	return err == nil && written == sum || len(bytes.Trim(head, "\x00")) == 0
+}
+
+// start begins to read and to check. It returns when the Engine can be asked, or with the reason why not.
+func (t *buildContext) start() error {
+	if err := t.open(); err != nil {
+		close(t.done)
+		return err
+	}
+	t.gate = gate{ctx: t.b.ctx, ready: make(chan struct{}), sinks: make(chan io.Writer)}
+	go func() {
+		defer close(t.done)
+		if t.err = t.write(tar.NewWriter(&t.gate)); t.err == nil {
+			t.err = t.gate.pass(nil)
+		}
+	}()
+	select {
+	case <-t.gate.ready:
+		return nil
+	case <-t.done:
+		return t.err
+	}
+}
+
+// Read is never called: WriteTo needs no buffer in between.
+func (t *buildContext) Read([]byte) (int, error) { return 0, errors.New("read a context by WriteTo") }
+
+// Close is called by the one who sends the request, when it needs no more.
+func (t *buildContext) Close() error { return nil }
+
+// WriteTo lets the archive pass.
+func (t *buildContext) WriteTo(w io.Writer) (int64, error) {
+	count := &counter{w: w}
+	select {
+	case t.gate.sinks <- count:
+		<-t.done
+	case <-t.done:
+	}
+	return count.n, t.err
+}
+
+// maxAhead is how much of a context is held in memory before the Engine is asked.
+const maxAhead = 4 << 20
+
+// gate holds back what is written until there is somewhere to write it to.
+type gate struct {
+	ctx   context.Context
+	held  []byte
+	ready chan struct{} // closed when it waits for a sink
+	sinks chan io.Writer
+	sink  io.Writer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	if g.sink == nil && len(g.held)+len(p) <= maxAhead {
+		g.held = append(g.held, p...)
+		return len(p), nil
+	}
+	return len(p), g.pass(p)
+}
+
+// pass writes what was held, and p.
+func (g *gate) pass(p []byte) error {
+	if g.sink == nil {
+		close(g.ready)
+		select {
+		case g.sink = <-g.sinks:
+		case <-g.ctx.Done():
+			return g.ctx.Err()
+		}
+		held := g.held
+		g.held = nil
+		if _, err := g.sink.Write(held); err != nil {
+			return err
+		}
+	}
+	_, err := g.sink.Write(p)
+	return err
+}
+
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// drainTime bounds how long a client may go on sending what is not read: without the rest it would see a broken
+// connection, and not the reason.
+const drainTime = 30 * time.Second
+
+func (t *buildContext) drain() {
+	client := http.NewResponseController(t.c.w)
+	_ = client.SetReadDeadline(time.Now().Add(drainTime))
+	<-t.done
+	_, _ = io.Copy(io.Discard, t.c.r.Body)
+	_ = client.SetReadDeadline(time.Time{})
+}
+
+// firstEntry is how every archive begins. The Engine looks at the first bytes to tell archives from Dockerfiles and from
+// what is compressed, and is wrong about some: it would read another context than the one that was checked. The entry
+// itself it skips.
+var firstEntry = tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}
+
+func (t *buildContext) write(w *tar.Writer) error {
+	first := firstEntry
+	if err := w.WriteHeader(&first); err != nil {
+		return err
+	}
+	if t.bare {
+		data, err := readLimited(t.in, "the Dockerfile")
+		if err != nil {
+			return err
+		}
+		if err := t.writeDockerfile(w, &tar.Header{Name: t.b.dockerfile, Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+			return err
+		}
+		return w.Close()
+	}
+	r := tar.NewReader(t.in)
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	for {
+		h, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return badRequest("slipway: the build's context cannot be read: %v", err)
+		}
+		if err := t.entry(w, r, h, *buf); err != nil {
+			return err
+		}
+	}
+	if m := t.fallback; m != nil { // there was no other
+		t.fallback = nil
+		if err := t.writeDockerfile(w, m.header, m.data); err != nil {
+			return err
+		}
+	}
+	if !t.found {
+		return badRequest("Cannot locate specified Dockerfile: %s", printable(t.b.dockerfile))
+	}
+	if _, err := io.Copy(io.Discard, t.in); err != nil {
+		return badRequest("slipway: the build's context cannot be read: %v", err)
+	}
+	return w.Close()
+}
+
+// entry writes one entry anew.
+func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []byte) error {
+	name := path.Clean("/" + h.Name)[1:]
+	if err := t.checkEntry(h, name); err != nil {
+		return err
+	}
+	switch {
+	case h.Typeflag == tar.TypeXGlobalHeader:
+		return nil // it has nothing for the Engine
+	case name == t.b.dockerfile && h.Typeflag == tar.TypeReg:
+		data, err := readLimited(r, "the Dockerfile")
+		if err != nil {
+			return err
+		}
+		return t.writeDockerfile(w, h, data)
+	case name == t.lowerName() && h.Typeflag == tar.TypeReg && !t.found:
+		// The Engine takes it if there is no other. That shows at the end only.
+		data, err := readLimited(r, name)
+		if err != nil {
+			return err
+		}
+		t.fallback = &member{h, data}
+		return nil
+	}
+	if err := writeHeader(w, h); err != nil {
+		return err
+	}
+	if h.Typeflag != tar.TypeReg {
+		return nil
+	}
+	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf)
+	return contextError(err)
+}
+
+// lowerName is the Engine's second choice for the file's name, "" if there is none.
+func (t *buildContext) lowerName() string {
+	dir, base := path.Split(t.b.dockerfile)
+	if base != "Dockerfile" {
+		return ""
+	}
+	return dir + "dockerfile"
+}
+
+// checkEntry refuses what would let the Engine read another Dockerfile than the one that was checked.
+func (t *buildContext) checkEntry(h *tar.Header, name string) error {
+	dangerous := func(format string, args ...any) error {
+		return deny("build-context", "build from a folder where the Dockerfile is a plain file", "the build's context has "+format, args...)
+	}
+	own := map[string]bool{t.b.dockerfile: true, t.b.dockerfile + ".dockerignore": true}
+	if l := t.lowerName(); l != "" {
+		own[l] = true
+	}
+	base := path.Base(name)
+	switch {
+	case own[name] && h.Typeflag != tar.TypeReg:
+		return dangerous("%s as something else than a plain file", printable(name))
+	case h.Typeflag != tar.TypeDir && (name == "" || strings.HasPrefix(t.b.dockerfile, name+"/")):
+		return dangerous("%s, the Dockerfile's folder, as something else than a folder", printable(name))
+	case h.Typeflag == tar.TypeLink && own[path.Clean("/" + h.Linkname)[1:]]:
+		return dangerous("%s as a hard link to the Dockerfile", printable(name))
+	case strings.HasPrefix(base, ".wh.") && (strings.HasPrefix(base, ".wh..wh.") || own[path.Join(path.Dir(name), base[len(".wh."):])]):
+		return dangerous("%s, which removes the Dockerfile", printable(name))
+	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
+		return dangerous("the device %s", printable(name))
+	case h.Typeflag == tar.TypeGNUSparse || sparse(h):
+		return dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
+	}
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink, tar.TypeFifo, tar.TypeXGlobalHeader:
+		return nil
+	}
+	return dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
+}
+
+func sparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
+// it, one that can is taken.
+func writeHeader(w *tar.Writer, h *tar.Header) error {
+	h.PAXRecords = maps.Clone(h.PAXRecords)
+	err := w.WriteHeader(h)
+	if err != nil && h.Format != tar.FormatPAX {
+		h.Format = tar.FormatPAX
+		err = w.WriteHeader(h)
+	}
+	return contextError(err)
+}
+
+func contextError(err error) error {
+	if errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, tar.ErrFieldTooLong) {
+		return badRequest("slipway: the build's context cannot be read: %v", err)
+	}
+	return err
+}
+
+// writeDockerfile checks a Dockerfile and writes its copy.
+func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
+	if t.found {
+		return deny("build-context", "send one", "the build's context has two files of the name %s", printable(t.b.dockerfile))
+	}
+	checked, err := t.c.checkDockerfile(t.b.ctx, data, t.b, t.out.hold)
+	if err != nil {
+		return err
+	}
+	t.found = true
+	t.out.file = checked
+	h.Size = int64(len(checked.copy))
+	if err := writeHeader(w, h); err != nil {
+		return err
+	}
+	if _, err := w.Write(checked.copy); err != nil {
+		return err
+	}
+	m := t.fallback
+	if m == nil {
+		return nil
+	}
+	// What was held back is no Dockerfile.
+	t.fallback = nil
+	if err := writeHeader(w, m.header); err != nil {
+		return err
+	}
+	_, err = w.Write(m.data)
+	return err
+}
+
+func readLimited(r io.Reader, what string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxDockerfile+1))
+	if err != nil {
+		return nil, badRequest("slipway: the build's context cannot be read: %v", err)
+	}
+	if len(data) > maxDockerfile {
+		return nil, badRequest("slipway: %s is larger than %s", what, fmt.Sprint(maxDockerfile))
+	}
+	return data, nil
+}
