@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -42,10 +43,10 @@ func archiveBuild(c *call) error {
 	}
 	defer b.end()
 	out := newBuildAnswer(c, b)
-	body := &buildContext{c: c, b: b, out: out}
+	body := &buildContext{c: c, b: b, out: out, done: make(chan struct{})}
 	defer body.drain()
-	if err := body.open(); err != nil {
-		return err
+	if err := body.start(); err != nil {
+		return out.fail(err)
 	}
 	endSession, err := b.openSession()
 	if err != nil {
@@ -54,12 +55,15 @@ func archiveBuild(c *call) error {
 	defer endSession()
 	query, err := b.engineQuery()
 	if err != nil {
-		return err
+		b.cancel()
+		return out.fail(err)
 	}
 	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
 	if err != nil {
-		if failed := body.failed(); failed != nil {
-			return out.fail(failed)
+		b.cancel()
+		<-body.done
+		if body.err != nil && !errors.Is(body.err, context.Canceled) {
+			err = body.err
 		}
 		return out.fail(err)
 	}

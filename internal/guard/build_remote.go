@@ -40,8 +40,8 @@ type internalAddress struct{ address string }
 func (e *internalAddress) Error() string { return e.address + " is no public address" }
 
 // publicAddress refuses all addresses but public ones.
-func (g *Guard) publicAddress(a netip.Addr) error {
-	a = a.WithZone("")
+func (g *Guard) publicAddress(at netip.AddrPort) error {
+	a := at.Addr().WithZone("")
 	plain := a.Unmap()
 	shared := netip.MustParsePrefix("100.64.0.0/10") // carriers' and clouds' own
 	if v4, ok := embedded(a); ok && a.Is6() && !a.Is4In6() {
@@ -54,7 +54,7 @@ func (g *Guard) publicAddress(a netip.Addr) error {
 }
 
 // askURL asks for a URL and follows its redirects, connecting to nothing but what allow lets pass.
-func askURL(ctx context.Context, target string, allow func(netip.Addr) error) error {
+func askURL(ctx context.Context, target string, allow func(netip.AddrPort) error) error {
 	u, err := url.Parse(target)
 	if err != nil || u.Host == "" || u.Opaque != "" {
 		return fmt.Errorf("it is no URL")
@@ -68,7 +68,7 @@ func askURL(ctx context.Context, target string, allow func(netip.Addr) error) er
 			if err != nil {
 				return err
 			}
-			return allow(at.Addr())
+			return allow(at)
 		},
 	}
 	client := &http.Client{Transport: &http.Transport{DialContext: dialer.DialContext, DisableKeepAlives: true, Proxy: nil}}

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +14,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -21,7 +21,8 @@ import (
 const maxDockerfile = 4 << 20
 
 // buildContext is the archive of a build on its way to the Engine: each entry is read, checked and written anew, and the
-// Dockerfile is replaced by its checked copy. It is written by the goroutine that sends the request.
+// Dockerfile is replaced by its checked copy. The Engine is asked for the build only when all was checked, or when there is
+// more than is held in memory.
 type buildContext struct {
 	c    *call
 	b    *buildRequest
@@ -29,12 +30,10 @@ type buildContext struct {
 	in   *bufio.Reader // the client's bytes
 	bare bool          // they are a Dockerfile and no archive
 
-	mu      sync.Mutex
-	err     error
-	over    bool           // nobody wants it any more
-	writing sync.WaitGroup // until what writes it has returned
+	gate gate
+	err  error         // why it is not whole, once done is closed
+	done chan struct{} // closed when nothing more is read or written
 
-	begun    bool    // something was written
 	found    bool    // the Dockerfile was written
 	fallback *member // an entry that is the Dockerfile if there is no other
 }
@@ -98,30 +97,81 @@ func isTar(head []byte) bool {
 	return err == nil && written == sum || len(bytes.Trim(head, "\x00")) == 0
 }
 
+// start begins to read and to check. It returns when the Engine can be asked, or with the reason why not.
+func (t *buildContext) start() error {
+	if err := t.open(); err != nil {
+		close(t.done)
+		return err
+	}
+	t.gate = gate{ctx: t.b.ctx, ready: make(chan struct{}), sinks: make(chan io.Writer)}
+	go func() {
+		defer close(t.done)
+		if t.err = t.write(tar.NewWriter(&t.gate)); t.err == nil {
+			t.err = t.gate.pass(nil)
+		}
+	}()
+	select {
+	case <-t.gate.ready:
+		return nil
+	case <-t.done:
+		return t.err
+	}
+}
+
 // Read is never called: WriteTo needs no buffer in between.
 func (t *buildContext) Read([]byte) (int, error) { return 0, errors.New("read a context by WriteTo") }
 
 // Close is called by the one who sends the request, when it needs no more.
 func (t *buildContext) Close() error { return nil }
 
-// WriteTo writes the checked archive.
+// WriteTo lets the archive pass.
 func (t *buildContext) WriteTo(w io.Writer) (int64, error) {
-	t.mu.Lock()
-	if t.over {
-		t.mu.Unlock()
-		return 0, io.ErrClosedPipe
-	}
-	t.writing.Add(1)
-	t.mu.Unlock()
-	defer t.writing.Done()
 	count := &counter{w: w}
-	err := t.write(tar.NewWriter(count))
-	if err != nil {
-		t.mu.Lock()
-		t.err = err
-		t.mu.Unlock()
+	select {
+	case t.gate.sinks <- count:
+		<-t.done
+	case <-t.done:
 	}
-	return count.n, err
+	return count.n, t.err
+}
+
+// maxAhead is how much of a context is held in memory before the Engine is asked.
+const maxAhead = 4 << 20
+
+// gate holds back what is written until there is somewhere to write it to.
+type gate struct {
+	ctx   context.Context
+	held  []byte
+	ready chan struct{} // closed when it waits for a sink
+	sinks chan io.Writer
+	sink  io.Writer
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	if g.sink == nil && len(g.held)+len(p) <= maxAhead {
+		g.held = append(g.held, p...)
+		return len(p), nil
+	}
+	return len(p), g.pass(p)
+}
+
+// pass writes what was held, and p.
+func (g *gate) pass(p []byte) error {
+	if g.sink == nil {
+		close(g.ready)
+		select {
+		case g.sink = <-g.sinks:
+		case <-g.ctx.Done():
+			return g.ctx.Err()
+		}
+		held := g.held
+		g.held = nil
+		if _, err := g.sink.Write(held); err != nil {
+			return err
+		}
+	}
+	_, err := g.sink.Write(p)
+	return err
 }
 
 type counter struct {
@@ -135,13 +185,6 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// failed is what went wrong with the context itself.
-func (t *buildContext) failed() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.err
-}
-
 // drainTime bounds how long a client may go on sending what is not read: without the rest it would see a broken
 // connection, and not the reason.
 const drainTime = 30 * time.Second
@@ -149,15 +192,21 @@ const drainTime = 30 * time.Second
 func (t *buildContext) drain() {
 	client := http.NewResponseController(t.c.w)
 	_ = client.SetReadDeadline(time.Now().Add(drainTime))
-	t.mu.Lock()
-	t.over = true
-	t.mu.Unlock()
-	t.writing.Wait()
+	<-t.done
 	_, _ = io.Copy(io.Discard, t.c.r.Body)
 	_ = client.SetReadDeadline(time.Time{})
 }
 
+// firstEntry is how every archive begins. The Engine looks at the first bytes to tell archives from Dockerfiles and from
+// what is compressed, and is wrong about some: it would read another context than the one that was checked. The entry
+// itself it skips.
+var firstEntry = tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatUSTAR}
+
 func (t *buildContext) write(w *tar.Writer) error {
+	first := firstEntry
+	if err := w.WriteHeader(&first); err != nil {
+		return err
+	}
 	if t.bare {
 		data, err := readLimited(t.in, "the Dockerfile")
 		if err != nil {
@@ -222,7 +271,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 		t.fallback = &member{h, data}
 		return nil
 	}
-	if err := t.writeHeader(w, h); err != nil {
+	if err := writeHeader(w, h); err != nil {
 		return err
 	}
 	if h.Typeflag != tar.TypeReg {
@@ -281,24 +330,9 @@ func sparse(h *tar.Header) bool {
 	return false
 }
 
-// plainBeginning reports whether an archive may begin with that name: the Engine decompresses what begins as if it were
-// compressed, and would read another archive than the one that was written.
-func plainBeginning(name string) bool {
-	for i := range min(len(name), 8) {
-		if name[i] < ' ' || name[i] > '~' {
-			return false
-		}
-	}
-	return !strings.HasPrefix(name, "BZ")
-}
-
 // writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
 // it, one that can is taken.
-func (t *buildContext) writeHeader(w *tar.Writer, h *tar.Header) error {
-	if !t.begun && !plainBeginning(h.Name) {
-		h.Name = "./" + h.Name
-	}
-	t.begun = true
+func writeHeader(w *tar.Writer, h *tar.Header) error {
 	h.PAXRecords = maps.Clone(h.PAXRecords)
 	err := w.WriteHeader(h)
 	if err != nil && h.Format != tar.FormatPAX {
@@ -327,7 +361,7 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 	t.found = true
 	t.out.file = checked
 	h.Size = int64(len(checked.copy))
-	if err := t.writeHeader(w, h); err != nil {
+	if err := writeHeader(w, h); err != nil {
 		return err
 	}
 	if _, err := w.Write(checked.copy); err != nil {
@@ -339,7 +373,7 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 	}
 	// What was held back is no Dockerfile.
 	t.fallback = nil
-	if err := t.writeHeader(w, m.header); err != nil {
+	if err := writeHeader(w, m.header); err != nil {
 		return err
 	}
 	_, err = w.Write(m.data)

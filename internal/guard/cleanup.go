@@ -30,13 +30,7 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 		s.remove(ctx, union(g.objects.ids(), lost), networks, g.objects.allVolumes()),
 		s.byLabel(ctx, mine, marked),
 		g.dropAliases(ctx),
-		s.each(g.objects.allImages(), func(id string) error {
-			gone, err := g.removeNameless(ctx, id)
-			if gone {
-				s.count(3)
-			}
-			return err
-		}),
+		s.images(ctx, g),
 	)
 	if line := s.summary(); line != "" {
 		g.report("slipway: removed what the job left: " + line)
@@ -180,6 +174,17 @@ func (s *sweeper) retry(ctx context.Context, what string, kind int, do func() er
 		}
 		return fmt.Errorf("remove a %s: %w", what, err)
 	}
+}
+
+// images removes what the job made and nothing names any more. What is in use, or has got a name, stays.
+func (s *sweeper) images(ctx context.Context, g *Guard) error {
+	return s.each(g.objects.allImages(), func(id string) error {
+		gone, err := g.removeNameless(ctx, id)
+		if gone {
+			s.count(3)
+		}
+		return err
+	})
 }
 
 // byLabel removes what has a label and is mine, until there is nothing any more.

@@ -200,18 +200,18 @@ func TestImageLists(t *testing.T) {
 	mark := fmt.Sprintf("lists-%d", os.Getpid())
 	first := a.commitImage(mark+"/first:1", "first")
 	a.docker("tag", first, mark+"/again")
-	second := a.commitImage("registry.test:5000/"+mark+"/second:2", "second")
+	second := a.commitImage("registry.test:5000/"+mark+"/second:2", mark)
 	dangling := a.commitImage(mark+"/first:1", "third") // takes the name, but not the other one
 	a.docker("rmi", mark+"/first:1")
 	_ = dangling
 	for _, c := range []struct{ filters, want string }{
 		{`{"reference":["` + mark + `/*"]}`, mark + "/again:latest"},
 		{`{"reference":{"registry.test:5000/*/*":true}}`, "registry.test:5000/" + mark + "/second:2"},
-		{`{"label":["who=second"]}`, "registry.test:5000/" + mark + "/second:2"},
-		{`{"label":["who=first","nothing"]}`, ""},
-		{`{"since":["registry.test:5000/` + mark + `/second:2"],"label":["who"]}`, ""},
+		{`{"label":["who=` + mark + `"]}`, "registry.test:5000/" + mark + "/second:2"},
+		{`{"label":["who=` + mark + `","nothing"]}`, ""},
+		{`{"since":["registry.test:5000/` + mark + `/second:2"],"reference":["` + mark + `/*"]}`, ""},
 		{`{"before":["` + second + `"],"reference":["` + mark + `/*:*"],"until":["1970-01-02"]}`, ""},
-		{`{"dangling":["true"],"label":["who"]}`, ""},
+		{`{"dangling":["true"],"reference":["` + mark + `/*"]}`, ""},
 	} {
 		status, body := a.do("GET", "/v1.41/images/json?all=1&filters="+url.QueryEscape(c.filters), nil)
 		var rows []struct{ RepoTags []string }
