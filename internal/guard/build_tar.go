@@ -34,8 +34,11 @@ type buildContext struct {
 	err  error         // why it is not whole, once done is closed
 	done chan struct{} // closed when nothing more is read or written
 
-	found    bool    // the Dockerfile was written
+	found    bool    // the Dockerfile was checked
 	fallback *member // an entry that is the Dockerfile if there is no other
+	// dockerfile is the checked copy. It is written last: what comes after it could replace it, by its name or by another
+	// way that leads to it, such as a symlink.
+	dockerfile *member
 }
 
 // member is an entry that is held back.
@@ -213,7 +216,10 @@ func (t *buildContext) write(w *tar.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := t.writeDockerfile(w, &tar.Header{Name: t.b.dockerfile, Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+		if err := t.takeDockerfile(w, &tar.Header{Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+			return err
+		}
+		if err := t.dockerfile.write(w); err != nil {
 			return err
 		}
 		return w.Close()
@@ -235,12 +241,15 @@ func (t *buildContext) write(w *tar.Writer) error {
 	}
 	if m := t.fallback; m != nil { // there was no other
 		t.fallback = nil
-		if err := t.writeDockerfile(w, m.header, m.data); err != nil {
+		if err := t.takeDockerfile(w, m.header, m.data); err != nil {
 			return err
 		}
 	}
 	if !t.found {
 		return badRequest("Cannot locate specified Dockerfile: %s", printable(t.b.dockerfile))
+	}
+	if err := t.dockerfile.write(w); err != nil {
+		return err
 	}
 	if _, err := io.Copy(io.Discard, t.in); err != nil {
 		return badRequest("slipway: the build's context cannot be read: %v", err)
@@ -262,7 +271,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 		if err != nil {
 			return err
 		}
-		return t.writeDockerfile(w, h, data)
+		return t.takeDockerfile(w, h, data)
 	case name == t.lowerName() && h.Typeflag == tar.TypeReg && !t.found:
 		// The Engine takes it if there is no other. That shows at the end only.
 		data, err := readLimited(r, name)
@@ -352,8 +361,8 @@ func contextError(err error) error {
 	return err
 }
 
-// writeDockerfile checks a Dockerfile and writes its copy.
-func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
+// takeDockerfile checks a Dockerfile and keeps its copy.
+func (t *buildContext) takeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
 	if t.found {
 		if err := t.c.refuse(deny("build-context", "send one", "the build's context has two files of the name %s", printable(t.b.dockerfile))); err != nil {
 			return err
@@ -365,23 +374,23 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 	}
 	t.found = true
 	t.out.file = checked
-	h.Size = int64(len(checked.copy))
-	if err := writeHeader(w, h); err != nil {
-		return err
-	}
-	if _, err := w.Write(checked.copy); err != nil {
-		return err
-	}
+	h.Name, h.Size = t.b.dockerfile, int64(len(checked.copy))
+	t.dockerfile = &member{h, checked.copy}
+	// What was held back is no Dockerfile.
 	m := t.fallback
+	t.fallback = nil
+	return m.write(w)
+}
+
+// write writes an entry that was held back, if there is one.
+func (m *member) write(w *tar.Writer) error {
 	if m == nil {
 		return nil
 	}
-	// What was held back is no Dockerfile.
-	t.fallback = nil
 	if err := writeHeader(w, m.header); err != nil {
 		return err
 	}
-	_, err = w.Write(m.data)
+	_, err := w.Write(m.data)
 	return err
 }
 
