@@ -96,7 +96,7 @@ func (g *Guard) imageByName(ctx context.Context, cand ledger.Candidate) (image, 
 }
 
 func newImage(doc imageDoc, cand ledger.Candidate) image {
-	img := image{ID: doc.ID, Stored: cand.Stored, OnBuild: doc.Config.OnBuild}
+	img := image{ID: doc.ID, Stored: cand.Stored}
 	if cand.Written != "" {
 		img.Written = familiar(cand.Written)
 	}
