@@ -310,7 +310,8 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}
 	return stored, func(id string) error {
 		if id != "" {
-			return nil
+			// Another job of the scope that failed to make it may have found nothing of that name, and forgotten it.
+			return c.images.Own(stored, c.policy.Scope, tagged.String(), time.Now())
 		}
 		ctx, cancel := detached(ctx)
 		defer cancel()
@@ -332,10 +333,14 @@ func (c *call) alias(ctx context.Context, img image) (string, error) {
 	if err := c.images.Borrow(name, c.policy.Scope, time.Now()); err != nil {
 		return "", err
 	}
-	c.objects.addAlias(name)
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	return name, imageCalls{c.Guard}.Tag(ctx, img.ID, name)
+	// Known only when it is there: other builds of the job take it then.
+	if err := (imageCalls{c.Guard}).Tag(ctx, img.ID, name); err != nil {
+		return "", err
+	}
+	c.objects.addAlias(name)
+	return name, nil
 }
 
 // dropAliases ends the names that alias gave.

@@ -164,6 +164,7 @@ func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, 
 			}
 			if each != nil {
 				if err := each(line); err != nil {
+					resp.Body.Close() // there is no waiting for the rest
 					return err
 				}
 			}

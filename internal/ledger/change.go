@@ -66,24 +66,38 @@ func (l *Ledger) take(ctx context.Context, engine Engine, name string) (*turn, e
 		}
 	}
 	if err := t.begin(ctx); err != nil {
-		t.file.Close()
+		t.leave()
 		return nil, err
 	}
 	return t, nil
 }
 
+// tryLock locks a name. Each has a file of its own, which is there only while it is locked: who can choose names must
+// not be able to make others wait for one of theirs.
 func (l *Ledger) tryLock(name string) (*os.File, error) {
-	// Few files for all names: it is no harm if two names wait for each other once.
 	sum := sha256.Sum256([]byte(name))
-	f, err := os.OpenFile(filepath.Join(l.dir, "locks", hex.EncodeToString(sum[:])[:3]), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the name %s: %w", name, err)
+	path := filepath.Join(l.dir, "locks", hex.EncodeToString(sum[:]))
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err == nil {
+			err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock the name %s: %w", name, err)
+		}
+		var now, have unix.Stat_t
+		if unix.Stat(path, &now) == nil && unix.Fstat(int(f.Fd()), &have) == nil && now.Ino == have.Ino {
+			return f, nil
+		}
+		f.Close() // it was removed meanwhile, by who had it
 	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock the name %s: %w", name, err)
-	}
-	return f, nil
+}
+
+// unlock ends what tryLock began.
+func unlock(f *os.File) {
+	_ = os.Remove(f.Name()) // while it is locked; one that stays is no harm
+	f.Close()
 }
 
 func (t *turn) begin(ctx context.Context) error {
@@ -163,7 +177,7 @@ func (t *turn) end(change func(e *Entry)) error {
 }
 
 // leave lets the next one.
-func (t *turn) leave() { t.file.Close() }
+func (t *turn) leave() { unlock(t.file) }
 
 // Pull is a pull for a scope.
 type Pull struct {

@@ -3,6 +3,9 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -111,6 +114,27 @@ func TestTurns(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if left, err := os.ReadDir(filepath.Join(dir, "locks")); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+}
+
+// TestOnlyTheNameWaits: who can choose names finds none that another one waits for.
+func TestOnlyTheNameWaits(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	held, err := l.tryLock("docker.io/library/alpine:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock(held)
+	for i := range 5000 {
+		f, err := l.tryLock(fmt.Sprintf("evil.example/x:%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unlock(f)
+	}
 }
 
 // TestReaders: what one scope has under a name does not change because another pulls or writes the name.
