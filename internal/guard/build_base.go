@@ -16,7 +16,7 @@ import (
 // resolveBase finds the image that a Dockerfile's name means for the job, pulls it if it must be, and gives it a name of
 // its own. The Engine would take any local image of that name, whoever made it, and could not be given the job's
 // credentials for others.
-func (c *call) resolveBase(ctx context.Context, base dockerfile.Base, b *buildRequest, platform string, progress func(line []byte) error) (dockerfile.Image, string, error) {
+func (c *call) resolveBase(ctx context.Context, base dockerfile.Base, b *buildRequest, progress func(line []byte) error) (dockerfile.Image, string, error) {
 	named, err := reference.ParseNormalizedNamed(base.Name)
 	if err != nil {
 		return dockerfile.Image{}, "", badRequest("invalid reference format: %s", printable(base.Name))
@@ -36,7 +36,7 @@ func (c *call) resolveBase(ctx context.Context, base dockerfile.Base, b *buildRe
 	again := b.pull && c.isPulled(img)
 	if !found || again {
 		o := pullOptions{Auth: b.auth(reference.Domain(named)), Progress: progress}
-		if base.Platform != platform {
+		if base.Platform != c.engine.platform {
 			o.Platform = base.Platform
 		}
 		if img, doc, err = c.pull(ctx, base.Name, o); err != nil {
