@@ -272,7 +272,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 			return err
 		}
 		return t.takeDockerfile(w, h, data)
-	case name == t.lowerName() && h.Typeflag == tar.TypeReg && !t.found:
+	case name == lowerName(t.b.dockerfile) && h.Typeflag == tar.TypeReg && !t.found:
 		// The Engine takes it if there is no other. That shows at the end only.
 		data, err := readLimited(r, name)
 		if err != nil {
@@ -291,9 +291,9 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 	return contextError(err)
 }
 
-// lowerName is the Engine's second choice for the file's name, "" if there is none.
-func (t *buildContext) lowerName() string {
-	dir, base := path.Split(t.b.dockerfile)
+// lowerName is the Engine's second choice for the name of a Dockerfile, "" if there is none.
+func lowerName(dockerfile string) string {
+	dir, base := path.Split(dockerfile)
 	if base != "Dockerfile" {
 		return ""
 	}
@@ -308,7 +308,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return err
 	}
 	own := map[string]bool{t.b.dockerfile: true, t.b.dockerfile + ".dockerignore": true}
-	if l := t.lowerName(); l != "" {
+	if l := lowerName(t.b.dockerfile); l != "" {
 		own[l] = true
 	}
 	base := path.Base(name)
