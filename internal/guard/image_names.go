@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -345,14 +346,17 @@ func (c *call) alias(ctx context.Context, img image) (string, error) {
 
 // dropAliases ends the names that alias gave.
 func (g *Guard) dropAliases(ctx context.Context) error {
-	names := g.objects.allAliases()
-	for _, name := range names {
+	var gone []string
+	var errs []error
+	for _, name := range g.objects.allAliases() {
 		if err := (imageCalls{g}).Untag(ctx, name); err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
+		gone = append(gone, name)
 	}
-	if len(names) == 0 {
-		return nil
+	if len(gone) > 0 {
+		errs = append(errs, g.images.Forget(gone...))
 	}
-	return g.images.Forget(names...)
+	return errors.Join(errs...)
 }
