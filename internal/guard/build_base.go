@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // resolveBase finds the image that a Dockerfile's name means for the job, pulls it if it must be, and gives it a name of
@@ -32,8 +33,12 @@ func (c *call) resolveBase(ctx context.Context, base dockerfile.Base, b *buildRe
 			return dockerfile.Image{}, "", err
 		}
 	}
-	// What the scope itself wrote is in no registry.
-	again := b.pull && c.isPulled(img)
+	again := false
+	if found && b.pull {
+		if again, err = c.isPulled(img); err != nil {
+			return dockerfile.Image{}, "", err
+		}
+	}
 	if !found || again {
 		o := pullOptions{Auth: b.auth(reference.Domain(named)), Progress: progress}
 		if base.Platform != c.engine.platform {
@@ -56,9 +61,13 @@ func (c *call) resolveBase(ctx context.Context, base dockerfile.Base, b *buildRe
 	return dockerfile.Image{Name: name, OnBuild: doc.Config.OnBuild, Env: doc.Config.Env}, img.ID, nil
 }
 
-// isPulled reports whether an image may be newer at its registry: it is not the scope's own.
-func (c *call) isPulled(img image) bool {
-	return img.Stored != "" && !strings.HasPrefix(img.Stored, "slipway.local/")
+// isPulled reports whether an image may be newer at its registry: what the scope itself wrote is in none.
+func (c *call) isPulled(img image) (bool, error) {
+	if !strings.HasPrefix(img.Stored, ledger.Host+"/") {
+		return img.Stored != "", nil
+	}
+	m, err := c.meaning(img.Stored)
+	return m.Pulled, err
 }
 
 // imagePlatform is a platform as the Engine writes it.
@@ -121,9 +130,18 @@ func (c *call) variant(ctx context.Context, doc imageDoc, platform string) (chos
 
 // samePlatform reports whether an image is for a platform, as os/arch[/variant].
 func samePlatform(doc imageDoc, platform string) bool {
-	parts := append(strings.SplitN(platform, "/", 3), "", "")
+	parts := platformParts(platform)
+	return doc.Os == "" || doc.Os == parts[0] && doc.Architecture == parts[1] && (parts[2] == "" || doc.Variant == "" || doc.Variant == parts[2])
+}
+
+// platformParts are system, architecture and variant of a platform, "" = not said. The system may be left out.
+func platformParts(platform string) []string {
+	if !strings.Contains(platform, "/") {
+		platform = "linux/" + platform
+	}
+	parts := append(strings.SplitN(strings.ToLower(platform), "/", 3), "", "")[:3]
 	if arch, ok := map[string]string{"x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64"}[parts[1]]; ok {
 		parts[1] = arch
 	}
-	return doc.Os == "" || doc.Os == parts[0] && doc.Architecture == parts[1] && (parts[2] == "" || doc.Variant == "" || doc.Variant == parts[2])
+	return parts
 }

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -104,6 +105,9 @@ func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, imag
 	p, err := ledger.PullOf(c.policy.scope(), ref, private)
 	if err != nil {
 		return image{}, imageDoc{}, badRequest("%v", err)
+	}
+	if o.Platform != "" {
+		p.Platform = !slices.Equal(platformParts(o.Platform)[:2], platformParts(c.engine.platform)[:2])
 	}
 	query := url.Values{"fromImage": {named.Name()}, "tag": {strings.TrimLeft(strings.TrimPrefix(p.Name, named.Name()), ":@")}}
 	if o.Platform != "" {

@@ -184,8 +184,11 @@ type Pull struct {
 	Name    string // canonical, with tag or digest
 	Scope   string
 	Private bool // credentials are sent
-	// Shadow is the name below Host under which the scope gets the image if the operator has another one of that name,
-	// and Written what its jobs know it as. "" for a name at the own path of the scope's project.
+	// Platform says that the image is not for what the Engine itself runs on: where it keeps one per name, others who
+	// read the name could not run it.
+	Platform bool
+	// Shadow is the name below Host under which the scope gets the image if it is not to have the name itself, and
+	// Written what its jobs know it as. "" for a name at the own path of the scope's project, and for one with a digest.
 	Shadow, Written string
 }
 
@@ -210,7 +213,8 @@ func PullOf(s Scope, name string, private bool) (Pull, error) {
 
 // Pull lets the Engine pull, records whose the result is, and returns its name for the scope and its ID. The name is
 // public if no credentials were sent; if there were, it is the scope's alone, unless all could read the very same image
-// before. The operator's names are not changed: the scope gets another image of that name as its own.
+// before. The operator's names are not changed, nor is any name for another platform: the scope gets another image of
+// that name as its own.
 func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx context.Context) error) (stored, id string, err error) {
 	t, err := l.take(ctx, engine, p.Name)
 	if err != nil {
@@ -231,8 +235,8 @@ func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx 
 	if img.ID == "" {
 		return "", "", errors.Join(fmt.Errorf("the Engine does not have %s, which it has just pulled", p.Name), t.undo(ctx))
 	}
-	if p.Shadow != "" && t.before != "" && t.before != img.ID && t.isOperators() && !strings.Contains(p.Name, "@") {
-		if err := l.Own(p.Shadow, p.Scope, p.Written, time.Now()); err != nil {
+	if p.Shadow != "" && t.before != img.ID && (p.Platform || t.before != "" && t.isOperators()) {
+		if err := l.own(Entry{Name: p.Shadow, Scope: p.Scope, Written: p.Written, Pulled: true, Used: time.Now()}); err != nil {
 			return "", "", err
 		}
 		if err := engine.Tag(ctx, img.ID, p.Shadow); err != nil {

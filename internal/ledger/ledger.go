@@ -30,6 +30,8 @@ type Entry struct {
 	// Scope owns the name, which lies below Host; Written is the name as the scope's jobs know it, canonical.
 	Scope   string `json:"scope,omitempty"`
 	Written string `json:"written,omitempty"`
+	// Pulled says that the scope's own name was pulled, and that its registry may have a newer image.
+	Pulled bool `json:"pulled,omitempty"`
 	// Temporary names are a scope's for a moment; no job sees them.
 	Temporary bool `json:"temporary,omitempty"`
 	// Public names were pulled without credentials: what the Engine has under them is for all to read.
