@@ -169,14 +169,12 @@ func imagePrune(c *call) error {
 	if err := c.noBody(); err != nil {
 		return err
 	}
-	filters, err := c.filters("dangling", "label", "label!", "until")
+	f, err := c.readFilters("dangling", "label", "label!", "until")
 	if err != nil {
 		return err
 	}
-	without := filters["label!"]
-	delete(filters, "label!")
-	delete(filters, "dangling")
-	keep, err := c.imageFilter(filters)
+	f.take("dangling") // or all that nobody uses: it is the same here
+	keep, err := c.imageFilter(f)
 	if err != nil {
 		return err
 	}
@@ -194,9 +192,6 @@ func imagePrune(c *call) error {
 		if len(row.tags)+len(row.digests) > 0 || !c.objects.ownsImage(row.id) || !keep(&row) {
 			continue
 		}
-		if hasAny(row.labels, without) {
-			continue
-		}
 		gone, err := c.removeNameless(ctx, row.id)
 		if err != nil {
 			return err
@@ -207,13 +202,4 @@ func imagePrune(c *call) error {
 	}
 	c.json(http.StatusOK, report)
 	return nil
-}
-
-func hasAny(labels map[string]string, wants []string) bool {
-	for _, w := range wants {
-		if hasLabel(labels, w) {
-			return true
-		}
-	}
-	return false
 }
