@@ -19,7 +19,7 @@ type objects struct {
 	volumes    map[string]bool             // by the Engine's name
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
-	aliases    map[string]bool             // the temporary names of images
+	aliases    map[string]bool             // the names by which the job holds images
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
 	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
@@ -355,6 +355,12 @@ func (o *objects) hasAlias(name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.aliases[name]
+}
+
+func (o *objects) dropAlias(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.aliases, name)
 }
 
 func (o *objects) allAliases() []string {
