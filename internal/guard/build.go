@@ -38,11 +38,14 @@ func archiveBuild(c *call) error {
 	if err != nil {
 		return err
 	}
+	defer b.end()
 	if err := c.wantType("application/x-tar", "application/tar", "application/octet-stream"); err != nil {
 		return err
 	}
-	defer b.end()
 	out := newBuildAnswer(c, b)
+	if b.options.Get("remote") != "" {
+		return b.remoteBuild(out)
+	}
 	body := &buildContext{c: c, b: b, out: out, done: make(chan struct{})}
 	defer body.drain()
 	if err := body.start(); err != nil {
@@ -55,7 +58,6 @@ func archiveBuild(c *call) error {
 	defer endSession()
 	query, err := b.engineQuery()
 	if err != nil {
-		b.cancel()
 		return out.fail(err)
 	}
 	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
@@ -65,6 +67,19 @@ func archiveBuild(c *call) error {
 		if body.err != nil && !errors.Is(body.err, context.Canceled) {
 			err = body.err
 		}
+		return out.fail(err)
+	}
+	return out.relay(resp)
+}
+
+// remoteBuild lets the Engine fetch a build's context: audit mode lets it pass.
+func (b *buildRequest) remoteBuild(out *buildAnswer) error {
+	query, err := b.engineQuery()
+	if err != nil {
+		return out.fail(err)
+	}
+	resp, err := b.c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, nil)
+	if err != nil {
 		return out.fail(err)
 	}
 	return out.relay(resp)
@@ -94,7 +109,9 @@ func (b *builds) begin(r *buildRequest) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if limit := b.g.policy.Limits.Builds; b.n >= limit {
-		return deny("limit-builds", "end builds before starting others", "the job has %d builds at work", b.n)
+		if err := r.c.refuse(deny("limit-builds", "end builds before starting others", "the job has %d builds at work", b.n)); err != nil {
+			return err
+		}
 	}
 	b.n++
 	r.id = b.g.policy.Token + "-" + hex.EncodeToString(random[:])

@@ -134,6 +134,8 @@ func (a *buildAnswer) take(m *buildMessage) error {
 		}
 		a.steps.take(&status)
 		return nil
+	case m.ID == traceMessage && a.b.classic:
+		return nil // without a file there are no steps to tell of
 	case m.ID == traceMessage:
 		return a.trace(m)
 	case m.ID == imageMessage:
@@ -142,7 +144,7 @@ func (a *buildAnswer) take(m *buildMessage) error {
 			return fmt.Errorf("read the Engine's answer: %w", err)
 		}
 		a.id = result.ID
-		if a.steps == nil {
+		if !a.b.classic {
 			a.send(m)
 		}
 	}
@@ -205,6 +207,8 @@ func (a *buildAnswer) succeed() error {
 	}
 	if a.steps != nil {
 		a.steps.finish()
+	}
+	if a.b.classic {
 		aux, err := json.Marshal(map[string]string{"ID": a.id})
 		if err != nil {
 			return err
@@ -235,7 +239,7 @@ func (a *buildAnswer) failed(m *buildMessage) error {
 	}
 	message := engineFolder.ReplaceAllString(a.names.Replace(m.ErrorDetail.Message), "")
 	code := m.ErrorDetail.Code
-	if found := exitCodes.FindStringSubmatch(message); found != nil && a.steps != nil {
+	if found := exitCodes.FindStringSubmatch(message); found != nil && a.b.classic {
 		command := found[1]
 		if quoted, err := strconv.Unquote(found[2]); err == nil {
 			command = quoted

@@ -192,6 +192,7 @@ const drainTime = 30 * time.Second
 func (t *buildContext) drain() {
 	client := http.NewResponseController(t.c.w)
 	_ = client.SetReadDeadline(time.Now().Add(drainTime))
+	t.b.cancel()
 	<-t.done
 	_, _ = io.Copy(io.Discard, t.c.r.Body)
 	_ = client.SetReadDeadline(time.Time{})
@@ -293,7 +294,9 @@ func (t *buildContext) lowerName() string {
 // checkEntry refuses what would let the Engine read another Dockerfile than the one that was checked.
 func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 	dangerous := func(format string, args ...any) error {
-		return deny("build-context", "build from a folder where the Dockerfile is a plain file", "the build's context has "+format, args...)
+		err := t.c.refuse(deny("build-context", "build from a folder where the Dockerfile is a plain file", "the build's context has "+format, args...))
+		t.found = t.found || err == nil // audit mode: what the Engine reads is not known any more
+		return err
 	}
 	own := map[string]bool{t.b.dockerfile: true, t.b.dockerfile + ".dockerignore": true}
 	if l := t.lowerName(); l != "" {
@@ -352,7 +355,9 @@ func contextError(err error) error {
 // writeDockerfile checks a Dockerfile and writes its copy.
 func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
 	if t.found {
-		return deny("build-context", "send one", "the build's context has two files of the name %s", printable(t.b.dockerfile))
+		if err := t.c.refuse(deny("build-context", "send one", "the build's context has two files of the name %s", printable(t.b.dockerfile))); err != nil {
+			return err
+		}
 	}
 	checked, err := t.c.checkDockerfile(t.b.ctx, data, t.b, t.out.hold)
 	if err != nil {

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
@@ -37,20 +36,6 @@ func (r *rig) state(id string) string {
 		return ""
 	}
 	return strings.TrimSpace(out)
-}
-
-// document asks the guard for JSON.
-func (r *rig) document(target string) any {
-	r.t.Helper()
-	status, text := r.do("GET", target, nil)
-	if status != http.StatusOK {
-		r.t.Fatalf("GET %s: %d %s", target, status, text)
-	}
-	var doc any
-	if err := json.Unmarshal([]byte(text), &doc); err != nil {
-		r.t.Fatal(err)
-	}
-	return doc
 }
 
 func waitFor(t *testing.T, what string, ok func() bool) {
