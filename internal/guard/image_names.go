@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -322,32 +323,31 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}, nil
 }
 
-// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the job. It is
-// the job's alone, because jobs of the scope end at different times.
+// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the last job
+// that uses it. All jobs of the scope have the same one: it stands in the Dockerfile, which COPY . . puts into a layer.
 func (c *call) alias(ctx context.Context, img image) (string, error) {
-	name := ledger.TemporaryName(c.policy.Scope, c.policy.Token, strings.TrimPrefix(img.ID, "sha256:"))
+	name := ledger.TemporaryName(c.policy.Scope, "id", strings.TrimPrefix(img.ID, "sha256:"))
 	if c.objects.hasAlias(name) {
 		return name, nil
 	}
-	if err := c.images.Borrow(name, c.policy.Scope, time.Now()); err != nil {
-		return "", err
-	}
-	c.objects.addAlias(name)
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	return name, imageCalls{c.Guard}.Tag(ctx, img.ID, name)
+	use, err := c.images.Share(ctx, name, c.policy.Scope, time.Now())
+	if err != nil {
+		return "", err
+	}
+	if err := (imageCalls{c.Guard}).Tag(ctx, img.ID, name); err != nil {
+		return "", errors.Join(err, use.Release(ctx, imageCalls{c.Guard}))
+	}
+	c.objects.addAlias(name, use)
+	return name, nil
 }
 
 // dropAliases ends the names that alias gave.
 func (g *Guard) dropAliases(ctx context.Context) error {
-	names := g.objects.allAliases()
-	for _, name := range names {
-		if err := (imageCalls{g}).Untag(ctx, name); err != nil {
-			return err
-		}
+	var errs []error
+	for _, use := range g.objects.takeAliases() {
+		errs = append(errs, use.Release(ctx, imageCalls{g}))
 	}
-	if len(names) == 0 {
-		return nil
-	}
-	return g.images.Forget(names...)
+	return errors.Join(errs...)
 }
