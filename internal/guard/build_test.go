@@ -180,8 +180,8 @@ func TestBuildForms(t *testing.T) {
 	dir := folder(t, "Dockerfile", from+"LABEL n=1\n", "other/My.Dockerfile", from+"LABEL n=2\nCOPY Dockerfile /d\n",
 		"target/Dockerfile", "FROM "+alpine+" AS a\nARG N=3\nLABEL n=$N\nFROM nothing.invalid/x\nCOPY --from=nobody.invalid/y / /\n")
 	outside := folder(t, "Dockerfile", from+"LABEL n=4\n")
-	for _, docker := range clients(t) {
-		for _, c := range []struct{ stdin, args, want string }{
+	for i, docker := range clients(t) {
+		for j, c := range []struct{ stdin, args, want string }{
 			{"", dir, "1"},
 			{"", "-f " + dir + "/other/My.Dockerfile " + dir, "2"},
 			{"", "-f " + outside + "/Dockerfile " + dir, "4"},
@@ -192,6 +192,9 @@ func TestBuildForms(t *testing.T) {
 			{"", "--target a --build-arg N=8 --build-arg BUILDKIT_SYNTAX=evil.invalid/x " + dir + "/target", "8"},
 			{"", "--label n=9 --label slipway.guard=x --network none --no-cache --pull=false --memory 100m --ulimit nofile=99:100 --shm-size 1m " + dir, "9"},
 		} {
+			if len(clients(t)) > 1 && (i+j)%2 != 0 { // each form with one of the clients
+				continue
+			}
 			out, code := r.buildWith(docker, c.stdin, append([]string{"-q"}, strings.Fields(c.args)...)...)
 			id := strings.TrimSpace(out[strings.LastIndex(out, "sha256:")+len("sha256:")-7:])
 			if code != 0 || len(id) != 71 {
