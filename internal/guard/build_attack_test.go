@@ -52,7 +52,9 @@ func TestBuildAttacks(t *testing.T) {
 	r := newRig(t)
 	good := "FROM " + alpine + "\nLABEL ok=1\n"
 	evil := "FROM " + alpine + "\nLABEL evil=" + r.policy.Token + "\n"
-	file := func(name, text string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Linkname: text} }
+	file := func(name, text string) tar.Header {
+		return tar.Header{Name: name, Typeflag: tar.TypeReg, Linkname: text}
+	}
 	plain := func(lines string) []byte { return contextOf(t, "Dockerfile", evil+lines) }
 	link := func(name, to string, kind byte) tar.Header {
 		return tar.Header{Name: name, Linkname: to, Typeflag: kind}
@@ -66,7 +68,7 @@ func TestBuildAttacks(t *testing.T) {
 		"host network":          {query: "networkmode=host", rule: "build-network-host"},
 		"a container's network": {query: "networkmode=container:victim", rule: "build-network"},
 		"another network":       {query: "networkmode=victim_default", rule: "build-network"},
-		"outputs":               {query: "outputs=" + url.QueryEscape(`[{"Type":"image","Attrs":{"name":"` + alpine + `"}}]`), rule: "build-outputs"},
+		"outputs":               {query: "outputs=" + url.QueryEscape(`[{"Type":"image","Attrs":{"name":"`+alpine+`"}}]`), rule: "build-outputs"},
 		"squash":                {query: "squash=1", rule: "build-squash"},
 		"security":              {query: "securityopt=" + url.QueryEscape(`["seccomp=unconfined"]`), rule: "build-security"},
 		"a remote context":      {query: "remote=" + url.QueryEscape(internal.URL+"/Dockerfile"), rule: "build-remote"},
