@@ -88,7 +88,7 @@ func TestBuildBeginning(t *testing.T) {
 	for name, h := range map[string]tar.Header{
 		"in a record": {Name: "# x", Format: tar.FormatPAX, PAXRecords: map[string]string{"VENDOR.a": evil + strings.Repeat("x", 1000)}},
 		"in a name":   {Name: "#" + evil + strings.Repeat("x/", 100)},
-		"in UTF-8":   {Name: "# y" + strings.Repeat("ü/", 100)},
+		"in UTF-8":    {Name: "# y" + strings.Repeat("ü/", 100)},
 	} {
 		status, text := r.do("POST", "/build", entries(t,
 			h, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: "FROM " + alpine + "\nLABEL good=" + r.policy.Token + "\n"}))

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -322,9 +323,25 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}, nil
 }
 
-// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the job. It is
-// the job's alone, because jobs of the scope end at different times.
-func (c *call) alias(ctx context.Context, img image) (string, error) { return c.hold(ctx, img.ID) }
+// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the last job
+// that uses it. All jobs of the scope have the same one: it stands in the Dockerfile, which COPY . . puts into a layer.
+func (c *call) alias(ctx context.Context, img image) (string, error) {
+	name := ledger.TemporaryName(c.policy.Scope, "id", strings.TrimPrefix(img.ID, "sha256:"))
+	if c.objects.hasAlias(name) {
+		return name, nil
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	use, err := c.images.Share(ctx, name, c.policy.Scope, time.Now())
+	if err != nil {
+		return "", err
+	}
+	if err := (imageCalls{c.Guard}).Tag(ctx, img.ID, name); err != nil {
+		return "", errors.Join(err, use.Release(ctx, imageCalls{c.Guard}))
+	}
+	c.objects.addAlias(name, use)
+	return name, nil
+}
 
 // ownImage records that the job made an image, and holds it.
 func (g *Guard) ownImage(ctx context.Context, id string) error {
@@ -342,7 +359,7 @@ func (g *Guard) holdName(id string) string {
 // same image from the same layers, and end sooner.
 func (g *Guard) hold(ctx context.Context, id string) (string, error) {
 	name := g.holdName(id)
-	if g.objects.hasAlias(name) {
+	if g.objects.hasHold(name) {
 		return name, nil
 	}
 	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
@@ -353,7 +370,7 @@ func (g *Guard) hold(ctx context.Context, id string) (string, error) {
 	if err := (imageCalls{g}).Tag(ctx, id, name); err != nil {
 		return "", err
 	}
-	g.objects.addAlias(name)
+	g.objects.addHold(name)
 	return name, nil
 }
 
@@ -373,7 +390,7 @@ func (g *Guard) letGo(ctx context.Context, names ...string) error {
 			}
 			gone = append(gone, name)
 		}
-		g.objects.dropAlias(name)
+		g.objects.dropHold(name)
 	}
 	if len(gone) == 0 {
 		return nil
@@ -381,7 +398,11 @@ func (g *Guard) letGo(ctx context.Context, names ...string) error {
 	return g.images.Forget(gone...)
 }
 
-// dropAliases ends the names that alias gave.
+// dropAliases ends the names that alias and hold gave.
 func (g *Guard) dropAliases(ctx context.Context) error {
-	return g.letGo(ctx, g.objects.allAliases()...)
+	errs := []error{g.letGo(ctx, g.objects.allHolds()...)}
+	for _, use := range g.objects.takeAliases() {
+		errs = append(errs, use.Release(ctx, imageCalls{g}))
+	}
+	return errors.Join(errs...)
 }
