@@ -15,7 +15,8 @@ func TestCopyRace(t *testing.T) {
 	}
 	// Whatever the Engine makes of the volume's place in the machine's folder shows there.
 	target := t.TempDir()
-	program := buildStatic(t, "testdata/swap")
+	program := filepath.Join(t.TempDir(), "swap")
+	buildStatic(t, "testdata/swap", program)
 	id := r.own("swap", "--network", "none", "--volume", "/a/b", "--entrypoint", "sh", alpine, "-c",
 		"ln -s "+target+" /link; exec /swap /a /link")
 	r.docker("cp", program, "swap:/swap")
