@@ -119,7 +119,7 @@ func TestGuardedPipeline(t *testing.T) {
 	run := func() string {
 		t.Helper()
 		return r.must(job.Success, withVariables(withDocker(
-			"printf 'FROM "+alpine+"\\nRUN echo "+filepath.Base(t.TempDir())+r.token.Short()+" >/long\\nCOPY file /\\n' >Dockerfile; echo text >file; touch -d @0 file",
+			"printf 'FROM "+alpine+"\\nRUN echo "+r.token.Short()+" >/long\\nCOPY file /\\n' >Dockerfile; echo text >file; touch -d @0 file",
 			`docker login -u "$USER_NAME" -p "$PASSWORD" `+registry.Host,
 			"docker build -t "+image+" .", "docker push "+image, "docker run --rm "+image+" cat /file",
 		), "USER_NAME", registry.User, "PASSWORD", registry.Password))

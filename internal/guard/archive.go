@@ -79,28 +79,57 @@ var compressions = map[string][]byte{
 	"bzip2": []byte("BZh"), "xz": {0xfd, '7', 'z', 'X', 'Z', 0}, "zstd": {0x28, 0xb5, 0x2f, 0xfd},
 }
 
+// looksCompressed is how the Engine would take what begins so, "" for a plain archive.
+func looksCompressed(head []byte) string {
+	for name, magic := range compressions {
+		if bytes.HasPrefix(head, magic) {
+			return name
+		}
+	}
+	switch {
+	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+		return "gzip"
+	case len(head) >= 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:4], []byte{0x2a, 0x4d, 0x18}): // a frame to skip
+		return "zstd"
+	}
+	return ""
+}
+
+// plainWriter refuses an archive that is plain, but begins as if it were compressed: with the name of its first entry.
+type plainWriter struct {
+	io.Writer
+	begun bool
+}
+
+func (w *plainWriter) Write(p []byte) (int, error) {
+	if name := looksCompressed(p); !w.begun && name != "" {
+		return 0, deny("archive-compression", "rename the archive's first file", "the archive begins as if it were compressed with %s", name)
+	}
+	w.begun = true
+	return w.Writer.Write(p)
+}
+
 // plainTar is the uncompressed archive in a body.
 func (c *call) plainTar(body io.Reader) (io.Reader, error) {
 	r := bufio.NewReaderSize(body, streamBuffer)
 	head, _ := r.Peek(6) // less is no archive: the reader will say so
-	for name, magic := range compressions {
-		if bytes.HasPrefix(head, magic) {
-			return nil, deny("archive-compression", "send a plain or gzip archive", "an archive compressed with %s", name)
-		}
-	}
-	if bytes.HasPrefix(head, []byte{0x1f, 0x8b}) {
+	switch name := looksCompressed(head); name {
+	case "":
+		return r, nil
+	case "gzip":
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return nil, badRequest("slipway: the archive cannot be decompressed: %v", err)
 		}
 		return z, nil
+	default:
+		return nil, deny("archive-compression", "send a plain or gzip archive", "an archive compressed with %s", name)
 	}
-	return r, nil
 }
 
 // rewriteTar copies an archive entry by entry.
 func rewriteTar(w io.Writer, in io.Reader) error {
-	buffered := bufio.NewWriterSize(w, streamBuffer)
+	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, streamBuffer)
 	out := tar.NewWriter(buffered)
 	r := tar.NewReader(in)
 	buf := buffers.Get().(*[]byte)
@@ -112,6 +141,9 @@ func rewriteTar(w io.Writer, in io.Reader) error {
 		}
 		if err != nil {
 			return badRequest("slipway: the archive cannot be read: %v", err)
+		}
+		if h.Typeflag == tar.TypeXGlobalHeader {
+			continue // of git archive; the Engine leaves it out too
 		}
 		if err := cleanHeader(h); err != nil {
 			return err
@@ -135,6 +167,9 @@ func rewriteTar(w io.Writer, in io.Reader) error {
 }
 
 func copyError(err error) error {
+	if d := (*Denial)(nil); errors.As(err, &d) {
+		return d
+	}
 	if errors.Is(err, errCopied) || errors.Is(err, io.ErrClosedPipe) {
 		return errCopied
 	}
@@ -146,13 +181,15 @@ func cleanHeader(h *tar.Header) error {
 	switch h.Typeflag {
 	case tar.TypeChar, tar.TypeBlock:
 		return deny("archive-device", "leave /dev out of the archive", "the archive has the device %s", printable(h.Name))
-	case tar.TypeGNUSparse: // read as the whole file that it stands for
-		h.Typeflag = tar.TypeReg
-		h.Format = tar.FormatUnknown
+	case tar.TypeGNUSparse:
+		return denySparse(h)
 	}
 	for k := range h.PAXRecords {
-		// trusted.* are attributes of file systems (overlay's) that a container cannot set itself.
-		if strings.HasPrefix(k, "GNU.sparse.") || strings.HasPrefix(k, "SCHILY.xattr.trusted.") {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return denySparse(h)
+		}
+		// Attributes of file systems (overlay's) that a container cannot set itself.
+		if strings.HasPrefix(k, "SCHILY.xattr.trusted.") {
 			delete(h.PAXRecords, k)
 		}
 	}
@@ -161,6 +198,11 @@ func cleanHeader(h *tar.Header) error {
 		h.Format = tar.FormatUnknown // a long name may need another
 	}
 	return nil
+}
+
+// denySparse refuses files with holes: a few bytes stand for any size, which would be written out.
+func denySparse(h *tar.Header) error {
+	return deny("archive-sparse", "pack it without --sparse", "the archive has the sparse file %s", printable(h.Name))
 }
 
 // patchedCopy is the first Engine whose copies cannot be led astray by what runs in the container.

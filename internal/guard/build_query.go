@@ -105,10 +105,10 @@ func (b *buildRequest) engineQuery() (url.Values, error) {
 
 // finish tells of the image that was made, "" if there is none.
 func (b *buildRequest) finish(id string) error {
-	if id != "" {
-		b.c.objects.addImage(id)
-	}
 	var failed error
+	if id != "" {
+		failed = b.c.ownImage(b.ctx, id)
+	}
 	for _, t := range b.tags {
 		if err := t.done(id); err != nil && failed == nil {
 			failed = err

@@ -17,12 +17,22 @@ services:
     image: IMAGE
     command: ["sh", "-c", "usleep 300000; touch /tmp/ready; exec nc -ll -p 5432 -e hostname"]
     healthcheck: {test: ["CMD", "test", "-f", "/tmp/ready"], interval: 1s, retries: 60}
-    volumes: ["store:/store"]
+    volumes: ["store:/store", "/anonymous"]
+    stop_signal: KILL
+    restart: always
+    mem_limit: 64m
+    logging: {driver: json-file, options: {max-size: "1m"}}
   web:
     image: IMAGE
     command: ["sh", "-c", "echo web is up; cp /data/greeting /store/copy; nslookup db 127.0.0.11 >/data/db; exec nc -ll -p 80 -e cat /store/copy"]
     depends_on: {db: {condition: service_healthy}}
-    volumes: ["./data:/data", "store:/store"]
+    volumes:
+      - ./data:/data
+      - {type: bind, source: ./data, target: /again, read_only: true}
+      - store:/store
+    tmpfs: ["/t:size=1m"]
+    environment: ["A=b"]
+    stop_signal: KILL
     ports: ["8080:80"]
 volumes:
   store: {}
@@ -74,7 +84,8 @@ func TestCompose(t *testing.T) {
 	ps := compose("ps")
 	wants(t, ps, "(healthy)", "8080->80/tcp")
 	lacks(t, ps, "slipwayjob")
-	wants(t, compose("exec", "-T", "web", "cat", "/data/greeting", "/store/copy"), greeting+greeting)
+	wants(t, compose("exec", "-T", "web", "sh", "-c", "cat /data/greeting /store/copy /again/greeting; echo $A; exec 2>&1; touch /again/x || echo refused"),
+		greeting+greeting+greeting+"b\n", "refused")
 	wants(t, compose("logs", "--no-color"), "web is up")
 	if got, err := askTCP(r.within(job), "127.0.0.1:8080", 0); err != nil || got != greeting {
 		t.Errorf("at the published port: %q %v", got, err)

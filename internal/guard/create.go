@@ -43,7 +43,7 @@ func containerCreate(c *call) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkPorts(planned.ports, planned.all); err != nil {
+	if err := c.checkPorts(planned.ports); err != nil {
 		return err
 	}
 	free, denied, err := c.made.reserve(ctx, planned)
@@ -186,7 +186,7 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 	}
 	if planned.all {
 		all := withExposed(planned.ports, slices.Collect(maps.Keys(doc.Config.ExposedPorts)))
-		if err := c.checkPorts(all[len(planned.ports):], false); err != nil {
+		if err := c.checkPorts(all[len(planned.ports):]); err != nil {
 			return err
 		}
 		c.objects.update(id, func(rec *containerRecord) { rec.Ports = all })

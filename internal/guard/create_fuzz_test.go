@@ -57,6 +57,9 @@ func fuzzMaker(p *planner) maker {
 		network: func() (string, error) { return strings.Repeat("4", 64), nil },
 		volume:  func(name string) (string, error) { return p.policy.prefix() + name, nil },
 		bind: func(m plannedMount) (boundPlace, error) {
+			if m.source != path.Clean(m.source) {
+				return boundPlace{}, errors.New("a path was decided upon that is not clean: " + m.source)
+			}
 			for _, place := range p.policy.Mounts {
 				if m.source == place.Destination || within(m.source, place.Destination) {
 					return boundPlace{source: "/guard/m1"}, nil
@@ -75,14 +78,16 @@ func FuzzCreate(f *testing.F) {
 	for _, seed := range []string{
 		`{"Image":"a","Cmd":["true"]}`,
 		`{"image":"a","hostconfig":{"privileged":true}}`,
-		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/x:/x:ro","v:/v:nocopy","/var/run/docker.sock:/s"],"Tmpfs":{"/t":"size=1g"}}}`,
-		`{"Image":"a","HostConfig":{"Mounts":[{"Type":"volume","Source":"v","Target":"/v","VolumeOptions":{"Subpath":"a","DriverConfig":{}}},{"Type":"image","Source":"b","Target":"/i"},{"Type":"tmpfs","Target":"/t"}]}}`,
+		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/x:/x:ro","vol:/v:nocopy","/var/run/docker.sock:/s"],"Tmpfs":{"/t":"size=1g"}}}`,
+		`{"Image":"a","HostConfig":{"Mounts":[{"Type":"volume","Source":"vol","Target":"/v","VolumeOptions":{"Subpath":"a","DriverConfig":{}}},{"Type":"image","Source":"b","Target":"/i"},{"Type":"tmpfs","Target":"/t"}]}}`,
 		`{"Image":"a","HostConfig":{"NetworkMode":"mine","PidMode":"container:mine","VolumesFrom":["mine:ro"],"Links":["mine:db"]},"NetworkingConfig":{"EndpointsConfig":{"mine":{"Aliases":["x"]},"default":null}}}`,
 		`{"Image":"a","HostConfig":{"Memory":-1,"MemorySwap":-1,"CpuQuota":9223372036854775807,"CpuPeriod":1,"Ulimits":[{"Name":"nofile","Soft":-1,"Hard":-1},null],"PidsLimit":0}}`,
 		`{"Image":"a","HostConfig":{"PortBindings":{"80/tcp":[{"HostIp":"::","HostPort":"80-90"},{}],"53/udp":null},"PublishAllPorts":true}}`,
 		`{"Image":"a","HostConfig":{"CapAdd":["NET_RAW","chown"],"CapDrop":["ALL"],"SecurityOpt":["no-new-privileges"],"Sysctls":{"net.ipv4.ip_forward":"1"},"Binds":["/builds/group/demo:/a:z"]},"Labels":{"slipway.guard":"x"}}`,
 		`{"Image":"a","MacAddress":"02:42:ac:11:00:09","HostConfig":{"KernelMemory":1,"DiskQuota":5,"Runtime":"runc","LogConfig":{"Type":"none"},"RestartPolicy":{"Name":"always"}}}`,
 		`{"Image":"a","Volumes":{"/x":{}},"Healthcheck":{"Interval":1},"StopTimeout":-1,"ExposedPorts":{"80":{}}}`,
+		`{"Image":"a","HostConfig":{"Tmpfs":{"/t":"size=100g"},"Mounts":[{"Type":"tmpfs","Target":"/u","TmpfsOptions":{"SizeBytes":1099511627776}}]}}`,
+		`{"Image":"a","HostConfig":{"Binds":["/builds/group/demo/a/../../../etc:/x","/builds/group/demo/../../../etc:/y"]}}`,
 		`null`, `[]`, `{}`, `{"Image":"a"}{"Image":"b"}`, `{"Image":"a","HostConfig":null,"NetworkingConfig":null}`,
 	} {
 		f.Add([]byte(seed))
@@ -167,8 +172,8 @@ type generator struct{ *rand.Rand }
 
 var wildStrings = []string{
 	"", "a", "host", "none", "default", "bridge", "private", "shareable", "mine", "container:mine", "container:other", "container:", "other",
-	"/", "/etc", "/etc:/x", "/x", "/builds/group/demo", "/builds/group/demo/x:/y:ro", "/builds/group/demo/../../..:/z", "/cache:/c:Z,ro", "v:/v:nocopy",
-	"/var/run/docker.sock:/s", "/run:/r", "/guard:/g", "mine:ro", "mine:db", "mine:rshared", "ALL", "SYS_ADMIN", "chown", "CAP_NET_RAW", "no-new-privileges", "seccomp=unconfined",
+	"/", "/etc", "/etc:/x", "/x", "/builds/group/demo", "/builds/group/demo/x:/y:ro", "/builds/group/demo/../../..:/z", "/cache:/c:Z,ro", "vol:/v:nocopy",
+	"/var/run/docker.sock:/s", "/run:/r", "/guard:/g", "mine:ro", "vol", "other:/o", "mine:db", "mine:rshared", "ALL", "SYS_ADMIN", "chown", "CAP_NET_RAW", "no-new-privileges", "seccomp=unconfined",
 	"bind", "volume", "tmpfs", "image", "npipe", "cluster", "rprivate", "rshared", "local", "json-file", "syslog", "runc", "evil", "always", "on-failure", "no",
 	"size=90%,exec", "size=1k", "mpol=bind", "net.ipv4.ip_forward", "kernel.core_pattern", "80/tcp", "80-90", "rtprio", "nofile", "../..", "sub/dir", "\x00", "é\u2028", "slipway.guard",
 }
@@ -287,7 +292,11 @@ func harmless(p *planner, r *container.CreateRequest) error {
 		}),
 		"sysctl":       slices.ContainsFunc(keys(h.Sysctls), func(s string) bool { return strings.Contains(s, "/") || strings.HasPrefix(s, "kernel.core") }),
 		"volumes from": slices.ContainsFunc(h.VolumesFrom, func(s string) bool { return !strings.HasPrefix(s, fuzzContainer) }),
-		"tmpfs":        slices.ContainsFunc(keys(h.Tmpfs), func(s string) bool { return !strings.Contains(h.Tmpfs[s], "size=") }),
+		"tmpfs": slices.ContainsFunc(keys(h.Tmpfs), func(s string) bool {
+			_, size, _ := strings.Cut(h.Tmpfs[s], "size=")
+			n, err := parseSize(size)
+			return err != nil || n <= 0 || n > DefaultLimits.Tmpfs
+		}),
 	} {
 		if bad {
 			return errors.New(name)

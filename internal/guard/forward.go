@@ -47,7 +47,7 @@ func (o *opening) listenAt(want portRequest, port uint16) error {
 		o.open = append(o.open, openPort{want, uint16(u.LocalAddr().(*net.UDPAddr).Port)})
 		o.running.Go(func() { o.serveUDP(u, want.Port) })
 	}
-	return nil // a container's other protocols are never put on record
+	return nil // others were refused, or are let pass without an effect where nothing is refused
 }
 
 // acceptPause is waited when the program has no file descriptor left for a connection.

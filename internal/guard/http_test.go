@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -49,14 +50,17 @@ func request(line string, lines ...string) string {
 
 // sendAll sends texts at once and checks each answer.
 func sendAll(t *testing.T, r *rig, texts map[string]string, check func(t *testing.T, answer string)) {
-	t.Run("send", func(t *testing.T) {
-		for name, text := range texts {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				check(t, r.send(text))
-			})
-		}
-	})
+	var all sync.WaitGroup
+	answers := make(map[string]*string, len(texts))
+	for name, text := range texts {
+		answer := new(string)
+		answers[name] = answer
+		all.Go(func() { *answer = r.send(text) })
+	}
+	all.Wait()
+	for name, answer := range answers {
+		t.Run(name, func(t *testing.T) { check(t, *answer) })
+	}
 }
 
 // TestRequestsInOtherWords sends what proxies and Engines have read in different ways. Nothing of it may reach the Engine.

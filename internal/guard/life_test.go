@@ -1,9 +1,11 @@
 package guard
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -37,20 +39,6 @@ func (r *rig) state(id string) string {
 		return ""
 	}
 	return strings.TrimSpace(out)
-}
-
-// document asks the guard for JSON.
-func (r *rig) document(target string) any {
-	r.t.Helper()
-	status, text := r.do("GET", target, nil)
-	if status != http.StatusOK {
-		r.t.Fatalf("GET %s: %d %s", target, status, text)
-	}
-	var doc any
-	if err := json.Unmarshal([]byte(text), &doc); err != nil {
-		r.t.Fatal(err)
-	}
-	return doc
 }
 
 func waitFor(t *testing.T, what string, ok func() bool) {
@@ -273,6 +261,9 @@ func TestCleanUp(t *testing.T) {
 	}
 	if r.state(job) != "running" {
 		t.Error("the job's container is gone")
+	}
+	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the guard's folder is there: %v", err)
 	}
 	wants(t, r.reports.String(), "removed what the job left: 3 containers, 1 network, 1 volume")
 }

@@ -153,9 +153,6 @@ func (p *ports) openAll(ctx context.Context, id string) error {
 		return nil
 	}
 	p.stopped(id)
-	if n := p.g.publishes(id) + len(rec.Ports); n > maxPorts { // what an image exposes is known only now
-		return tooManyPorts(n)
-	}
 	o := &opening{ports: p, id: id, run: c.State.StartedAt, place: at, addresses: at.order(c)}
 	o.ctx, o.cancel = context.WithCancel(p.ctx)
 	wanted := slices.Clone(rec.Ports)
@@ -250,6 +247,9 @@ func (p *ports) enter(ctx context.Context, job string, c containerNet) (*netns.N
 		return held.ns, nil
 	}
 	ns, err := netns.Open(c.State.Pid)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, notSeen(c.State.Pid)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -274,7 +274,7 @@ func (p *ports) checkProcess(ctx context.Context, job string, c containerNet) er
 		return fmt.Errorf("read the cgroup of the job's container: %w", err)
 	}
 	if !strings.Contains(string(group), job) {
-		return fmt.Errorf("process %d is not the job's container: the guard must run on the Engine's machine and see its processes", c.State.Pid)
+		return notSeen(c.State.Pid)
 	}
 	now, err := p.inspect(ctx, job)
 	if err != nil {
@@ -284,6 +284,10 @@ func (p *ports) checkProcess(ctx context.Context, job string, c containerNet) er
 		return errors.New("the job's container was restarted just now")
 	}
 	return nil
+}
+
+func notSeen(pid int) error {
+	return fmt.Errorf("published ports cannot be opened: process %d of the job's container is not seen here; run slipway on the Engine's machine, in its PID namespace", pid)
 }
 
 // order is a container's addresses: first those on networks that the place is on.
@@ -437,10 +441,10 @@ func hostPorts(s string) (first, last uint16, err error) {
 	return uint16(a), last, nil
 }
 
-// checkPorts refuses what cannot be published, before the container is made. all says that what the image exposes is to
-// come on top.
-func (c *call) checkPorts(requests []portRequest, all bool) error {
-	if len(requests) == 0 && !all {
+// checkPorts refuses what cannot be published. It is asked before a container is made, and again for what turns out then
+// that its image exposes.
+func (c *call) checkPorts(requests []portRequest) error {
+	if len(requests) == 0 {
 		return nil
 	}
 	if c.objects.jobContainer() != "" && !c.policy.Root {
@@ -449,24 +453,24 @@ func (c *call) checkPorts(requests []portRequest, all bool) error {
 			return err
 		}
 	}
-	if n := c.publishes("") + len(requests); n > maxPorts {
-		return c.refuse(tooManyPorts(n))
+	for _, r := range requests {
+		if r.Protocol == "tcp" || r.Protocol == "udp" {
+			continue
+		}
+		if err := c.refuse(deny("publish-protocol", "reach the container by its name and its own port",
+			"port %d/%s: only tcp and udp can be published", r.Port, printable(r.Protocol))); err != nil {
+			return err
+		}
 	}
-	return nil
-}
-
-// publishes counts the ports that the job's containers publish, without one of them.
-func (g *Guard) publishes(without string) int {
-	n := 0
-	for _, id := range g.objects.ids() {
-		if rec, err := g.objects.container(id); err == nil && id != without {
+	n := len(requests)
+	for _, id := range c.objects.ids() {
+		if rec, err := c.objects.container(id); err == nil {
 			n += len(rec.Ports)
 		}
 	}
-	return n
-}
-
-func tooManyPorts(n int) *Denial {
-	return deny("limit-ports", "publish only the ports that the job itself connects to: containers reach each other by name without",
-		"this job would publish %d ports; at most %d may be", n, maxPorts)
+	if n > maxPorts {
+		return c.refuse(deny("limit-ports", "publish only the ports that the job itself connects to: containers reach each other by name without",
+			"this job would publish %d ports; at most %d may be", n, maxPorts))
+	}
+	return nil
 }

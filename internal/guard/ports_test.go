@@ -329,7 +329,7 @@ func TestCheckPorts(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(o *Options) { o.Policy.Root = false })
 	c := &call{Guard: r.Guard, ctx: t.Context()}
-	if err := c.checkPorts([]portRequest{{Port: 80, Protocol: "tcp", HostPort: 80}}, false); err != nil {
+	if err := c.checkPorts([]portRequest{{Port: 80, Protocol: "tcp", HostPort: 80}}); err != nil {
 		t.Errorf("without a job container: %v", err)
 	}
 	rule := func(err error) string {
@@ -339,20 +339,21 @@ func TestCheckPorts(t *testing.T) {
 		}
 		return fmt.Sprint(err)
 	}
+	if got := rule(c.checkPorts([]portRequest{{Port: 80, Protocol: "sctp"}})); got != "publish-protocol" {
+		t.Error(got)
+	}
 	many := slices.Repeat([]portRequest{{Port: 80, Protocol: "tcp"}}, maxPorts/2+1)
 	r.objects.addContainer(&containerRecord{ID: "1", Ports: many})
-	if got := rule(c.checkPorts(many, false)); got != "limit-ports" {
+	if got := rule(c.checkPorts(many)); got != "limit-ports" {
 		t.Error(got)
 	}
 	r.objects.dropContainer("1")
 	r.job()
-	for _, all := range []bool{false, true} {
-		if got := rule(c.checkPorts([]portRequest{{Port: 80, Protocol: "tcp", HostPort: 80}}, all)); got != "needs-root" {
-			t.Error(got)
-		}
-		if got := rule(c.checkPorts(nil, all)); (got == "needs-root") != all {
-			t.Error(got)
-		}
+	if got := rule(c.checkPorts([]portRequest{{Port: 80, Protocol: "tcp"}})); got != "needs-root" {
+		t.Error(got)
+	}
+	if got := rule(c.checkPorts(nil)); got != "<nil>" {
+		t.Error(got)
 	}
 }
 

@@ -414,3 +414,45 @@ func TestReadAuth(t *testing.T) {
 		}
 	}
 }
+
+// TestLookWhileANameIsLent: not even in the moment in which a name is another job's does it mean that job's image.
+func TestLookWhileANameIsLent(t *testing.T) {
+	t.Parallel()
+	registry, _ := startRegistry(t)
+	a, b := rigs(t, withRegistry(registry.Host, ""))
+	name := registry.Host + "/race/app:1"
+	a.host("tag", alpine, name)
+	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", name) })
+	theirs := a.imageID(name)
+	secret := a.commitImage(name, "secret")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 10 {
+			status, body := a.do("POST", "/images/"+registry.Host+"/race/app/push?tag=1", nil, credentials(registry.User, registry.Password)...)
+			if status != http.StatusOK || strings.Contains(body, `"error"`) {
+				t.Errorf("%d %s", status, body)
+			}
+		}
+	}()
+	looks := 0
+	for running := true; running; looks++ {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		if status, body := b.do("GET", "/images/"+name+"/json", nil); status != http.StatusOK || strings.Contains(body, secret) || !strings.Contains(body, theirs) {
+			t.Fatalf("%d %s", status, body)
+		}
+		if b.sees(secret) {
+			t.Fatal("seen by its ID")
+		}
+		if _, body := b.do("GET", "/images/json", nil); strings.Contains(body, secret) {
+			t.Fatalf("listed: %s", body)
+		}
+	}
+	if now := a.imageID(name); now != theirs || looks < 10 {
+		t.Errorf("after %d looks, the name is %s", looks, now)
+	}
+}

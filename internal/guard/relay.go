@@ -14,10 +14,16 @@ import (
 	"sync"
 )
 
-// streamBuffer is the size of the buffers of streams: with it a proxied tar archive is as fast as the Engine takes it.
+// streamBuffer is the size of the buffers of archives: with it a proxied one is as fast as the Engine takes it.
 const streamBuffer = 256 << 10
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
+// talkBuffer is the size of the buffers of all other streams, of which a job may have hundreds open.
+const talkBuffer = 16 << 10
+
+var (
+	buffers     = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
+	talkBuffers = sync.Pool{New: func() any { b := make([]byte, talkBuffer); return &b }}
+)
 
 // kept are the Engine's headers that a client gets to see.
 var kept = []string{"Content-Type", "X-Docker-Container-Path-Stat", "Builder-Version"}
@@ -59,8 +65,12 @@ func (c *call) head(resp *http.Response) {
 // copyOut streams a body to the client. Each piece is flushed as it comes, but for archives: nobody reads those as they
 // grow, and big pieces are faster.
 func (c *call) copyOut(body io.Reader, archive bool) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	pool := &talkBuffers
+	if archive {
+		pool = &buffers
+	}
+	buf := pool.Get().(*[]byte)
+	defer pool.Put(buf)
 	flush := http.NewResponseController(c.w)
 	for {
 		n, err := body.Read(*buf)
@@ -232,8 +242,8 @@ func pipe(client, engine *stream) {
 }
 
 func copyBuffered(dst io.Writer, src io.Reader) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := talkBuffers.Get().(*[]byte)
+	defer talkBuffers.Put(buf)
 	_, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf) // how it ended shows in the container's state
 }
 

@@ -180,11 +180,11 @@ func TestSessionBuildForms(t *testing.T) {
 	}
 	text := func(s string) string { return form(s) + "COPY . /context/\n" }
 	top := write(t, t.TempDir(), "above", text("above"), "context/Dockerfile", text("plain"), "context/real", text("link"), "context/link", "-> real",
-		"context/own", text("own"), "context/own.dockerignore", "b\n", "context/.dockerignore", "a\n", "context/a", "a", "context/b", "b", "lower/dockerfile", text("lower"), "lower/file", "")
+		"context/own", text("own"), "context/own.dockerignore", "b\n", "context/.dockerignore", "a\n", "context/a", "a", "context/b", "b", "lower/dockerfile", text("lower"), "lower/file", "", "secret", "archive\n")
 	dir := filepath.Join(top, "context")
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
-	for _, f := range [][2]string{{"Dockerfile", text("archive")}, {"inside", "x"}} {
+	for _, f := range [][2]string{{"Dockerfile", strings.Replace(text("x"), "RUN echo x", "RUN --mount=type=secret,id=s cat /run/secrets/s", 1)}, {"inside", "x"}} {
 		if err := w.WriteHeader(&tar.Header{Name: f[0], Size: int64(len(f[1])), Mode: 0o644}); err != nil {
 			t.Fatal(err)
 		}
@@ -203,7 +203,7 @@ func TestSessionBuildForms(t *testing.T) {
 		{"lower", "", []string{"../lower"}, "file", "Dockerfile"},
 		{"stdin", text("stdin"), []string{"-f", "-", "."}, "b", "a"},
 		{"alone", form("alone"), []string{"-"}, "", "."},
-		{"archive", archive.String(), []string{"-"}, "inside", "a"},
+		{"archive", archive.String(), []string{"--secret", "id=s,src=../secret", "-"}, "inside", "a"},
 	} {
 		out := t.TempDir()
 		answer, err := r.oldDocker(dir, c.stdin, append([]string{"build", "-o", out}, c.args...)...)
@@ -228,6 +228,36 @@ func TestSessionBuildForms(t *testing.T) {
 		if answer, err := r.oldDocker(dir, "", append([]string{"build"}, args...)...); err == nil || !strings.Contains(answer, want) {
 			t.Errorf("%v: %v\n%s", args, err, answer)
 		}
+	}
+}
+
+// TestSessionUpload sends each of the two requests of an uploaded archive without the other, and to another job.
+func TestSessionUpload(t *testing.T) {
+	t.Parallel()
+	r, other := newRig(t), newRig(t)
+	r.sessions.wait, other.sessions.wait = 300*time.Millisecond, 300*time.Millisecond
+	upload := "/build?version=2&buildid=upload-request:mine"
+	if status, answer := r.do(http.MethodPost, upload, []byte("x")); status != http.StatusBadRequest || !strings.Contains(answer, "no build came") {
+		t.Error(status, answer)
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- other.wholeAnswer(upload) }()
+	for _, id := range []string{"mine", "upload-request:mine", "", "a/b"} {
+		status, answer := r.do(http.MethodPost, "/build?"+url.Values{"version": {"2"}, "remote": {"upload-request"}, "buildid": {id}}.Encode(), nil)
+		if status != http.StatusBadRequest {
+			t.Errorf("%q: %d %s", id, status, answer)
+		}
+	}
+	if err := <-answered; err != nil {
+		t.Error(err)
+	}
+	lacks(t, r.calls.String()+other.calls.String(), "/build")
+	for _, g := range []*rig{r, other} {
+		g.sessions.mu.Lock()
+		if n := len(g.sessions.meetings); n != 0 {
+			t.Errorf("%d archives are still waited for", n)
+		}
+		g.sessions.mu.Unlock()
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -231,18 +232,41 @@ func archiveOf(t *testing.T, headers ...*tar.Header) []byte {
 	return b.Bytes()
 }
 
+func gzipped(data []byte) []byte {
+	var b bytes.Buffer
+	z := gzip.NewWriter(&b)
+	_, _ = z.Write(data)
+	_ = z.Close()
+	return b.Bytes()
+}
+
+// sparseArchive claims a file of a terabyte, in GNU tar's old form.
+func sparseArchive() []byte {
+	h := make([]byte, 1024)
+	copy(h, "holes")
+	copy(h[100:], "0000644\x000000000\x000000000\x0000000000000\x0000000000000\x00")
+	h[156] = 'S'
+	copy(h[257:], "ustar  \x00")
+	copy(h[386:], "20000000000\x0000000000000\x00")                   // a hole up to there
+	copy(h[483:], "\x80\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00") // real size
+	copy(h[148:], "        ")
+	sum := 0
+	for _, b := range h[:512] {
+		sum += int(b)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return h
+}
+
 func TestArchivePut(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.own("db", "--network", "none", alpine, "true")
 	plain := archiveOf(t, &tar.Header{Name: "plain", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg})
-	zipped := &bytes.Buffer{}
-	z := gzip.NewWriter(zipped)
-	_, _ = z.Write(archiveOf(t, &tar.Header{
+	zipped := gzipped(archiveOf(t, &tar.Header{
 		Name: "zipped", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg,
 		PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y"}, Format: tar.FormatPAX,
 	}))
-	z.Close()
 	for _, c := range []struct {
 		what   string
 		body   []byte
@@ -250,11 +274,16 @@ func TestArchivePut(t *testing.T) {
 		want   string
 	}{
 		{"plain", plain, 200, ""},
-		{"gzip", zipped.Bytes(), 200, ""},
+		{"gzip", zipped, 200, ""},
 		{"bzip2", []byte("BZh91AY&SY"), 403, "[archive-compression]"},
 		{"xz", []byte("\xfd7zXZ\x00\x00"), 403, "[archive-compression]"},
 		{"zstd", []byte("\x28\xb5\x2f\xfd\x00"), 403, "[archive-compression]"},
 		{"device", archiveOf(t, &tar.Header{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8}), 403, "[archive-device]"},
+		{"plain with a compressed look", archiveOf(t, &tar.Header{Name: "BZh91AY", Typeflag: tar.TypeDir}), 403, "[archive-compression]"},
+		{"the same within gzip", gzipped(archiveOf(t, &tar.Header{Name: "BZh91AY", Typeflag: tar.TypeDir})), 403, "[archive-compression]"},
+		{"the same in a split name", archiveOf(t, &tar.Header{Name: strings.Repeat("p", 90) + "/BZh" + strings.Repeat("x", 80), Size: 1, Typeflag: tar.TypeReg, Format: tar.FormatUSTAR}), 403, "[archive-compression]"},
+		{"zstd to skip", []byte("\x5a\x2a\x4d\x18" + strings.Repeat("x", 600)), 403, "[archive-compression]"},
+		{"sparse", sparseArchive(), 403, "[archive-sparse]"},
 		{"noise", []byte(strings.Repeat("noise", 500)), 400, "cannot be read"},
 	} {
 		status, text := r.do("PUT", "/containers/db/archive?path=/tmp", c.body)

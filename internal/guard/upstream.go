@@ -29,7 +29,7 @@ func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, 
 		DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression: true,
 		MaxIdleConns:       16, MaxIdleConnsPerHost: 16,
-		WriteBufferSize: streamBuffer, ReadBufferSize: streamBuffer,
+		WriteBufferSize: talkBuffer, ReadBufferSize: talkBuffer, // archives are read and written in bigger pieces, past these
 	}
 	var v struct{ Version, ApiVersion string }
 	if err := u.getJSON(ctx, "/version", nil, &v); err != nil {
@@ -183,7 +183,7 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 		conn.Close()
 		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
 	}
-	br := bufio.NewReaderSize(conn, streamBuffer)
+	br := bufio.NewReaderSize(conn, talkBuffer)
 	resp, err := http.ReadResponse(br, r)
 	if err != nil {
 		stop()

@@ -12,8 +12,8 @@ import (
 // Host is the registry in whose name the scopes' own images are kept. There is none of that name, and none is asked.
 const Host = "slipway.local"
 
-// maxName is how long a name may be without its tag, by the grammar of names.
-const maxName = reference.NameTotalLengthMax
+// maxName is how long a name may be without its tag. Newer Engines do not count the host.
+const maxName = 255
 
 var plainHost = regexp.MustCompile(`^[a-z0-9.-]+(:[0-9]+)?$`)
 

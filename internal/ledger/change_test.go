@@ -1,0 +1,160 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+// killed runs what ends in the middle as a killed process does: nothing is recorded, and the kernel drops the locks.
+func killed(do func()) {
+	defer func() { _ = recover() }()
+	do()
+}
+
+// TestKilledWhilePulling: what a killed process pulled is nobody's, and an operator's name means what it meant.
+func TestKilledWhilePulling(t *testing.T) {
+	t.Parallel()
+	const fresh, operators = "registry.example.com/team/secret:1", "docker.io/library/base:1"
+	dir := t.TempDir()
+	l, engine := open(t, dir), shelf{operators: "sha256:old", "keep:old": "sha256:old"}
+	for _, name := range []string{fresh, operators} {
+		killed(func() {
+			_, _, _ = l.Pull(t.Context(), engine, Pull{Name: name, Scope: "s1", Private: true}, func(ctx context.Context) error {
+				_ = engine.Tag(ctx, "sha256:new", name)
+				panic("killed")
+			})
+		})
+	}
+	later := open(t, dir)
+	check := func(when string) {
+		t.Helper()
+		for _, scope := range []string{"s1", "s2"} {
+			if visible(t, later, fresh, scope) {
+				t.Errorf("%s: %s sees what was being pulled", when, scope)
+			}
+			f, err := later.Find(t.Context(), engine, Scope{ID: scope}, operators)
+			if err != nil || f.ID != "sha256:old" {
+				t.Errorf("%s: %s gets %+v %v for the operator's name", when, scope, f, err)
+			}
+		}
+	}
+	check("before it is mended")
+	if err := later.Repair(t.Context(), engine); err != nil {
+		t.Fatal(err)
+	}
+	if engine[fresh] != "" || engine[operators] != "sha256:old" {
+		t.Errorf("the Engine has %v", engine)
+	}
+	engine[fresh] = "sha256:late" // the Engine completed the pull after all
+	check("after it is mended")
+	delete(engine, fresh)
+	// A pull of its own makes it visible.
+	_, id, err := later.Pull(t.Context(), engine, Pull{Name: fresh, Scope: "s2", Private: true}, func(ctx context.Context) error {
+		return engine.Tag(ctx, "sha256:new", fresh)
+	})
+	if err != nil || id != "sha256:new" || !visible(t, later, fresh, "s2") || visible(t, later, fresh, "s1") {
+		t.Errorf("%s %v", id, err)
+	}
+}
+
+// TestFailedPull leaves everything as it was.
+func TestFailedPull(t *testing.T) {
+	t.Parallel()
+	l, engine := open(t, t.TempDir()), shelf{}
+	const name = "docker.io/library/base:1"
+	refused := errors.New("refused")
+	_, _, err := l.Pull(t.Context(), engine, Pull{Name: name, Scope: "s1"}, func(context.Context) error { return refused })
+	if !errors.Is(err, refused) {
+		t.Error(err)
+	}
+	if entries, err := l.Entries(); err != nil || len(entries) != 0 {
+		t.Errorf("%v %v", entries, err) // an operator may make an image of that name
+	}
+}
+
+// TestTurns: a name is changed by one at a time, and who waits may give up.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	const name = "docker.io/library/app:1"
+	engine := shelf{}
+	var mu sync.Mutex
+	inside := 0
+	var all sync.WaitGroup
+	for range 4 {
+		l := open(t, dir)
+		all.Go(func() {
+			_, _, err := l.Pull(t.Context(), engine, Pull{Name: name, Scope: "s1"}, func(ctx context.Context) error {
+				mu.Lock()
+				inside++
+				n := inside
+				mu.Unlock()
+				if n > 1 {
+					t.Error("two at once")
+				}
+				ctx, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+				defer cancel()
+				if err := open(t, dir).Write(ctx, shelf{}, name, "s2", "sha256:x"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("did not wait: %v", err)
+				}
+				mu.Lock()
+				inside--
+				mu.Unlock()
+				return engine.Tag(ctx, "sha256:1", name)
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// TestReaders: what one scope has under a name does not change because another pulls or writes the name.
+func TestReaders(t *testing.T) {
+	t.Parallel()
+	l, engine := open(t, t.TempDir()), shelf{}
+	const name = "registry.example.com/group/app:1"
+	owner, guest := Scope{ID: "owner", Path: "registry.example.com/group/app"}, Scope{ID: "guest"}
+	write := func(id string) {
+		t.Helper()
+		engine["keep:"+id] = id
+		if err := l.Write(t.Context(), engine, name, owner.ID, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pull := func(s Scope, id string, private bool) {
+		t.Helper()
+		engine["keep:"+id] = id
+		p, err := PullOf(s, name, private)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := l.Pull(t.Context(), engine, p, func(ctx context.Context) error { return engine.Tag(ctx, id, p.Name) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(ownersID, guestsID, strangersID string) {
+		t.Helper()
+		for s, id := range map[Scope]string{owner: ownersID, guest: guestsID, {ID: "stranger"}: strangersID} {
+			if f, err := l.Find(t.Context(), engine, s, name); err != nil || f.ID != id {
+				t.Errorf("%s gets %q %v, want %q", s.ID, f.ID, err, id)
+			}
+		}
+	}
+	write("sha256:built")
+	want("sha256:built", "", "")
+	pull(guest, "sha256:released", true)
+	want("sha256:built", "sha256:released", "")
+	write("sha256:newer")
+	want("sha256:newer", "sha256:released", "")
+	pull(guest, "sha256:released", false)
+	want("sha256:newer", "sha256:released", "sha256:released")
+	if err := l.Remove(t.Context(), engine, name, owner.ID); err != nil {
+		t.Fatal(err)
+	}
+	want("sha256:released", "sha256:released", "sha256:released")
+}
