@@ -180,7 +180,7 @@ func TestGuardPolicy(t *testing.T) {
 		Registry: "172.17.0.1:5000", ImagePath: "172.17.0.1:5000/group/demo", AllowedRegistries: []string{"hub.example", "gitlab.example:443"},
 		Mounts:  []guard.Mount{{Destination: "/d", Source: "/s"}},
 		Sockets: slices.Sorted(slices.Values([]string{s.EngineSocket, "/run/docker.sock", "/var/run/docker.sock"})),
-		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, Root: IsAdmin(),
+		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
 	}
 	if diff := cmp.Diff(want, honest); diff != "" {
 		t.Errorf("policy:\n%s", diff)

@@ -89,6 +89,8 @@ func TestBuildAttacks(t *testing.T) {
 		"a hard link":           {body: entries(t, file("x", evil), link("Dockerfile", "x", tar.TypeLink)), rule: "build-context"},
 		"a hard link to it":     {body: entries(t, file("Dockerfile", good), link("x", "./Dockerfile", tar.TypeLink), file("x", evil)), rule: "build-context"},
 		"a linked folder":       {query: "dockerfile=a/Dockerfile", body: entries(t, file("a/Dockerfile", good), file("b/Dockerfile", evil), link("a", "b", tar.TypeSymlink)), rule: "build-context"},
+		"behind a link":         {body: entries(t, file("Dockerfile", good), link("l", ".", tar.TypeSymlink), file("l/Dockerfile", evil)), rule: "build-context"},
+		"behind two links":      {body: entries(t, file("a/Dockerfile", good), link("l", "a", tar.TypeSymlink), tar.Header{Name: "l/x/", Typeflag: tar.TypeDir}, file("l/x/../Dockerfile", evil)), query: "dockerfile=a/Dockerfile", rule: "build-context"},
 		"a removed file":        {body: entries(t, file("Dockerfile", good), file("dockerfile", evil), file(".wh.Dockerfile", "")), rule: "build-context"},
 		"an emptied folder":     {body: entries(t, file("Dockerfile", good), file("dockerfile", evil), file(".wh..wh..opq", "")), rule: "build-context"},
 		"a device":              {body: entries(t, file("Dockerfile", good), tar.Header{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8}), rule: "build-context"},
@@ -258,26 +260,30 @@ func TestBuildCachePartition(t *testing.T) {
 		return q.Encode()
 	}
 	step := "cat /proc/sys/kernel/random/uuid > /id"
-	for name, c := range map[string]struct{ evil, honest, run string }{
-		"nothing":        {"", "", "RUN " + step},
-		"own host":       {query("extrahosts", "mirror:6.6.6.6"), query("extrahosts", "mirror:7.7.7.7"), "RUN " + step},
-		"proxy":          {query("buildargs", `{"http_proxy":"http://evil"}`), query("buildargs", `{"http_proxy":"http://mine"}`), "RUN " + step},
-		"network":        {query("networkmode", "none"), "", "RUN " + step},
-		"limits":         {query("ulimits", `[{"Name":"nofile","Soft":99,"Hard":99}]`, "shmsize", "65536"), "", "RUN " + step},
-		"mount by ID":    {"", "", "RUN --mount=type=cache,id=x,target=/c touch /c/x && " + step},
-		"spoofed scope":  {query("extrahosts", "pSCOPE.guard.invalid:127.0.0.1"), "", "RUN " + step},
-		"spoofed scope.": {query("extrahosts", "PSCOPE.GUARD.INVALID.:127.0.0.1"), "", "RUN " + step},
-		"spoofed name":   {query("buildargs", `{"BUILDKIT_SANDBOX_HOSTNAME":"x"}`), query("buildargs", `{"BUILDKIT_SANDBOX_HOSTNAME":"x"}`), "RUN " + step},
-		"spoofed mount":  {query("buildargs", `{"BUILDKIT_CACHE_MOUNT_NS":"x"}`), query("buildargs", `{"BUILDKIT_CACHE_MOUNT_NS":"x"}`), "RUN --mount=type=cache,id=x,target=/c " + step},
+	args := `{"http_proxy":"http://%s","BUILDKIT_SANDBOX_HOSTNAME":"x","BUILDKIT_CACHE_MOUNT_NS":"x"}`
+	for name, c := range map[string]struct {
+		evil, honest, flags string
+		again               bool
+	}{
+		"nothing":       {again: true},
+		"own host":      {evil: query("extrahosts", "mirror:6.6.6.6"), honest: query("extrahosts", "mirror:7.7.7.7"), again: true},
+		"arguments":     {evil: query("buildargs", fmt.Sprintf(args, "evil")), honest: query("buildargs", fmt.Sprintf(args, "mine")), again: true},
+		"network":       {evil: query("networkmode", "none")},
+		"limits":        {evil: query("ulimits", `[{"Name":"nofile","Soft":99,"Hard":99}]`, "shmsize", "65536")},
+		"mount by ID":   {flags: "--mount=type=cache,id=x,target=/c ", again: true},
+		"spoofed scope": {evil: query("extrahosts", "pSCOPE.guard.invalid:127.0.0.1", "extrahosts", "PSCOPE.GUARD.INVALID.:127.0.0.1")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			attacker, victim := rigs(t)
-			text := "FROM " + alpine + "\nLABEL t=" + victim.policy.Token + "\nRUN : " + victim.policy.Token + "\n" + c.run + "\n"
+			text := "FROM " + alpine + "\nRUN " + c.flags + step + " # " + victim.policy.Token + "\n"
 			evil := attacker.layers(strings.ReplaceAll(c.evil, "SCOPE", victim.policy.Scope), text)
 			honest := victim.layers(c.honest, text)
 			if evil == honest {
 				t.Errorf("the other project got %s", evil)
+			}
+			if !c.again {
+				return
 			}
 			if again := victim.layers(c.honest, text); again != honest {
 				t.Errorf("the second run was not cached: %s, %s", honest, again)
@@ -287,7 +293,7 @@ func TestBuildCachePartition(t *testing.T) {
 	t.Run("one scope", func(t *testing.T) {
 		t.Parallel()
 		a, b := rigs(t, func(o *Options) { o.Policy.Scope = "s" + strings.Repeat("1", 10) })
-		text := "FROM " + alpine + "\nRUN : " + a.policy.Token + "; " + step + "\n"
+		text := "FROM " + alpine + "\nRUN " + step + " # " + a.policy.Token + "\n"
 		if one, two := a.layers("", text), b.layers("", text); one != two {
 			t.Errorf("jobs of one scope do not share: %s, %s", one, two)
 		}

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -322,32 +323,86 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}, nil
 }
 
-// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the job. It is
-// the job's alone, because jobs of the scope end at different times.
+// alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the last job
+// that uses it. All jobs of the scope have the same one: it stands in the Dockerfile, which COPY . . puts into a layer.
 func (c *call) alias(ctx context.Context, img image) (string, error) {
-	name := ledger.TemporaryName(c.policy.Scope, c.policy.Token, strings.TrimPrefix(img.ID, "sha256:"))
+	name := ledger.TemporaryName(c.policy.Scope, "id", strings.TrimPrefix(img.ID, "sha256:"))
 	if c.objects.hasAlias(name) {
 		return name, nil
 	}
-	if err := c.images.Borrow(name, c.policy.Scope, time.Now()); err != nil {
-		return "", err
-	}
-	c.objects.addAlias(name)
 	ctx, cancel := detached(ctx)
 	defer cancel()
-	return name, imageCalls{c.Guard}.Tag(ctx, img.ID, name)
+	use, err := c.images.Share(ctx, name, c.policy.Scope, time.Now())
+	if err != nil {
+		return "", err
+	}
+	if err := (imageCalls{c.Guard}).Tag(ctx, img.ID, name); err != nil {
+		return "", errors.Join(err, use.Release(ctx, imageCalls{c.Guard}))
+	}
+	c.objects.addAlias(name, use)
+	return name, nil
 }
 
-// dropAliases ends the names that alias gave.
-func (g *Guard) dropAliases(ctx context.Context) error {
-	names := g.objects.allAliases()
+// ownImage records that the job made an image, and holds it.
+func (g *Guard) ownImage(ctx context.Context, id string) error {
+	g.objects.addImage(id)
+	_, err := g.hold(ctx, id)
+	return err
+}
+
+// holdName is the name by which the job holds an image.
+func (g *Guard) holdName(id string) string {
+	return ledger.TemporaryName(g.policy.Scope, g.policy.Token, strings.TrimPrefix(id, "sha256:"))
+}
+
+// hold keeps an image on the Engine until the job ends, by a name that no job sees: another job may have made the very
+// same image from the same layers, and end sooner.
+func (g *Guard) hold(ctx context.Context, id string) (string, error) {
+	name := g.holdName(id)
+	if g.objects.hasHold(name) {
+		return name, nil
+	}
+	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
+		return "", err
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := (imageCalls{g}).Tag(ctx, id, name); err != nil {
+		return "", err
+	}
+	g.objects.addHold(name)
+	return name, nil
+}
+
+// letGo ends the hold of images. Those that nobody else holds or names are gone then.
+func (g *Guard) letGo(ctx context.Context, names ...string) error {
+	var gone []string
 	for _, name := range names {
-		if err := (imageCalls{g}).Untag(ctx, name); err != nil {
+		// A scope may read an image by a name that the Engine has given to another one: then the hold ends with its age.
+		_, id := splitTag(name)
+		read, err := g.images.Reads("sha256:" + id)
+		if err != nil {
 			return err
 		}
+		if !read {
+			if err := (imageCalls{g}).Untag(ctx, name); err != nil {
+				return err
+			}
+			gone = append(gone, name)
+		}
+		g.objects.dropHold(name)
 	}
-	if len(names) == 0 {
+	if len(gone) == 0 {
 		return nil
 	}
-	return g.images.Forget(names...)
+	return g.images.Forget(gone...)
+}
+
+// dropAliases ends the names that alias and hold gave.
+func (g *Guard) dropAliases(ctx context.Context) error {
+	errs := []error{g.letGo(ctx, g.objects.allHolds()...)}
+	for _, use := range g.objects.takeAliases() {
+		errs = append(errs, use.Release(ctx, imageCalls{g}))
+	}
+	return errors.Join(errs...)
 }

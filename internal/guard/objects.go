@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // objects is the record of what the guard itself saw created for its job: the only authority on what is the job's.
@@ -19,7 +21,8 @@ type objects struct {
 	volumes    map[string]bool             // by the Engine's name
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
-	aliases    map[string]bool             // the temporary names of images
+	aliases    map[string][]*ledger.Shared // the temporary names of images
+	holds      map[string]bool             // the names by which the job holds images that it made
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
 	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
@@ -57,7 +60,7 @@ type networkRecord struct {
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
-		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string]bool{}, told: map[string]bool{},
+		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, holds: map[string]bool{}, told: map[string]bool{},
 		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
@@ -345,22 +348,52 @@ func (o *objects) ownsImage(id string) bool {
 	return o.images[id]
 }
 
-func (o *objects) addAlias(name string) {
+func (o *objects) addAlias(name string, use *ledger.Shared) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.aliases[name] = true
+	o.aliases[name] = append(o.aliases[name], use)
 }
 
 func (o *objects) hasAlias(name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.aliases[name]
+	return len(o.aliases[name]) > 0
 }
 
-func (o *objects) allAliases() []string {
+// takeAliases returns all uses of names and forgets them.
+func (o *objects) takeAliases() []*ledger.Shared {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Sorted(maps.Keys(o.aliases))
+	var out []*ledger.Shared
+	for _, uses := range o.aliases {
+		out = append(out, uses...)
+	}
+	clear(o.aliases)
+	return out
+}
+
+func (o *objects) addHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holds[name] = true
+}
+
+func (o *objects) hasHold(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.holds[name]
+}
+
+func (o *objects) dropHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.holds, name)
+}
+
+func (o *objects) allHolds() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.holds))
 }
 
 func (o *objects) dropImage(id string) {

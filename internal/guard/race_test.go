@@ -21,7 +21,8 @@ func TestCopyRace(t *testing.T) {
 		for unix.Unmount(filepath.Join(target, "b"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
 		}
 	})
-	program := buildStatic(t, "testdata/swap")
+	program := filepath.Join(t.TempDir(), "swap")
+	buildStatic(t, "testdata/swap", program)
 	id := r.own("swap", "--network", "none", "--volume", "/a/b", "--entrypoint", "sh", alpine, "-c",
 		"ln -s "+target+" /link; exec /swap /a /link")
 	r.docker("cp", program, "swap:/swap")
