@@ -46,7 +46,7 @@ func archiveBuild(c *call) error {
 	if b.options.Get("remote") != "" {
 		return b.remoteBuild(out)
 	}
-	body := &buildContext{c: c, b: b, out: out, done: make(chan struct{})}
+	body := newBuildContext(c, b, out)
 	defer body.drain()
 	if err := body.start(); err != nil {
 		return out.fail(err)

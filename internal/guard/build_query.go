@@ -38,6 +38,9 @@ type buildRequest struct {
 	tags        []buildTag
 }
 
+// maxTags bounds the names of one image.
+const maxTags = 100
+
 // buildTag is a name for the image.
 type buildTag struct {
 	written string // as the client wrote it, with its tag
@@ -75,6 +78,9 @@ func (b *buildRequest) end() {
 
 // engineQuery is the query for the Engine. It takes the names that the image gets; finish must be called then.
 func (b *buildRequest) engineQuery() (url.Values, error) {
+	if n := len(b.c.query["t"]); n > maxTags {
+		return nil, badRequest("slipway: a build has at most %d names", maxTags)
+	}
 	for _, t := range b.c.query["t"] {
 		if t == "" {
 			continue
@@ -99,10 +105,10 @@ func (b *buildRequest) engineQuery() (url.Values, error) {
 
 // finish tells of the image that was made, "" if there is none.
 func (b *buildRequest) finish(id string) error {
-	if id != "" {
-		b.c.objects.addImage(id)
-	}
 	var failed error
+	if id != "" {
+		failed = b.c.ownImage(b.ctx, id)
+	}
 	for _, t := range b.tags {
 		if err := t.done(id); err != nil && failed == nil {
 			failed = err

@@ -29,8 +29,8 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 	err = errors.Join(err,
 		s.remove(ctx, union(g.objects.ids(), lost), networks, g.objects.allVolumes()),
 		s.byLabel(ctx, mine, marked),
-		g.dropAliases(ctx),
 		s.images(ctx, g),
+		g.dropAliases(ctx),
 	)
 	if line := s.summary(); line != "" {
 		g.report("slipway: removed what the job left: " + line)

@@ -193,10 +193,19 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.ports.close()
 		g.builds.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
-		g.closed = errors.Join(pins, g.cleanUp(ctx))
+		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeDir())
 		g.engine.close()
 	})
 	return g.closed
+}
+
+// removeDir removes the guard's folder, which is empty by now. It takes nothing along: if a pin should be left, the job's
+// files are below it.
+func (g *Guard) removeDir() error {
+	if err := os.Remove(g.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the guard's folder: %w", err)
+	}
+	return nil
 }
 
 func (g *Guard) waitForCalls(ctx context.Context) {

@@ -343,9 +343,64 @@ func (c *call) alias(ctx context.Context, img image) (string, error) {
 	return name, nil
 }
 
-// dropAliases ends the names that alias gave.
+// ownImage records that the job made an image, and holds it.
+func (g *Guard) ownImage(ctx context.Context, id string) error {
+	g.objects.addImage(id)
+	_, err := g.hold(ctx, id)
+	return err
+}
+
+// holdName is the name by which the job holds an image.
+func (g *Guard) holdName(id string) string {
+	return ledger.TemporaryName(g.policy.Scope, g.policy.Token, strings.TrimPrefix(id, "sha256:"))
+}
+
+// hold keeps an image on the Engine until the job ends, by a name that no job sees: another job may have made the very
+// same image from the same layers, and end sooner.
+func (g *Guard) hold(ctx context.Context, id string) (string, error) {
+	name := g.holdName(id)
+	if g.objects.hasHold(name) {
+		return name, nil
+	}
+	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
+		return "", err
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := (imageCalls{g}).Tag(ctx, id, name); err != nil {
+		return "", err
+	}
+	g.objects.addHold(name)
+	return name, nil
+}
+
+// letGo ends the hold of images. Those that nobody else holds or names are gone then.
+func (g *Guard) letGo(ctx context.Context, names ...string) error {
+	var gone []string
+	for _, name := range names {
+		// A scope may read an image by a name that the Engine has given to another one: then the hold ends with its age.
+		_, id := splitTag(name)
+		read, err := g.images.Reads("sha256:" + id)
+		if err != nil {
+			return err
+		}
+		if !read {
+			if err := (imageCalls{g}).Untag(ctx, name); err != nil {
+				return err
+			}
+			gone = append(gone, name)
+		}
+		g.objects.dropHold(name)
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return g.images.Forget(gone...)
+}
+
+// dropAliases ends the names that alias and hold gave.
 func (g *Guard) dropAliases(ctx context.Context) error {
-	var errs []error
+	errs := []error{g.letGo(ctx, g.objects.allHolds()...)}
 	for _, use := range g.objects.takeAliases() {
 		errs = append(errs, use.Release(ctx, imageCalls{g}))
 	}

@@ -1,8 +1,11 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -258,6 +261,9 @@ func TestCleanUp(t *testing.T) {
 	}
 	if r.state(job) != "running" {
 		t.Error("the job's container is gone")
+	}
+	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the guard's folder is there: %v", err)
 	}
 	wants(t, r.reports.String(), "removed what the job left: 3 containers, 1 network, 1 volume")
 }
