@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestCopyRace has a container exchange the place of its volume with a symlink to a folder of the machine while it is
@@ -15,6 +17,10 @@ func TestCopyRace(t *testing.T) {
 	}
 	// Whatever the Engine makes of the volume's place in the machine's folder shows there.
 	target := t.TempDir()
+	t.Cleanup(func() { // the Engine does not find again what it mounted there
+		for unix.Unmount(filepath.Join(target, "b"), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+		}
+	})
 	program := filepath.Join(t.TempDir(), "swap")
 	buildStatic(t, "testdata/swap", program)
 	id := r.own("swap", "--network", "none", "--volume", "/a/b", "--entrypoint", "sh", alpine, "-c",
