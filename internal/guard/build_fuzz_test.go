@@ -9,6 +9,8 @@ import (
 	"path"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 )
 
 // unpacked is what an archive leaves on a disk, in a simple model of how Docker unpacks: entries replace what is there,
@@ -78,6 +80,11 @@ func unpack(archive []byte) (*unpacked, error) {
 		if h.Typeflag == tar.TypeDir && old != nil && old.kind == tar.TypeDir {
 			continue
 		}
+		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
+			if u.files[dir] == nil {
+				u.files[dir] = &node{kind: tar.TypeDir}
+			}
+		}
 		for k := range u.files { // what is replaced goes with all that is in it
 			if k == name || strings.HasPrefix(k, name+"/") {
 				delete(u.files, k)
@@ -120,38 +127,97 @@ func FuzzBuildContext(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, data []byte, dockerfile string) {
-		name := path.Clean("/" + dockerfile)[1:]
-		if name == "" || len(data) > 1<<20 {
-			return
+		if name := path.Clean("/" + dockerfile)[1:]; name != "" && len(data) <= 1<<20 {
+			checkContext(t, data, name)
 		}
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		c := &call{Guard: &Guard{}, ctx: ctx}
-		b := &buildRequest{c: c, ctx: ctx, cancel: cancel, dockerfile: name}
-		body := newBuildContext(c, b, nil)
-		body.check = func([]byte) ([]byte, error) { return []byte("checked"), nil }
-		body.in = bufio.NewReader(bytes.NewReader(data))
-		var out bytes.Buffer
-		w := tar.NewWriter(&out)
-		if err := body.write(w); err != nil {
-			return
+	})
+}
+
+// failer is what reports of both kinds of tests go to.
+type failer interface {
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// checkContext reports whether an archive was taken, and fails if the Engine then reads what was not checked.
+func checkContext(t failer, data []byte, name string) bool {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c := &call{Guard: &Guard{}, ctx: ctx}
+	b := &buildRequest{c: c, ctx: ctx, cancel: cancel, dockerfile: name}
+	body := newBuildContext(c, b, nil)
+	body.check = func([]byte) ([]byte, error) { return []byte("checked"), nil }
+	body.in = bufio.NewReader(bytes.NewReader(data))
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	if err := body.write(w); err != nil {
+		return false
+	}
+	if !bytes.HasPrefix(out.Bytes(), []byte("./\x00")) {
+		t.Errorf("it begins with %q", out.Bytes()[:16])
+	}
+	u, err := unpack(out.Bytes())
+	if err != nil {
+		t.Fatalf("%v: %q", err, out.Bytes())
+	}
+	for _, choice := range []string{name, body.lowerName()} {
+		at, ok := u.follow(choice, true)
+		if n := u.files[at]; ok && n != nil && choice != "" {
+			if n.kind != tar.TypeReg || n.data != "checked" {
+				t.Errorf("the Engine reads %q at %s", n.data, at)
+			}
+			return true
 		}
-		if !bytes.HasPrefix(out.Bytes(), []byte("./\x00")) {
-			t.Errorf("it begins with %q", out.Bytes()[:16])
-		}
-		u, err := unpack(out.Bytes())
-		if err != nil {
-			t.Fatalf("%v: %q", err, out.Bytes())
-		}
-		for _, choice := range []string{name, body.lowerName()} {
-			at, ok := u.follow(choice, true)
-			if n := u.files[at]; ok && n != nil && choice != "" {
-				if n.kind != tar.TypeReg || n.data != "checked" {
-					t.Errorf("the Engine reads %q at %s", n.data, at)
-				}
-				return
+	}
+	t.Errorf("the Engine finds no Dockerfile")
+	return true
+}
+
+// TestBuildContextProperty: the same of archives made of the entries that matter.
+func TestBuildContextProperty(t *testing.T) {
+	t.Parallel()
+	names := rapid.SampledFrom([]string{
+		"Dockerfile", "dockerfile", "./Dockerfile", "a/../Dockerfile", "a", "a/x", "a/Dockerfile", "a/dockerfile", "l", "l/Dockerfile", "l/a/Dockerfile",
+		"b/l", "b/l/Dockerfile", "x", ".", "..", ".wh.Dockerfile", "a/.wh..wh..opq",
+	})
+	kinds := rapid.SampledFrom([]byte{tar.TypeReg, tar.TypeReg, tar.TypeSymlink, tar.TypeLink, tar.TypeDir, tar.TypeFifo})
+	taken := 0
+	property := func(rt *rapid.T) {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		name := rapid.SampledFrom([]string{"Dockerfile", "a/Dockerfile"}).Draw(rt, "dockerfile")
+		for i := range rapid.IntRange(1, 6).Draw(rt, "entries") {
+			h := tar.Header{Name: names.Draw(rt, "name"), Typeflag: kinds.Draw(rt, "kind")}
+			if i == 0 && rapid.Bool().Draw(rt, "plain") {
+				h = tar.Header{Name: name, Typeflag: tar.TypeReg}
+			}
+			if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink {
+				h.Linkname = names.Draw(rt, "link")
+			}
+			if h.Typeflag == tar.TypeReg {
+				h.Size = 4
+			}
+			if h.Typeflag == tar.TypeDir {
+				h.Name += "/"
+			}
+			if err := w.WriteHeader(&h); err != nil {
+				rt.Fatalf("%v", err)
+			}
+			if h.Size > 0 {
+				_, _ = io.WriteString(w, "evil")
 			}
 		}
-		t.Error("the Engine finds no Dockerfile")
-	})
+		if err := w.Close(); err != nil {
+			rt.Fatalf("%v", err)
+		}
+		if checkContext(rt, b.Bytes(), name) {
+			taken++
+		}
+	}
+	for range 30 {
+		rapid.Check(t, property)
+	}
+	if taken == 0 {
+		t.Error("no archive was taken")
+	}
 }

@@ -36,7 +36,7 @@ type buildContext struct {
 	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
 	links    map[string]bool                  // symbolic links among the entries
 	found    bool                             // the Dockerfile was written
-	fallback *member // an entry that is the Dockerfile if there is no other
+	fallback *member                          // an entry that is the Dockerfile if there is no other
 }
 
 // member is an entry that is held back.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // imageRow is one row of the Engine's list of images, as the job may see it.
@@ -25,15 +27,29 @@ func (g *Guard) visibleImages(ctx context.Context) ([]imageRow, error) {
 }
 
 func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, error) {
+	for range tries {
+		before, err := g.images.Version()
+		if err != nil {
+			return nil, err
+		}
+		rows, version, err := g.listOnce(ctx, query)
+		if err != nil || version <= before { // else a name may have been lent while the Engine was asked
+			return rows, err
+		}
+	}
+	return nil, ledger.ErrBusy
+}
+
+// listOnce also tells the ledger's version of when a name that counts was last changed.
+func (g *Guard) listOnce(ctx context.Context, query url.Values) (out []imageRow, version uint64, err error) {
 	var rows []map[string]any
 	if err := g.engine.getJSON(ctx, "/images/json", query, &rows); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	own, err := g.images.Names(g.policy.Scope)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var out []imageRow
 	for _, row := range rows {
 		l := imageRow{doc: row, labels: g.visibleLabels(row)}
 		l.id, _ = row["Id"].(string)
@@ -42,8 +58,9 @@ func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, e
 		}
 		names, err := g.namesWith(own, imageDoc{ID: l.id, RepoTags: stringsOf(row["RepoTags"]), RepoDigests: stringsOf(row["RepoDigests"])})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		version = max(version, names.version)
 		if len(names.tags)+len(names.digests) == 0 && !g.objects.ownsImage(l.id) {
 			continue
 		}
@@ -52,7 +69,7 @@ func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, e
 		hideImageDetails(row)
 		out = append(out, l)
 	}
-	return out, nil
+	return out, version, nil
 }
 
 // hideImageDetails drops where else the Engine writes the names of images.

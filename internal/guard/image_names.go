@@ -136,20 +136,19 @@ func (g *Guard) imageByID(ctx context.Context, id, ref string) (image, imageDoc,
 		if !found {
 			return image{}, doc, noImage(ref)
 		}
-		names, err := g.namesOf(doc)
-		if err != nil {
-			return image{}, doc, err
-		}
-		after, err := g.images.Version()
-		if err != nil {
-			return image{}, doc, err
-		}
-		if g.objects.ownsImage(doc.ID) || names.visible && before == after {
+		if g.objects.ownsImage(doc.ID) {
 			return newImage(doc, ledger.Candidate{}), doc, nil
 		}
-		if before == after {
+		names, err := g.namesOf(doc)
+		switch {
+		case err != nil:
+			return image{}, doc, err
+		case names.version > before:
+			continue // a name may have been lent while the Engine was asked
+		case !names.visible:
 			return image{}, doc, noImage(ref)
 		}
+		return newImage(doc, ledger.Candidate{}), doc, nil
 	}
 	return image{}, imageDoc{}, ledger.ErrBusy
 }
@@ -179,7 +178,8 @@ func (g *Guard) expandID(ctx context.Context, ref string) (string, error) {
 // imageNames are the names of an image that the job may see, in the form in which people write them.
 type imageNames struct {
 	tags, digests []string
-	visible       bool // some name leads to it, be it one that the scope's own name hides
+	visible       bool   // some name leads to it, be it one that the scope's own name hides
+	version       uint64 // of the ledger, when a name that counts was last changed
 }
 
 // namesOf finds out what an image is called as far as the job may know.
@@ -217,6 +217,7 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil {
 			return n, err
 		}
+		n.version = max(n.version, m.Version)
 		if !m.Visible || m.ID != "" && m.ID != doc.ID {
 			continue
 		}
@@ -241,6 +242,7 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil {
 			return n, err
 		}
+		n.version = max(n.version, m.Version)
 		visible := m.Visible && (m.ID == "" || m.ID == doc.ID)
 		if visible && !m.Known {
 			if visible, err = g.digestVisible(named.String(), doc); err != nil {
