@@ -251,11 +251,14 @@ func containerRename(c *call) error {
 	}
 	ctx, cancel := c.lasting()
 	defer cancel()
+	call := func(name string) { c.objects.update(rec.ID, func(r *containerRecord) { r.Name = name }) }
+	call("") // a new container may get the old name before the answer is here, and it is not the one that is gone then
 	q := url.Values{"name": {c.policy.prefix() + name}}
 	if err := c.engine.callJSON(ctx, http.MethodPost, path, q, nil, nil); err != nil {
+		call(rec.Name)
 		return c.written(err)
 	}
-	c.objects.update(rec.ID, func(r *containerRecord) { r.Name = name })
+	call(name)
 	c.empty(http.StatusNoContent)
 	return nil
 }

@@ -57,6 +57,7 @@ func containerCreate(c *call) error {
 		}
 	}
 	rec := containerRecord{Name: name, Image: in.Image, Ports: planned.ports, Pins: map[string]string{}, Sources: map[string]string{}}
+	rec.Processes = c.objects.processesOf(string(planned.host.PidMode))
 	user := c.made.newUser()
 	request, err := p.finish(planned, c.maker(ctx, user, &rec))
 	if err != nil {
