@@ -243,7 +243,9 @@ func TestCleanUp(t *testing.T) {
 	volume := strings.TrimSpace(r.host("volume", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"data"))
 	r.objects.addVolume(volume)
 	// Not on record: its creation was seen by nobody.
-	lost := strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, "--volume", volume+":/data", alpine, "true"))
+	lost := strings.TrimSpace(r.host("create", "--name", r.policy.prefix()+"lost", "--label", LabelGuard+"="+r.policy.Token, "--volume", volume+":/data", alpine, "true"))
+	// Somebody else's, of an image that has our label.
+	foreign := strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, alpine, "true"))
 	start := time.Now()
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -256,9 +258,10 @@ func TestCleanUp(t *testing.T) {
 			t.Errorf("%s is there", id)
 		}
 	}
-	if r.state(job) != "running" {
-		t.Error("the job's container is gone")
+	if r.state(job) != "running" || r.state(foreign) == "" {
+		t.Error("the job's container is gone, or somebody else's")
 	}
+	r.host("rm", foreign)
 	wants(t, r.reports.String(), "removed what the job left: 3 containers, 1 network, 1 volume")
 }
 
@@ -266,13 +269,19 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	dead := fmt.Sprintf("dead-%s", r.policy.Token)
-	id := strings.TrimSpace(r.host("create", "--label", LabelGuard+"=0123", "--label", "slipway.test.instance="+dead, alpine, "true"))
+	create := func(name string) string {
+		return strings.TrimSpace(r.host("create", "--name", name, "--label", LabelGuard+"=0123", "--label", "slipway.test.instance="+dead, alpine, "true"))
+	}
+	id := create(namePrefix("0123") + dead)
+	// Somebody else's, of an image that has our labels.
+	foreign := create("web-" + dead)
+	t.Cleanup(func() { r.host("rm", foreign) })
 	alive := r.own("alive", "--network", "none", alpine, "true")
 	err := Sweep(t.Context(), r.recorder(), func(labels map[string]string) bool { return labels["slipway.test.instance"] == dead }, r.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.state(id) != "" || r.state(alive) != "created" {
+	if r.state(id) != "" || r.state(alive) != "created" || r.state(foreign) != "created" {
 		t.Errorf("dead %q, alive %q", r.state(id), r.state(alive))
 	}
 }

@@ -32,7 +32,7 @@ type objects struct {
 // containerRecord is what the Engine does not keep of a container.
 type containerRecord struct {
 	ID    string
-	Name  string // as the job wrote it; "" if the Engine chose one
+	Name  string // as the job wrote it
 	Image string // the image's name as the job wrote it
 	Job   bool   // it is the job's own container
 	// Processes is the container whose processes it sees and is seen by, full ID; "" = it has its own only.
