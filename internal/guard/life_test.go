@@ -296,6 +296,11 @@ func TestLifeRefused(t *testing.T) {
 		{"GET", "/containers/db/attach/ws?stream=1", "attach-ws"},
 		{"GET", "/containers/db/top?ps_args=-eo+ppid%3DPID,args", "top-args"},
 		{"GET", "/containers/db/top?ps_args=aux%3Bid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-eo+args,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=f+e+-p+1+-o+args,etime,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-O+args+-o+pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=--format+args,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-C+init+-o+pid", "top-args"},
 		{"DELETE", "/containers/db?link=1", "legacy-link"},
 	} {
 		status, text := r.do(c.method, c.target, nil)
@@ -306,7 +311,10 @@ func TestLifeRefused(t *testing.T) {
 	if after := r.calls.String(); after != before {
 		t.Errorf("these reached the Engine:\n%s", strings.TrimPrefix(after, before))
 	}
-	for _, target := range []string{"/containers/db/top", "/containers/db/top?ps_args=-eo+pid,comm", "/containers/db/top?ps_args=aux"} {
+	for _, target := range []string{
+		"/containers/db/top", "/containers/db/top?ps_args=-eo+pid,comm", "/containers/db/top?ps_args=aux", "/containers/db/top?ps_args=-ef",
+		"/containers/db/top?ps_args=axo+pid,args", "/containers/db/top?ps_args=-e+-o+pid,ppid,comm", "/containers/db/top?ps_args=auxww",
+	} {
 		if status, text := r.do("GET", target, nil); status != http.StatusOK || !strings.Contains(text, "sleep") {
 			t.Errorf("%s: %d %s", target, status, text)
 		}
