@@ -203,6 +203,9 @@ func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest,
 	if err != nil {
 		return nil, dockerfileError(err)
 	}
+	if syntax := f.Syntax(); syntax != "" {
+		c.once("syntax "+syntax, "slipway: the frontend "+printable(syntax)+" of a syntax line is not used: the Engine's own one builds")
+	}
 	checked := &checkedFile{file: f, ids: map[string]string{}}
 	if err := c.refuseProblems(f, 0); err != nil {
 		return nil, err

@@ -197,6 +197,9 @@ func (b *buildRequest) readRefused() error {
 			return err
 		}
 	}
+	if v := c.query.Get("cachefrom"); v != "" && v != "[]" && v != "null" {
+		c.once("cachefrom", "slipway: --cache-from is not used: steps come out of the build cache that this project has on the machine")
+	}
 	if remote := c.query.Get("remote"); remote != "" && remote != "client-session" {
 		b.options.Set("remote", remote) // audit mode goes on
 		return c.refuse(deny("build-remote", "fetch it in the job and build from the folder",

@@ -29,7 +29,7 @@ type classicStep struct {
 	dockerfile.Instruction
 	image                            string // of a FROM: the image's ID
 	told, begun, ended, cached, fail bool
-	running                          bool // it was told that it runs
+	running, reused                  bool // it was told that it runs, or that it need not
 	took                             time.Duration
 	logs                             []string
 }
@@ -166,7 +166,7 @@ func (s *classicSteps) settled(step *classicStep) bool {
 			continue
 		}
 		passed := !next.begun && s.passed(i)
-		step.cached = passed || next.cached && next.ended
+		step.cached = passed || next.cached
 		return next.begun || passed
 	}
 	return true
@@ -239,15 +239,16 @@ func (s *classicSteps) verdict(step *classicStep) string {
 // follow tells how a step that works goes on.
 func (s *classicSteps) follow(step *classicStep) {
 	switch {
-	case step.ended && step.cached && !step.running:
+	case step.running:
+	case step.cached: // newer versions say so before the step has ended
+		step.running, step.reused = true, true
 		s.print(usedCache)
-		return
-	case !step.running && (step.Keyword == "RUN" || len(step.logs) > 0):
+	case step.Keyword == "RUN" || len(step.logs) > 0:
 		step.running = true
 		s.print(runningStep)
 	}
 	s.logs(step)
-	if step.ended && !step.fail {
+	if step.ended && !step.fail && !step.reused {
 		s.print(fmt.Sprintf(" ---> Done in %.1fs\n", step.took.Seconds()))
 	}
 }

@@ -246,6 +246,7 @@ func TestBuildForms(t *testing.T) {
 		}
 		lacks(t, text, "slipway.local")
 	}
+	wants(t, r.reports.String(), "evil.invalid/x of a syntax line is not used")
 }
 
 // TestBuildForgedLog: what a step prints is not taken for the builder's words.
