@@ -64,6 +64,7 @@ type Guard struct {
 	made     *made
 	sessions *sessions
 	copies   copies
+	large    chan struct{} // one for each call at work that has a large body
 	watching sync.Once
 	router   *router
 	server   *http.Server
@@ -83,7 +84,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, served: make(chan struct{}),
+		report: o.Report, served: make(chan struct{}), large: make(chan struct{}, maxLarge),
 	}
 	if g.report == nil {
 		g.report = func(string) {}
