@@ -294,7 +294,7 @@ func TestAudit(t *testing.T) {
 	host, secret := companySecret(t)
 	r := newRig(t, withSocket(), slipwayKeys(`socket_policy = "audit"`))
 	log := r.must(job.Success, withDocker("docker run --rm -v "+host+":/tmp "+alpine+" cat /tmp/secret"))
-	wants(t, log, "\n"+secret+"\n", `socket_policy = "audit"`, "[")
+	wants(t, log, "\n"+secret+"\n", `socket_policy = "audit"`, "audit: would be denied by slipway [bind-outside]")
 	r.cleanAfter()
 }
 

@@ -108,6 +108,7 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	c.Env = environ(p.source.environ(p.vars), p.tempDir)
 	c.User = p.image.user
 	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
+	c.Labels[labelName] = c.Name
 	if c.Network == "" {
 		c.Network = s.Network
 		if len(c.Extras.Links) > 0 {

@@ -26,7 +26,6 @@ type call struct {
 	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
 	version apiVersion        // of the client
 	ref, id string            // what the client calls the container of the call, and its full ID
-	audited []*Denial         // what audit mode let pass
 }
 
 // repeated are the query keys that may have several values.
@@ -167,8 +166,8 @@ func (c *call) refuse(d *Denial) error {
 	if !c.policy.Audit {
 		return d
 	}
-	c.audited = append(c.audited, d)
 	c.log.Warn("would be denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	c.report("audit: would be " + d.Error())
 	return nil
 }
 

@@ -195,7 +195,7 @@ func (s *sweeper) images(ctx context.Context, g *Guard) error {
 	})
 }
 
-// byLabel removes what has a label and is mine, until there is nothing any more.
+// byLabel removes what guards made that has a label and is mine, until there is nothing any more.
 func (s *sweeper) byLabel(ctx context.Context, mine func(map[string]string) bool, label string) error {
 	for {
 		containers, err1 := s.list(ctx, "/containers/json", label, mine)
@@ -217,7 +217,16 @@ func (s *sweeper) byLabel(ctx context.Context, mine func(map[string]string) bool
 type listed struct {
 	ID     string
 	Name   string
+	Names  []string // of a container
 	Labels map[string]string
+}
+
+// byGuard reports whether a guard made the object, and not an image that gives its labels to all containers made of it:
+// guards give their containers names that nobody else does.
+func (l listed) byGuard(path string) bool {
+	return path != "/containers/json" || slices.ContainsFunc(l.Names, func(name string) bool {
+		return strings.HasPrefix(name, "/"+namePrefix(l.Labels[LabelGuard]))
+	})
 }
 
 func (s *sweeper) list(ctx context.Context, path, label string, mine func(map[string]string) bool) ([]string, error) {
@@ -242,7 +251,7 @@ func (s *sweeper) list(ctx context.Context, path, label string, mine func(map[st
 		if path == "/volumes" {
 			id = o.Name
 		}
-		if id != s.keep && mine(o.Labels) {
+		if id != s.keep && o.byGuard(path) && mine(o.Labels) {
 			out = append(out, id)
 		}
 	}

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -32,10 +33,12 @@ type objects struct {
 // containerRecord is what the Engine does not keep of a container.
 type containerRecord struct {
 	ID    string
-	Name  string // as the job wrote it; "" if the Engine chose one
+	Name  string // as the job wrote it
 	Image string // the image's name as the job wrote it
 	Job   bool   // it is the job's own container
-	Ports []portRequest
+	// Processes is the container whose processes it sees and is seen by, full ID; "" = it has its own only.
+	Processes string
+	Ports     []portRequest
 	// Pins are the folders in the guard's folder that its binds are pinned at.
 	Pins map[string]string // pin → source as the job wrote it
 	// Sources are what the job shares with it: target in the container → source as the job wrote it.
@@ -151,6 +154,31 @@ func (o *objects) update(id string, change func(*containerRecord)) {
 	if c, ok := o.containers[id]; ok {
 		change(c)
 	}
+}
+
+// processesOf is the container whose processes one of that mode is among. By way of another one it is still that one's
+// when the other is gone.
+func (o *objects) processesOf(mode string) string {
+	ref, ok := strings.CutPrefix(mode, "container:")
+	if !ok {
+		return ""
+	}
+	if c, err := o.container(ref); err == nil {
+		return cmp.Or(c.Processes, c.ID)
+	}
+	return ref
+}
+
+// sharesProcesses reports whether there is another container among the processes of this one.
+func (o *objects) sharesProcesses(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.containers {
+		if c.Processes == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (o *objects) jobContainer() string {
