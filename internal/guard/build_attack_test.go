@@ -407,3 +407,28 @@ func TestBuildStreams(t *testing.T) {
 	}
 	lacks(t, seen, "\nlast", "Successfully")
 }
+
+// TestBuildLateRefusal: what comes when the Engine has a part of the context already is refused all the same.
+func TestBuildLateRefusal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	text := "FROM " + alpine + "\nLABEL late=" + r.policy.Token + "\n"
+	big := strings.Repeat("0123456789abcdef", (maxAhead+1<<20)/16)
+	status, answer := r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}, tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big},
+		tar.Header{Name: "./Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "denied by slipway [build-context]")
+	if ids := r.host("images", "--quiet", "--all", "--filter", "label=late="+r.policy.Token); ids != "" {
+		t.Errorf("built: %s", ids)
+	}
+	// The twin with one Dockerfile, which comes late.
+	status, answer = r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big}, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusOK {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "Successfully tagged late:latest")
+}
