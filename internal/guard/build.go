@@ -97,9 +97,6 @@ type builds struct {
 
 func newBuilds(g *Guard) *builds { return &builds{g: g, byClient: map[string]*buildRequest{}} }
 
-// close has nothing to do: builds end with the guard's calls.
-func (b *builds) close() {}
-
 // begin counts a build in and gives it an ID of its own at the Engine, where the builds of all jobs are in one list.
 func (b *builds) begin(r *buildRequest) error {
 	var random [12]byte

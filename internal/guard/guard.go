@@ -197,7 +197,6 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.waitForCalls(wait)
 		stop()
 		g.ports.close()
-		g.builds.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
 		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeDir(), g.lease.End())
 		g.engine.close()
