@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -183,7 +184,9 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 	if err != nil {
 		return policy, docker.Found{}, fmt.Errorf("look for --container: %w", err)
 	}
-	policy.Network = job.Network
+	// What the job's container lacks, it must not get by starting another one.
+	policy.Network, policy.CapDrop, policy.CgroupParent = job.Network, job.CapDrop, job.Limits.CgroupParent
+	policy.Limits.Memory, policy.Limits.NanoCPUs = job.Limits.Memory, job.Limits.NanoCPUs
 	for _, m := range job.Mounts {
 		if slices.ContainsFunc(policy.Mounts, func(known guard.Mount) bool { return known.Destination == m.Target }) {
 			continue
@@ -200,7 +203,29 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 		}
 		policy.Mounts = append(policy.Mounts, guard.Mount{Destination: m.Target, Source: m.Source, Volume: m.Volume, ReadOnly: m.ReadOnly})
 	}
-	return policy, job, nil
+	policy.Mounts, err = o.withoutNested(policy.Mounts)
+	return policy, job, err
+}
+
+// withoutNested leaves out places that lie in others that the job may write to: it could put a link to anywhere in their
+// stead. Where the other one shows them at the same path, nothing is lost.
+func (o guardOptions) withoutNested(mounts []guard.Mount) (out []guard.Mount, err error) {
+	for _, m := range mounts {
+		i := slices.IndexFunc(mounts, func(outer guard.Mount) bool {
+			return !outer.ReadOnly && strings.HasPrefix(m.Source, strings.TrimSuffix(outer.Source, "/")+"/")
+		})
+		switch {
+		case i < 0:
+			out = append(out, m)
+		case !m.ReadOnly && m.Destination == path.Join(mounts[i].Destination, strings.TrimPrefix(m.Source, mounts[i].Source)):
+		case m.Source == o.dir:
+			return nil, withHint(fmt.Errorf("--workspace: %s lies in %s, which --container may write to", m.Source, mounts[i].Source),
+				"leave --workspace out: the mounts of --container are shared")
+		default:
+			o.log.Warn("a mount of --container cannot be shared with containers of the job", "path", m.Destination, "why", "it lies in "+mounts[i].Source+", which the job may write to")
+		}
+	}
+	return out, nil
 }
 
 // scope names who shares the build cache: a project; without a name, all that is done in the same folder.

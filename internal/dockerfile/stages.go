@@ -232,8 +232,7 @@ func (f *File) findTarget() error {
 
 // reach marks what the target needs, and checks what was not needed before.
 func (f *File) reach() {
-	var visit func(i int)
-	visit = func(i int) {
+	visit := func(i int) {
 		s := f.stages[i]
 		if s.needed {
 			return

@@ -80,7 +80,7 @@ func TestNetworkMadeByMany(t *testing.T) {
 // TestNeighbours: two jobs at the same time do not reach each other, but both reach the world outside.
 func TestNeighbours(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, dockerKeys(`cap_add = ["NET_RAW"]`)) // for ping
 	outside := startListener(t)
 	image := r.image(withBash()) // its /dev/tcp finds hosts by name, a static busybox does not
 	listening := r.enqueue(withImage(spec(
@@ -123,6 +123,14 @@ func TestNeighbours(t *testing.T) {
 		t.Errorf("the controls failed: %+v\n%s", o, log)
 	}
 	wants(t, log, "\npinged myself\n", "\ndatagrams 2\n", "\nthen still 2\n", "\noutside says hello\n")
+}
+
+// TestNoRawSockets: a job on the shared bridge cannot forge addresses, unless the operator lets it.
+func TestNoRawSockets(t *testing.T) {
+	t.Parallel()
+	const dropped = "caps=$(sed -n 's/^CapBnd:[[:space:]]*//p' /proc/self/status); test $((0x$caps >> 13 & 1)) = "
+	newRig(t).must(job.Success, spec(dropped+"0"))
+	newRig(t, dockerKeys(`cap_add = ["NET_RAW"]`)).must(job.Success, spec(dropped+"1"))
 }
 
 // get is a bash command that asks for the page of a host.

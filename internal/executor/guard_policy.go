@@ -22,7 +22,9 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		Scope: s.scope(p.spec), Registry: registry, AllowedRegistries: s.Guard.AllowedRegistries,
 		Mounts: mounts, Sockets: s.socketPaths(p),
 		Network: c.Network, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits,
-		Audit: s.Guard.Audit, Root: IsAdmin(),
+		// What the job's container lacks, it must not get by starting another one.
+		CapDrop: c.Security.CapDrop,
+		Audit:   s.Guard.Audit, Root: IsAdmin(),
 	}
 	policy.ImagePath = ownImagePath(p.spec)
 	if len(policy.AllowedRegistries) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -63,8 +64,10 @@ func (e *Executor) handOverByContainer(ctx context.Context, tr *trace.Trace, p *
 		dirs = append(dirs, fmt.Sprintf("/.slipway/%d", i))
 		mounts = append(mounts, docker.Mount{Source: folder, Target: dirs[len(dirs)-1]})
 	}
+	name, labels := p.container.Name+"-hand-over", maps.Clone(p.container.Labels)
+	labels[labelName] = name
 	id, err := e.Engine.Create(ctx, docker.Container{
-		Name: p.container.Name + "-hand-over", Image: image.ID, User: "0", Labels: p.container.Labels, Network: "none",
+		Name: name, Image: image.ID, User: "0", Labels: labels, Network: "none",
 		Entrypoint: []string{"sh"}, Cmd: handOverCommand(dirs...)[1:], Mounts: mounts,
 		Security: docker.Security{UsernsMode: p.container.Security.UsernsMode, SecurityOpt: p.container.Security.SecurityOpt},
 	})

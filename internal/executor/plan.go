@@ -3,6 +3,7 @@ package executor
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -107,6 +108,7 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	c.Env = environ(p.source.environ(p.vars), p.tempDir)
 	c.User = p.image.user
 	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
+	c.Labels[labelName] = c.Name
 	if c.Network == "" {
 		c.Network = s.Network
 		if len(c.Extras.Links) > 0 {
@@ -116,7 +118,22 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	if c.Security.Privileged && !matchesAny(s.AllowedPrivilegedImages, p.image.name) {
 		c.Security.Privileged = false
 	}
+	if c.Network == s.Network && !c.Security.Privileged && !wantsRawSockets(c.Security.CapAdd) {
+		c.Security.CapDrop = append(slices.Clone(c.Security.CapDrop), rawSockets)
+	}
 	return c
+}
+
+// rawSockets is the capability that lets a container forge addresses: on the bridge that jobs share, it would get its
+// neighbours' traffic, although they cannot reach each other.
+const rawSockets = "NET_RAW"
+
+// wantsRawSockets reports whether the operator gives them all the same: cap_add wins over cap_drop at the Engine.
+func wantsRawSockets(capAdd []string) bool {
+	return slices.ContainsFunc(capAdd, func(name string) bool {
+		name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		return name == rawSockets || name == "ALL"
+	})
 }
 
 // guarded reports whether the job has a socket of its own.

@@ -27,7 +27,7 @@ func Sweep(ctx context.Context, engine *docker.Engine, free func(stateDir, insta
 	}
 	var errs []error
 	for _, c := range containers {
-		if !free(c.Labels[labelState], c.Labels[labelInstance]) {
+		if c.Labels[labelName] != c.Name || !free(c.Labels[labelState], c.Labels[labelInstance]) {
 			continue
 		}
 		log.Info("removing a container that a killed runner left", "container", c.Name, "state", c.Labels[labelState])
@@ -55,7 +55,9 @@ func Purge(ctx context.Context, engine *docker.Engine, instance string) error {
 	}
 	var errs []error
 	for _, c := range containers {
-		errs = append(errs, engine.Remove(ctx, c.ID))
+		if c.Labels[labelName] == c.Name {
+			errs = append(errs, engine.Remove(ctx, c.ID))
+		}
 	}
 	mine := func(l map[string]string) bool { return l[labelInstance] == instance }
 	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, slog.New(slog.DiscardHandler)), sweepRest(ctx, engine, mine))...)

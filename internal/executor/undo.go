@@ -113,12 +113,34 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 			return refuse("name the folders that jobs need one by one", "Slipway's own files in "+dir)
 		}
 	}
+	if outer := s.writableAround(mounts, source, false); outer != "" {
+		return refuse(fmt.Sprintf("make %q read-only, or put the two side by side", outer), fmt.Sprintf("a place in volume %q, where a job could put a link to anywhere in its stead", outer))
+	}
 	for _, dir := range []string{"/proc", "/sys"} {
 		if !readOnly && (isBelow(resolved(source), dir) || resolved(source) == "/") {
 			return refuse(fmt.Sprintf("write %q", strings.TrimSuffix(text, ":rw")+":ro"), "the machine's kernel settings in "+dir)
 		}
 	}
 	return nil
+}
+
+// writableAround is the volume through which jobs may write to a folder that is passed on the way to a place of the host:
+// what they put there would be followed when the place is mounted for the next job. whole says that the place itself must
+// not be such a volume, because only what lies in it is given to jobs.
+func (s Settings) writableAround(mounts []mountPoint, source string, whole bool) string {
+	for _, text := range s.Volumes {
+		outer, target, mode, err := splitVolume(text)
+		if err != nil || !path.IsAbs(outer) || isReadOnly(mode) || path.Clean(target) == path.Clean(s.BuildsDir) || s.isSocket(outer) {
+			continue
+		}
+		// Each step by itself: a link that a job put in the place of one leads away from the volume.
+		for p := path.Clean(source); p != "/"; p = path.Dir(p) {
+			if (p != path.Clean(source) || whole || resolved(p) != resolved(outer)) && holds(mounts, outer, p) {
+				return text
+			}
+		}
+	}
+	return ""
 }
 
 // CheckSource says why a place of the host must not be given to who has a guarded socket: it would lead around the guard.

@@ -145,13 +145,54 @@ func TestWaysAroundTheGuard(t *testing.T) {
 	}
 }
 
+// TestVolumeInVolume: who writes to a folder decides what lies in it, and so what the next job would get.
+func TestVolumeInVolume(t *testing.T) {
+	t.Parallel()
+	s := guarded(t)
+	srv := filepath.Join(filepath.Dir(s.StateDir), "srv")
+	link, swapped := srv+"-link", srv+"/swapped"
+	for at, to := range map[string]string{link: srv, swapped: "/etc"} {
+		if err := os.Symlink(to, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		refused bool
+		volumes []string
+		hostDir string
+	}{
+		{true, []string{srv + ":/srv", srv + "/sub:/sub"}, ""},
+		{true, []string{srv + "/sub/deep:/sub:ro", srv + ":/srv:rw"}, ""},
+		{true, []string{link + ":/srv", srv + "/sub:/sub"}, ""},
+		{true, []string{srv + ":/srv", link + "/sub:/sub"}, ""},
+		{true, []string{srv + ":/srv", swapped + ":/sub"}, ""},
+		{true, []string{srv + ":/srv", swapped + "/ssl:/sub"}, ""},
+		{true, []string{srv + ":/srv", srv + "/builds:" + s.BuildsDir}, ""},
+		{true, []string{srv + ":/srv", srv + ":" + s.BuildsDir}, ""},
+		{true, []string{srv + ":/srv", "/cached"}, srv},
+		{true, []string{srv + ":/srv", "/cached"}, srv + "/caches"},
+		{false, []string{srv + ":/srv:ro", srv + "/sub:/sub"}, ""},
+		{false, []string{srv + ":/srv", srv + ":/again", link + ":/third"}, ""},
+		{false, []string{srv + "/a:/a", srv + "/b:/b", srv + "/ab:/ab"}, srv + "/c"},
+		{false, []string{srv + ":" + s.BuildsDir}, srv},
+	} {
+		s.Volumes, s.VolumeHostDir = c.volumes, c.hostDir
+		for _, trusted := range []bool{false, true} {
+			s.Guard.TrustConfig = trusted
+			if p := planOf(s, payload(t)); (p.err != nil) != (c.refused && !trusted) {
+				t.Errorf("%q, cache_dir %q, trusted %v: %v", c.volumes, c.hostDir, trusted, p.err)
+			}
+		}
+	}
+}
+
 // TestSystemFolders: the operator may give them, and every job hears what that means.
 func TestSystemFolders(t *testing.T) {
 	t.Parallel()
 	s := guarded(t)
-	s.Volumes = append(s.Volumes, "/etc:/e", "/etc/ssl/certs:/c:ro", "/etc/cron.d:/d", "/srv:/s", "/run/dbus:/run/dbus:ro")
+	s.Volumes = append(s.Volumes, "/root:/e", "/etc/ssl/certs:/c:ro", "/etc/cron.d:/d", "/srv:/s", "/run/dbus:/run/dbus:ro")
 	p := planOf(s, payload(t))
-	if p.err != nil || len(p.warnings) != 3 || !strings.Contains(p.warnings[0], "/etc:/e") || !strings.Contains(p.warnings[1], "/etc/cron.d:/d") {
+	if p.err != nil || len(p.warnings) != 3 || !strings.Contains(p.warnings[0], "/root:/e") || !strings.Contains(p.warnings[1], "/etc/cron.d:/d") {
 		t.Errorf("%v, warnings %q", p.err, p.warnings)
 	}
 }
@@ -180,7 +221,7 @@ func TestGuardPolicy(t *testing.T) {
 		Registry: "172.17.0.1:5000", ImagePath: "172.17.0.1:5000/group/demo", AllowedRegistries: []string{"hub.example", "gitlab.example:443"},
 		Mounts:  []guard.Mount{{Destination: "/d", Source: "/s"}},
 		Sockets: slices.Sorted(slices.Values([]string{s.EngineSocket, "/run/docker.sock", "/var/run/docker.sock"})),
-		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, Root: IsAdmin(),
+		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
 	}
 	if diff := cmp.Diff(want, honest); diff != "" {
 		t.Errorf("policy:\n%s", diff)

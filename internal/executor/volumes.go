@@ -41,6 +41,9 @@ type layout struct {
 func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 	var l layout
 	var out []volume
+	if err := s.checkFolder("cache_dir", s.VolumeHostDir); err != nil {
+		return l, nil, err
+	}
 	for _, text := range s.Volumes {
 		source, target, mode, err := splitVolume(text)
 		if err != nil {
@@ -54,6 +57,9 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		case source == "":
 			out = append(out, s.cacheVolume(slot, spec, target))
 		case path.Clean(target) == path.Clean(s.BuildsDir) && path.IsAbs(source):
+			if err := s.checkFolder("volumes", source); err != nil {
+				return l, nil, err
+			}
 			l = layout{hostRoot: source, below: path.Join(containerName(s.ShortToken), strconv.Itoa(slot.ProjectID))}
 		case s.isSocket(source):
 			switch s.Socket {
@@ -72,6 +78,18 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		}
 	}
 	return l, out, nil
+}
+
+// checkFolder refuses a folder of the host, in which jobs have folders of their own, if jobs may write to it as a whole.
+func (s Settings) checkFolder(key, dir string) error {
+	if !s.strict() || dir == "" {
+		return nil
+	}
+	if outer := s.writableAround(readMounts(), dir, true); outer != "" {
+		return configurationError("put the two side by side; or write trust_config = true in [runners.slipway], and every job owns the machine",
+			"%s of [runners.docker] has the folders of jobs in %s, where volume %q lets each job put a link to anywhere in their stead", key, dir, outer)
+	}
+	return nil
 }
 
 // ownDirs are the folders of ours on the host, as the container sees them.

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,63 +15,61 @@ import (
 )
 
 // The bridge that jobs share lets no traffic of IP through between them, but every container on it can claim the address
-// of another to the gateway, and is then sent what comes for that one. Without NET_RAW it cannot, which is why the jobs'
-// containers do not get it.
+// of another to the gateway, and is then sent what comes for that one. Without NET_RAW it cannot, which is why neither a
+// job's container nor those that it makes are to have it.
 func TestBridgeCannotBeSpoofed(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	r := newRig(t)
+	r := newRig(t, func(o *Options) { o.Policy.CapDrop = []string{"NET_RAW"} })
 	bridge := r.sharedBridge()
-	program := buildStatic(t, "testdata/arp")
 	gateway := strings.TrimSpace(r.host("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", bridge))
 	id := strings.TrimSpace(r.host("network", "inspect", "--format", "{{.Id}}", bridge))
 	mac, err := os.ReadFile("/sys/class/net/br-" + id[:12] + "/address")
 	if err != nil {
 		t.Skip(err) // the Engine has a network namespace of its own
 	}
+	victim := r.jobOn(bridge)
+	address := strings.TrimSpace(r.host("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", victim))
+	job := r.jobOn(bridge) // the attacker's, and the guard's from now on
 	const secret = "the secret of the victim"
-	outside := serveSecret(t, secret)
-	for _, raw := range []bool{true, false} {
-		victim := r.jobOn(bridge)
-		address := strings.TrimSpace(r.host("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", victim))
-		options := []string{"create", "--network", bridge, "--stop-signal", "KILL", "--entrypoint", "/arp"}
-		if !raw {
-			options = append(options, "--cap-drop", "NET_RAW")
-		}
-		options = append(options, alpine, address, strings.TrimSpace(string(mac)), gateway, secret)
-		attacker := strings.TrimSpace(r.host(options...))
-		t.Cleanup(func() { r.host("rm", "--force", attacker) })
-		r.host("cp", program, attacker+":/arp")
+	outside, inside := serveSecret(t, secret), r.within(victim)
+	buildStatic(t, "testdata/arp", r.workspace+"/arp")
+	attack := []string{address, strings.TrimSpace(string(mac)), gateway, secret}
 
-		inside := r.within(victim)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			keepAsking(ctx, inside, outside)
-		}()
-		out, err := run("unix:///var/run/docker.sock", "", "start", "--attach", attacker)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		keepAsking(ctx, inside, outside)
+	}()
+	defer func() {
 		cancel()
 		<-done
-		switch {
-		case raw && !strings.Contains(out, "intercepted"):
-			t.Errorf("the attack does not work at all, so that this test shows nothing: %v %s", err, out)
-		case !raw && (err == nil || !strings.Contains(out, "operation not permitted")):
-			t.Errorf("without NET_RAW: %v %s", err, out)
-		}
+	}()
+	// With Docker's own capabilities.
+	out, err := run("unix:///var/run/docker.sock", "", append([]string{
+		"run", "--rm", "--network", bridge, "--volume", r.workspace + ":/w", alpine, "/w/arp",
+	}, attack...)...)
+	if !strings.Contains(out, "intercepted") {
+		t.Errorf("the attack does not work at all, so that this test shows nothing: %v %s", err, out)
+	}
+	// Through the guard, on the network of the job's container.
+	out, err = r.try(append([]string{
+		"run", "--rm", "--network", "container:" + job, "--cap-add", "NET_RAW", "--volume", jobDir + ":/w", alpine, "/w/arp",
+	}, attack...)...)
+	if err == nil || !strings.Contains(out, "operation not permitted") {
+		t.Errorf("through the guard: %v %s", err, out)
 	}
 }
 
 // buildStatic builds a program of the tests for containers without libraries.
-func buildStatic(t *testing.T, dir string) string {
+func buildStatic(t *testing.T, dir, out string) {
 	t.Helper()
-	out := filepath.Join(t.TempDir(), "program")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", out, "./"+dir)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}
-	return out
 }
 
 // serveSecret tells it to whoever connects with this machine.

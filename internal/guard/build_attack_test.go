@@ -258,26 +258,30 @@ func TestBuildCachePartition(t *testing.T) {
 		return q.Encode()
 	}
 	step := "cat /proc/sys/kernel/random/uuid > /id"
-	for name, c := range map[string]struct{ evil, honest, run string }{
-		"nothing":        {"", "", "RUN " + step},
-		"own host":       {query("extrahosts", "mirror:6.6.6.6"), query("extrahosts", "mirror:7.7.7.7"), "RUN " + step},
-		"proxy":          {query("buildargs", `{"http_proxy":"http://evil"}`), query("buildargs", `{"http_proxy":"http://mine"}`), "RUN " + step},
-		"network":        {query("networkmode", "none"), "", "RUN " + step},
-		"limits":         {query("ulimits", `[{"Name":"nofile","Soft":99,"Hard":99}]`, "shmsize", "65536"), "", "RUN " + step},
-		"mount by ID":    {"", "", "RUN --mount=type=cache,id=x,target=/c touch /c/x && " + step},
-		"spoofed scope":  {query("extrahosts", "pSCOPE.guard.invalid:127.0.0.1"), "", "RUN " + step},
-		"spoofed scope.": {query("extrahosts", "PSCOPE.GUARD.INVALID.:127.0.0.1"), "", "RUN " + step},
-		"spoofed name":   {query("buildargs", `{"BUILDKIT_SANDBOX_HOSTNAME":"x"}`), query("buildargs", `{"BUILDKIT_SANDBOX_HOSTNAME":"x"}`), "RUN " + step},
-		"spoofed mount":  {query("buildargs", `{"BUILDKIT_CACHE_MOUNT_NS":"x"}`), query("buildargs", `{"BUILDKIT_CACHE_MOUNT_NS":"x"}`), "RUN --mount=type=cache,id=x,target=/c " + step},
+	args := `{"http_proxy":"http://%s","BUILDKIT_SANDBOX_HOSTNAME":"x","BUILDKIT_CACHE_MOUNT_NS":"x"}`
+	for name, c := range map[string]struct {
+		evil, honest, flags string
+		again               bool
+	}{
+		"nothing":       {again: true},
+		"own host":      {evil: query("extrahosts", "mirror:6.6.6.6"), honest: query("extrahosts", "mirror:7.7.7.7"), again: true},
+		"arguments":     {evil: query("buildargs", fmt.Sprintf(args, "evil")), honest: query("buildargs", fmt.Sprintf(args, "mine")), again: true},
+		"network":       {evil: query("networkmode", "none")},
+		"limits":        {evil: query("ulimits", `[{"Name":"nofile","Soft":99,"Hard":99}]`, "shmsize", "65536")},
+		"mount by ID":   {flags: "--mount=type=cache,id=x,target=/c ", again: true},
+		"spoofed scope": {evil: query("extrahosts", "pSCOPE.guard.invalid:127.0.0.1", "extrahosts", "PSCOPE.GUARD.INVALID.:127.0.0.1")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			attacker, victim := rigs(t)
-			text := "FROM " + alpine + "\nLABEL t=" + victim.policy.Token + "\nRUN : " + victim.policy.Token + "\n" + c.run + "\n"
+			text := "FROM " + alpine + "\nRUN " + c.flags + step + " # " + victim.policy.Token + "\n"
 			evil := attacker.layers(strings.ReplaceAll(c.evil, "SCOPE", victim.policy.Scope), text)
 			honest := victim.layers(c.honest, text)
 			if evil == honest {
 				t.Errorf("the other project got %s", evil)
+			}
+			if !c.again {
+				return
 			}
 			if again := victim.layers(c.honest, text); again != honest {
 				t.Errorf("the second run was not cached: %s, %s", honest, again)
@@ -287,7 +291,7 @@ func TestBuildCachePartition(t *testing.T) {
 	t.Run("one scope", func(t *testing.T) {
 		t.Parallel()
 		a, b := rigs(t, func(o *Options) { o.Policy.Scope = "s" + strings.Repeat("1", 10) })
-		text := "FROM " + alpine + "\nRUN : " + a.policy.Token + "; " + step + "\n"
+		text := "FROM " + alpine + "\nRUN " + step + " # " + a.policy.Token + "\n"
 		if one, two := a.layers("", text), b.layers("", text); one != two {
 			t.Errorf("jobs of one scope do not share: %s, %s", one, two)
 		}
@@ -400,4 +404,29 @@ func TestBuildStreams(t *testing.T) {
 		seen += m.Stream
 	}
 	lacks(t, seen, "\nlast", "Successfully")
+}
+
+// TestBuildLateRefusal: what comes when the Engine has a part of the context already is refused all the same.
+func TestBuildLateRefusal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	text := "FROM " + alpine + "\nLABEL late=" + r.policy.Token + "\n"
+	big := strings.Repeat("0123456789abcdef", (maxAhead+1<<20)/16)
+	status, answer := r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}, tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big},
+		tar.Header{Name: "./Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "denied by slipway [build-context]")
+	if ids := r.host("images", "--quiet", "--all", "--filter", "label=late="+r.policy.Token); ids != "" {
+		t.Errorf("built: %s", ids)
+	}
+	// The twin with one Dockerfile, which comes late.
+	status, answer = r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big}, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusOK {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "Successfully tagged late:latest")
 }

@@ -26,7 +26,6 @@ const maxDockerfile = 4 << 20
 type buildContext struct {
 	c    *call
 	b    *buildRequest
-	out  *buildAnswer
 	in   *bufio.Reader // the client's bytes
 	bare bool          // they are a Dockerfile and no archive
 
@@ -34,8 +33,9 @@ type buildContext struct {
 	err  error         // why it is not whole, once done is closed
 	done chan struct{} // closed when nothing more is read or written
 
-	found    bool    // the Dockerfile was checked
-	fallback *member // an entry that is the Dockerfile if there is no other
+	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
+	found    bool                             // it was checked
+	fallback *member                          // an entry that is the Dockerfile if there is no other
 	// dockerfile is the checked copy. It is written last: what comes after it could replace it, by its name or by another
 	// way that leads to it, such as a symlink.
 	dockerfile *member
@@ -45,6 +45,18 @@ type buildContext struct {
 type member struct {
 	header *tar.Header
 	data   []byte
+}
+
+func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
+	check := func(src []byte) ([]byte, error) {
+		checked, err := c.checkDockerfile(b.ctx, src, b, out.hold)
+		if err != nil {
+			return nil, err
+		}
+		out.file = checked
+		return checked.copy, nil
+	}
+	return &buildContext{c: c, b: b, check: check, done: make(chan struct{})}
 }
 
 // open looks at the first bytes.
@@ -368,14 +380,13 @@ func (t *buildContext) takeDockerfile(w *tar.Writer, h *tar.Header, data []byte)
 			return err
 		}
 	}
-	checked, err := t.c.checkDockerfile(t.b.ctx, data, t.b, t.out.hold)
+	data, err := t.check(data)
 	if err != nil {
 		return err
 	}
 	t.found = true
-	t.out.file = checked
-	h.Name, h.Size = t.b.dockerfile, int64(len(checked.copy))
-	t.dockerfile = &member{h, checked.copy}
+	h.Name, h.Size = t.b.dockerfile, int64(len(data))
+	t.dockerfile = &member{h, data}
 	// What was held back is no Dockerfile.
 	m := t.fallback
 	t.fallback = nil

@@ -96,6 +96,7 @@ func TestBuildTakesTheCheckedFile(t *testing.T) {
 		"in a name":                    {{Name: "#" + text + strings.Repeat("x/", 100)}, good},
 		"in UTF-8":                     {{Name: "# y" + strings.Repeat("ü/", 100)}, good},
 		"by a linked folder":           {good, link("a", ".", tar.TypeSymlink), evil("a/Dockerfile")},
+		"by a link to the link":        {good, link("a", ".", tar.TypeSymlink), link("b", "a", tar.TypeLink), evil("b/Dockerfile")},
 		"by the root":                  {link("a", "/", tar.TypeSymlink), good, evil("a/Dockerfile")},
 		"a hard link in the folder":    {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeLink)},
 		"a symlink in the folder":      {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeSymlink)},

@@ -26,7 +26,7 @@ type call struct {
 	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
 	version apiVersion        // of the client
 	ref, id string            // what the client calls the container of the call, and its full ID
-	audited []*Denial         // what audit mode let pass
+	large   bool              // it has one of the places for calls with large bodies
 }
 
 // repeated are the query keys that may have several values.
@@ -37,6 +37,11 @@ func (g *Guard) serve(w http.ResponseWriter, r *http.Request) {
 	g.calls.Add(1)
 	defer g.calls.Done()
 	c := &call{Guard: g, w: w, r: r, ctx: r.Context(), row: r.Method + " " + printable(r.URL.Path)}
+	defer func() {
+		if c.large {
+			<-g.large
+		}
+	}()
 	err := c.handle()
 	switch {
 	case err == nil:
@@ -131,10 +136,24 @@ const (
 	smallBody  = 256 << 10
 	execBody   = 1 << 20
 	createBody = 4 << 20
+
+	usualBody = 16 << 10 // a client's usual create is a quarter of it
 )
+
+// maxLarge is how many calls with larger bodies than usual are at work at once. The others wait: a job has hundreds of
+// connections, and the memory that bodies are decoded into is that of all jobs' guards.
+const maxLarge = 16
 
 // decode reads a JSON body of at most limit bytes. An empty body leaves v as it is.
 func (c *call) decode(v any, limit int64) error {
+	if n := c.r.ContentLength; !c.large && (n < 0 || n > usualBody) {
+		select {
+		case c.Guard.large <- struct{}{}:
+			c.large = true
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		}
+	}
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
 	if err != nil {
 		return badRequest("slipway: the body cannot be read: %v", err)
@@ -167,8 +186,8 @@ func (c *call) refuse(d *Denial) error {
 	if !c.policy.Audit {
 		return d
 	}
-	c.audited = append(c.audited, d)
 	c.log.Warn("would be denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	c.report("audit: would be " + d.Error())
 	return nil
 }
 

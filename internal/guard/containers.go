@@ -70,17 +70,18 @@ func containerLogs(c *call) error {
 	return c.onOwn(http.MethodGet, "/logs", "follow", "stdout", "stderr", "since", "until", "timestamps", "tail", "details")
 }
 
-// psArgs are arguments of ps that select and name columns. No "=": with headers of its own, a client could show other
-// processes of the machine as the container's.
-var psArgs = regexp.MustCompile(`^[A-Za-z0-9 ,._:+%-]{0,200}$`)
+// psArgs are arguments of ps after which the process's number comes first, or after single words. The Engine lists all
+// processes of the machine, takes the word at the number's place for the number, and says in its error what is none: with
+// command lines or headers before it, a client reads others' variables word by word.
+var psArgs = regexp.MustCompile(`^(-?[aAcdefFHjlLmMnrsSTuvwxXyZ]+ ?)*(-?[aAdefHwx]*o ?pid(,[a-z_]+)*)?$`)
 
 func containerTop(c *call) error {
 	_, path, err := c.ownPath("/top")
 	if err != nil {
 		return err
 	}
-	if args := c.query.Get("ps_args"); !psArgs.MatchString(args) {
-		if err := c.refuse(deny("top-args", "name columns only, as in -eo pid,comm", "ps with %q", printable(args))); err != nil {
+	if args := c.query.Get("ps_args"); len(args) > 200 || !psArgs.MatchString(args) {
+		if err := c.refuse(deny("top-args", "name columns only, the number first, as in -eo pid,comm", "ps with %q", printable(args))); err != nil {
 			return err
 		}
 	}
@@ -251,11 +252,14 @@ func containerRename(c *call) error {
 	}
 	ctx, cancel := c.lasting()
 	defer cancel()
+	call := func(name string) { c.objects.update(rec.ID, func(r *containerRecord) { r.Name = name }) }
+	call("") // a new container may get the old name before the answer is here, and it is not the one that is gone then
 	q := url.Values{"name": {c.policy.prefix() + name}}
 	if err := c.engine.callJSON(ctx, http.MethodPost, path, q, nil, nil); err != nil {
+		call(rec.Name)
 		return c.written(err)
 	}
-	c.objects.update(rec.ID, func(r *containerRecord) { r.Name = name })
+	call(name)
 	c.empty(http.StatusNoContent)
 	return nil
 }

@@ -3,16 +3,17 @@ package guard
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 )
 
-// While an Engine before 29.5.1 copies into or out of a container, it mounts the container's volumes at their places
-// below the container's root, by path and in view of the machine. A process in the container that swaps such a place for
-// a symlink in that moment gets the volume mounted anywhere on the machine (CVE-2026-42306). So a running container
-// with mounts stands still while it is copied from or to, and cannot be started meanwhile; what cannot be held still is
-// refused.
+// While an Engine before 29.5.1 copies into or out of a container, it mounts the container's volumes and its networkFiles
+// at their places below the container's root, by path and in view of the machine. A process that swaps such a place for
+// a symlink in that moment gets them mounted anywhere on the machine (CVE-2026-42306). So a running container stands
+// still while it is copied from or to, and cannot be started meanwhile; what cannot be held still is refused. A process
+// elsewhere that was handed an open folder of the container is not seen: docs/guard.md says so.
 
 // copies are the copies at work, per container.
 type copies struct {
@@ -86,23 +87,22 @@ func (c *call) endCopy(id string, s *copying) {
 	s.paused = false
 }
 
+// networkFiles are mounted in every container.
+var networkFiles = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+
 // inspected is what of an inspected container decides here.
 type inspected struct {
 	State struct {
 		Running, Paused bool
 	}
-	HostConfig struct{ PidMode string }
-	Mounts     []struct{ Destination string }
+	Mounts []struct{ Destination string }
 }
 
-// holdStill pauses a running container with mounts, and refuses to copy where something else could move its files.
+// holdStill pauses a running container, and refuses to copy where something else could move its files.
 func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
 	var doc inspected
 	if err := c.engine.getJSON(c.ctx, "/containers/"+rec.ID+"/json", nil, &doc); err != nil {
 		return false, c.written(err)
-	}
-	if len(doc.Mounts) == 0 {
-		return false, nil
 	}
 	if nested(doc) {
 		return false, c.refuse(deny("copy-race", copyCure, "one volume of the container lies in another, whose users could lead this Engine's copy astray"))
@@ -113,11 +113,7 @@ func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
 	if rec.Job {
 		return false, c.refuse(deny("copy-race", "use cp: its files are the job's own", "this Engine's copies are led astray by running processes, and the job's own container cannot be paused for one"))
 	}
-	shares, err := c.sharesProcesses(rec.ID, doc)
-	if err != nil {
-		return false, err
-	}
-	if shares {
+	if rec.Processes != "" || c.objects.sharesProcesses(rec.ID) {
 		return false, c.refuse(deny("copy-race", copyCure, "another container shares the container's processes, and could lead this Engine's copy astray"))
 	}
 	err = c.engine.callJSON(c.ctx, http.MethodPost, "/containers/"+rec.ID+"/pause", nil, nil, nil)
@@ -136,38 +132,16 @@ func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
 
 // nested reports whether a mount lies below another one: then whoever has that volume can move the mount's place.
 func nested(doc inspected) bool {
-	for _, a := range doc.Mounts {
-		for _, b := range doc.Mounts {
-			if a.Destination != b.Destination && strings.HasPrefix(a.Destination, strings.TrimSuffix(b.Destination, "/")+"/") {
-				return true
-			}
+	places := slices.Clone(networkFiles)
+	for _, m := range doc.Mounts {
+		places = append(places, m.Destination)
+	}
+	for _, m := range doc.Mounts {
+		if slices.ContainsFunc(places, func(place string) bool { return within(place, m.Destination) }) {
+			return true
 		}
 	}
 	return false
-}
-
-// sharesProcesses reports whether a container that is not paused along can reach the files of this one's processes.
-func (c *call) sharesProcesses(id string, doc inspected) (bool, error) {
-	if strings.HasPrefix(doc.HostConfig.PidMode, "container:") {
-		return true, nil
-	}
-	for _, other := range c.objects.ids() {
-		if other == id {
-			continue
-		}
-		var o inspected
-		err := c.engine.getJSON(c.ctx, "/containers/"+other+"/json", nil, &o)
-		if isStatus(err, http.StatusNotFound) {
-			continue
-		}
-		if err != nil {
-			return false, c.written(err)
-		}
-		if o.HostConfig.PidMode == "container:"+id {
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // releaseAtLeast compares releases of the Engine: 20.10.24, 29.5.1-rc.1. What cannot be read is old.

@@ -2,6 +2,8 @@ package guard
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -57,6 +59,7 @@ func containerCreate(c *call) error {
 		}
 	}
 	rec := containerRecord{Name: name, Image: in.Image, Ports: planned.ports, Pins: map[string]string{}, Sources: map[string]string{}}
+	rec.Processes = c.objects.processesOf(string(planned.host.PidMode))
 	user := c.made.newUser()
 	request, err := p.finish(planned, c.maker(ctx, user, &rec))
 	if err != nil {
@@ -88,11 +91,14 @@ func containerCreate(c *call) error {
 
 var errClosing = &apiError{http.StatusServiceUnavailable, "slipway: the job has ended"}
 
-// containerName is what the client wants to call the container, "" if the Engine is to choose.
+// containerName is what the client wants to call the container. A client that leaves the name to the Engine gets one from
+// the guard: it is known to be the job's then, and names say whose a container is where the record is gone.
 func (c *call) containerName() (string, error) {
 	name := c.query.Get("name")
 	if name == "" {
-		return "", nil
+		random := make([]byte, 6)
+		_, _ = rand.Read(random) // never fails, says its documentation
+		return "unnamed-" + hex.EncodeToString(random), nil
 	}
 	if !nameForm.MatchString(name) || len(name) > 200 {
 		return "", badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
@@ -128,10 +134,7 @@ func (c *call) maker(ctx context.Context, user string, rec *containerRecord) mak
 
 // createOnEngine makes the container. The image is named by ID there, so an error is put into the client's words.
 func (c *call) createOnEngine(ctx context.Context, name string, request *container.CreateRequest) (container.CreateResponse, error) {
-	query := url.Values{}
-	if name != "" {
-		query.Set("name", c.policy.prefix()+name)
-	}
+	query := url.Values{"name": {c.policy.prefix() + name}}
 	if v := c.query.Get("platform"); v != "" && c.engine.version.atLeast("1.41") {
 		query.Set("platform", v)
 	}

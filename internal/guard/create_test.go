@@ -99,6 +99,7 @@ func TestCreateRefused(t *testing.T) {
 		{"null", `null`, bad, "image is missing"},
 		{"empty", `{}`, bad, "image is missing"},
 		{"no body", ``, bad, "Config cannot be empty"},
+		{"many values", `{"HostConfig":{"Mounts":[` + strings.Repeat(`{},`, 60_000) + `{}]}}`, bad, "more than 50000 values"},
 		{"deep", strings.Repeat(`{"HostConfig":`, 100) + `1` + strings.Repeat(`}`, 100), bad, "nests deeper"},
 		{"PidMode", host(`"PidMode":"host"`), forbidden, "[namespace-host]"},
 		{"UTSMode", host(`"UTSMode":"host"`), forbidden, "[namespace-host]"},
@@ -252,7 +253,7 @@ func TestCreateHonest(t *testing.T) {
 			object{"Volumes": object{"/c": object{}}},
 		},
 		{
-			"reading", "cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
+			"reading", "exec 2>&1; cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
 			[]string{"made\ntop\nbelow\nbelow\nbelow\nbelow\ndeep\nbelow\nkept\n", "/w/x: Read-only", "/m/x: Read-only", "/sub/x: Read-only", "/v/x: Read-only"},
 			object{
 				"Binds": []string{jobDir + "/:/w:ro,z", jobDir + "/sub:/sub:ro", jobDir + "/sub/file:/file", jobDir + "/near:/near", jobDir + "/absolute:/absolute:Z", jobDir + "/sub/deep/..:/dots:cached"},

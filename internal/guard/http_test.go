@@ -347,6 +347,23 @@ func TestSlowAndRudeClients(t *testing.T) {
 	if !strings.HasPrefix(answer, "HTTP/1.1 431") && !strings.Contains(answer, "broken pipe") && !strings.Contains(answer, "reset") {
 		t.Errorf("%.200q", answer)
 	}
+	// Large bodies that do not come: small ones do, and large ones when the others have given up.
+	var stalled []net.Conn
+	for range maxLarge + 4 {
+		conn, err := net.Dial("unix", r.Socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, request("POST /containers/create HTTP/1.1", "Content-Type: application/json", "Content-Length: 1000000"))
+		stalled = append(stalled, conn)
+	}
+	waitFor(t, "the places to be taken", func() bool { return len(r.large) == maxLarge })
+	if status, text := r.do("POST", "/containers/db/exec", `{"Cmd":["true"]}`); status != http.StatusConflict {
+		t.Errorf("%d %s", status, text)
+	}
+	for _, conn := range stalled {
+		conn.Close()
+	}
 	// A body that is too big.
 	status, text := r.do("POST", "/containers/db/exec", `{"Cmd":["`+strings.Repeat("a", execBody)+`"]}`)
 	if status != http.StatusBadRequest {

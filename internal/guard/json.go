@@ -10,8 +10,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep a client's JSON may nest.
-const maxDepth = 64
+// maxDepth bounds how deep a client's JSON may nest, maxValues how many values it may have: three bytes of it become a
+// hundred in memory.
+const (
+	maxDepth  = 64
+	maxValues = 50_000
+)
 
 // dataMaps are the keys whose objects hold a client's own keys: there, keys that differ in case differ.
 var dataMaps = map[string]bool{
@@ -38,45 +42,54 @@ func checkJSON(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	if err := checkValue(dec, "", 0); err != nil {
+	c := jsonCheck{Decoder: json.NewDecoder(bytes.NewReader(data))}
+	c.UseNumber()
+	if err := c.value("", 0); err != nil {
 		return err
 	}
-	if _, err := dec.Token(); err != io.EOF {
+	if _, err := c.Token(); err != io.EOF {
 		return errors.New("there is more after the JSON document")
 	}
 	return nil
 }
 
-func checkValue(dec *json.Decoder, key string, depth int) error {
+// jsonCheck goes through a document once.
+type jsonCheck struct {
+	*json.Decoder
+	values int // seen
+}
+
+func (c *jsonCheck) value(key string, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("it nests deeper than %d", maxDepth)
 	}
-	t, err := dec.Token()
+	if c.values++; c.values > maxValues {
+		return fmt.Errorf("it has more than %d values", maxValues)
+	}
+	t, err := c.Token()
 	if err != nil {
 		return jsonError(err)
 	}
 	switch t {
 	case json.Delim('{'):
-		return checkObject(dec, key, depth)
+		return c.object(key, depth)
 	case json.Delim('['):
-		for dec.More() {
-			if err := checkValue(dec, "", depth+1); err != nil {
+		for c.More() {
+			if err := c.value("", depth+1); err != nil {
 				return err
 			}
 		}
-		_, err = dec.Token()
+		_, err = c.Token()
 		return jsonError(err)
 	}
 	return nil
 }
 
-func checkObject(dec *json.Decoder, key string, depth int) error {
+func (c *jsonCheck) object(key string, depth int) error {
 	exact := dataMaps[strings.ToLower(key)]
 	known := map[string]string{}
-	for dec.More() {
-		t, err := dec.Token()
+	for c.More() {
+		t, err := c.Token()
 		if err != nil {
 			return jsonError(err)
 		}
@@ -95,11 +108,11 @@ func checkObject(dec *json.Decoder, key string, depth int) error {
 		if exact {
 			k = "" // the client's own word says nothing of what is below
 		}
-		if err := checkValue(dec, k, depth+1); err != nil {
+		if err := c.value(k, depth+1); err != nil {
 			return err
 		}
 	}
-	_, err := dec.Token()
+	_, err := c.Token()
 	return jsonError(err)
 }
 

@@ -1,8 +1,11 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -243,7 +246,9 @@ func TestCleanUp(t *testing.T) {
 	volume := strings.TrimSpace(r.host("volume", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"data"))
 	r.objects.addVolume(volume)
 	// Not on record: its creation was seen by nobody.
-	lost := strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, "--volume", volume+":/data", alpine, "true"))
+	lost := strings.TrimSpace(r.host("create", "--name", r.policy.prefix()+"lost", "--label", LabelGuard+"="+r.policy.Token, "--volume", volume+":/data", alpine, "true"))
+	// Somebody else's, of an image that has our label.
+	foreign := strings.TrimSpace(r.host("create", "--label", LabelGuard+"="+r.policy.Token, alpine, "true"))
 	start := time.Now()
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -256,9 +261,13 @@ func TestCleanUp(t *testing.T) {
 			t.Errorf("%s is there", id)
 		}
 	}
-	if r.state(job) != "running" {
-		t.Error("the job's container is gone")
+	if r.state(job) != "running" || r.state(foreign) == "" {
+		t.Error("the job's container is gone, or somebody else's")
 	}
+	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the guard's folder is there: %v", err)
+	}
+	r.host("rm", foreign)
 	wants(t, r.reports.String(), "removed what the job left: 3 containers, 1 network, 1 volume")
 }
 
@@ -266,13 +275,19 @@ func TestSweep(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	dead := fmt.Sprintf("dead-%s", r.policy.Token)
-	id := strings.TrimSpace(r.host("create", "--label", LabelGuard+"=0123", "--label", "slipway.test.instance="+dead, alpine, "true"))
+	create := func(name string) string {
+		return strings.TrimSpace(r.host("create", "--name", name, "--label", LabelGuard+"=0123", "--label", "slipway.test.instance="+dead, alpine, "true"))
+	}
+	id := create(namePrefix("0123") + dead)
+	// Somebody else's, of an image that has our labels.
+	foreign := create("web-" + dead)
+	t.Cleanup(func() { r.host("rm", foreign) })
 	alive := r.own("alive", "--network", "none", alpine, "true")
 	err := Sweep(t.Context(), r.recorder(), func(labels map[string]string) bool { return labels["slipway.test.instance"] == dead }, r.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.state(id) != "" || r.state(alive) != "created" {
+	if r.state(id) != "" || r.state(alive) != "created" || r.state(foreign) != "created" {
 		t.Errorf("dead %q, alive %q", r.state(id), r.state(alive))
 	}
 }
@@ -287,6 +302,11 @@ func TestLifeRefused(t *testing.T) {
 		{"GET", "/containers/db/attach/ws?stream=1", "attach-ws"},
 		{"GET", "/containers/db/top?ps_args=-eo+ppid%3DPID,args", "top-args"},
 		{"GET", "/containers/db/top?ps_args=aux%3Bid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-eo+args,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=f+e+-p+1+-o+args,etime,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-O+args+-o+pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=--format+args,pid", "top-args"},
+		{"GET", "/containers/db/top?ps_args=-C+init+-o+pid", "top-args"},
 		{"DELETE", "/containers/db?link=1", "legacy-link"},
 	} {
 		status, text := r.do(c.method, c.target, nil)
@@ -297,7 +317,10 @@ func TestLifeRefused(t *testing.T) {
 	if after := r.calls.String(); after != before {
 		t.Errorf("these reached the Engine:\n%s", strings.TrimPrefix(after, before))
 	}
-	for _, target := range []string{"/containers/db/top", "/containers/db/top?ps_args=-eo+pid,comm", "/containers/db/top?ps_args=aux"} {
+	for _, target := range []string{
+		"/containers/db/top", "/containers/db/top?ps_args=-eo+pid,comm", "/containers/db/top?ps_args=aux", "/containers/db/top?ps_args=-ef",
+		"/containers/db/top?ps_args=axo+pid,args", "/containers/db/top?ps_args=-e+-o+pid,ppid,comm", "/containers/db/top?ps_args=auxww",
+	} {
 		if status, text := r.do("GET", target, nil); status != http.StatusOK || !strings.Contains(text, "sleep") {
 			t.Errorf("%s: %d %s", target, status, text)
 		}

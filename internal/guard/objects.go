@@ -1,11 +1,14 @@
 package guard
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // objects is the record of what the guard itself saw created for its job: the only authority on what is the job's.
@@ -19,7 +22,8 @@ type objects struct {
 	volumes    map[string]bool             // by the Engine's name
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
-	aliases    map[string]bool             // the temporary names of images
+	aliases    map[string][]*ledger.Shared // the temporary names of images
+	holds      map[string]bool             // the names by which the job holds images that it made
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
 	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
@@ -29,10 +33,12 @@ type objects struct {
 // containerRecord is what the Engine does not keep of a container.
 type containerRecord struct {
 	ID    string
-	Name  string // as the job wrote it; "" if the Engine chose one
+	Name  string // as the job wrote it
 	Image string // the image's name as the job wrote it
 	Job   bool   // it is the job's own container
-	Ports []portRequest
+	// Processes is the container whose processes it sees and is seen by, full ID; "" = it has its own only.
+	Processes string
+	Ports     []portRequest
 	// Pins are the folders in the guard's folder that its binds are pinned at.
 	Pins map[string]string // pin → source as the job wrote it
 	// Sources are what the job shares with it: target in the container → source as the job wrote it.
@@ -57,7 +63,7 @@ type networkRecord struct {
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
-		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string]bool{}, told: map[string]bool{},
+		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, holds: map[string]bool{}, told: map[string]bool{},
 		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
@@ -148,6 +154,31 @@ func (o *objects) update(id string, change func(*containerRecord)) {
 	if c, ok := o.containers[id]; ok {
 		change(c)
 	}
+}
+
+// processesOf is the container whose processes one of that mode is among. By way of another one it is still that one's
+// when the other is gone.
+func (o *objects) processesOf(mode string) string {
+	ref, ok := strings.CutPrefix(mode, "container:")
+	if !ok {
+		return ""
+	}
+	if c, err := o.container(ref); err == nil {
+		return cmp.Or(c.Processes, c.ID)
+	}
+	return ref
+}
+
+// sharesProcesses reports whether there is another container among the processes of this one.
+func (o *objects) sharesProcesses(id string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range o.containers {
+		if c.Processes == id {
+			return true
+		}
+	}
+	return false
 }
 
 func (o *objects) jobContainer() string {
@@ -345,22 +376,52 @@ func (o *objects) ownsImage(id string) bool {
 	return o.images[id]
 }
 
-func (o *objects) addAlias(name string) {
+func (o *objects) addAlias(name string, use *ledger.Shared) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.aliases[name] = true
+	o.aliases[name] = append(o.aliases[name], use)
 }
 
 func (o *objects) hasAlias(name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.aliases[name]
+	return len(o.aliases[name]) > 0
 }
 
-func (o *objects) allAliases() []string {
+// takeAliases returns all uses of names and forgets them.
+func (o *objects) takeAliases() []*ledger.Shared {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return slices.Sorted(maps.Keys(o.aliases))
+	var out []*ledger.Shared
+	for _, uses := range o.aliases {
+		out = append(out, uses...)
+	}
+	clear(o.aliases)
+	return out
+}
+
+func (o *objects) addHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holds[name] = true
+}
+
+func (o *objects) hasHold(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.holds[name]
+}
+
+func (o *objects) dropHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.holds, name)
+}
+
+func (o *objects) allHolds() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.holds))
 }
 
 func (o *objects) dropImage(id string) {

@@ -112,7 +112,9 @@ func (p *Policy) check() error {
 
 // prefix begins the Engine's name of every container, network and volume that the job names. It sorts after the name of
 // the bridge that jobs share ("slipway", "slipway-…"): the Engine takes the default route from the first network by name.
-func (p Policy) prefix() string { return "slipwayjob-" + p.Token + "-" }
+func (p Policy) prefix() string { return namePrefix(p.Token) }
+
+func namePrefix(token string) string { return "slipwayjob-" + token + "-" }
 
 // LabelGuard is the label that names the guard of an object: its value is the Policy's token.
 const LabelGuard = "slipway.guard"

@@ -247,6 +247,9 @@ func (p *ports) enter(ctx context.Context, job string, c containerNet) (*netns.N
 		return held.ns, nil
 	}
 	ns, err := netns.Open(c.State.Pid)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, notSeen(c.State.Pid)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +274,7 @@ func (p *ports) checkProcess(ctx context.Context, job string, c containerNet) er
 		return fmt.Errorf("read the cgroup of the job's container: %w", err)
 	}
 	if !strings.Contains(string(group), job) {
-		return fmt.Errorf("process %d is not the job's container: the guard must run on the Engine's machine and see its processes", c.State.Pid)
+		return notSeen(c.State.Pid)
 	}
 	now, err := p.inspect(ctx, job)
 	if err != nil {
@@ -281,6 +284,10 @@ func (p *ports) checkProcess(ctx context.Context, job string, c containerNet) er
 		return errors.New("the job's container was restarted just now")
 	}
 	return nil
+}
+
+func notSeen(pid int) error {
+	return fmt.Errorf("published ports cannot be opened: process %d of the job's container is not seen here; run slipway on the Engine's machine, in its PID namespace", pid)
 }
 
 // order is a container's addresses: first those on networks that the place is on.

@@ -356,10 +356,25 @@ func TestCopyStaysStill(t *testing.T) {
 	}
 	r.own("nested", "--network", "none", "--volume", "/a", "--volume", "/a/b", alpine, "true")
 	r.refused("copy-race", "cp", "nested:/tmp", t.TempDir())
-	other := r.own("other", "--network", "none", "--pid", "container:"+id, "--entrypoint", "sleep", alpine, "600")
+	beside := func(name, of string) string {
+		return strings.TrimSpace(r.docker("create", "--name", name, "--network", "none", "--pid", "container:"+of, alpine, "sleep", "600"))
+	}
+	other := beside("other", "db")
 	r.refused("copy-race", "cp", "db:/tmp", t.TempDir())
-	r.docker("rm", other)
+	// One that joined by way of another stays when the other is gone.
+	r.docker("start", other)
+	beside("third", other)
+	r.docker("start", "third")
+	r.docker("rm", "--force", other)
+	r.refused("copy-race", "cp", "db:/tmp", t.TempDir())
+	r.docker("rm", "--force", "third")
 	r.docker("cp", "db:/tmp", t.TempDir())
+	// The files that every container has mounted are moved as well.
+	r.sleeper("bare")
+	beside("fourth", "bare")
+	r.refused("copy-race", "cp", "bare:/tmp", t.TempDir())
+	r.own("over", "--network", "none", "--volume", "/etc", alpine, "true")
+	r.refused("copy-race", "cp", "over:/tmp", t.TempDir())
 	job := r.job()
 	r.refused("copy-race", "cp", job+":/etc/passwd", t.TempDir())
 }

@@ -34,6 +34,8 @@ type Entry struct {
 	Pulled bool `json:"pulled,omitempty"`
 	// Temporary names are a scope's for a moment; no job sees them.
 	Temporary bool `json:"temporary,omitempty"`
+	// Shared temporary names are not one job's: see Share.
+	Shared bool `json:"shared,omitempty"`
 	// Public names were pulled without credentials: what the Engine has under them is for all to read.
 	Public bool `json:"public,omitempty"`
 	// Readers are the scopes that pulled the name with credentials or wrote it below the own path of their project, with
@@ -63,7 +65,7 @@ type Ledger struct {
 	lines   int
 	entries map[string]*known
 	seq     uint64 // counts the lines read by this process
-	dropped uint64 // seq of the last name that went
+	dropped uint64 // seq of the last name that became the operator's
 }
 
 type known struct {
@@ -149,7 +151,9 @@ func (l *Ledger) apply(line []byte) error {
 	l.seq++
 	if e.Gone {
 		delete(l.entries, e.Name)
-		l.dropped = l.seq
+		if !isOwn(e.Name) {
+			l.dropped = l.seq
+		}
 		return nil
 	}
 	l.entries[e.Name] = &known{Entry: e, seq: l.seq}

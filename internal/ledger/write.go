@@ -26,8 +26,12 @@ func (l *Ledger) own(e Entry) error {
 // Borrow records a name, below Host, that a scope's job needs for a moment. It does not wait for the disk: what it is
 // for is to find what a killed process left.
 func (l *Ledger) Borrow(name, scope string, now time.Time) error {
+	return l.borrow(Entry{Name: name, Scope: scope, Temporary: true, Used: now})
+}
+
+func (l *Ledger) borrow(e Entry) error {
 	return l.change(func(tx *transaction) error {
-		err := tx.put(Entry{Name: name, Scope: scope, Temporary: true, Used: now})
+		err := tx.put(e)
 		tx.sync = false
 		return err
 	})
