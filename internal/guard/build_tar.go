@@ -320,7 +320,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 }
 
 // leads reports whether an entry is the symlink that stands for the Dockerfile. It is followed if what it leads to comes
-// later, as in all archives that docker's client makes of one folder.
+// later, as it often does in archives whose names are sorted. (docker's client follows it by itself.)
 func (t *buildContext) leads(h *tar.Header, name string) bool {
 	return name == t.source && h.Typeflag == tar.TypeSymlink && !t.found
 }
