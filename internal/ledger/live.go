@@ -60,7 +60,17 @@ func (l *Ledger) takeBack(ctx context.Context, engine Engine) error {
 	}
 	var names []string
 	for _, e := range entries {
-		if !e.Temporary || l.lives(borrower(e.Name)) {
+		if !e.Temporary {
+			continue
+		}
+		job := borrower(e.Name)
+		if job == shared {
+			if err := l.takeBackShared(ctx, engine, e.Name); err != nil {
+				return err
+			}
+			continue
+		}
+		if l.lives(job) {
 			continue
 		}
 		if err := engine.Untag(ctx, e.Name); err != nil {
@@ -72,4 +82,14 @@ func (l *Ledger) takeBack(ctx context.Context, engine Engine) error {
 		return nil
 	}
 	return l.Forget(names...)
+}
+
+// takeBackShared removes a shared name whose last user is gone.
+func (l *Ledger) takeBackShared(ctx context.Context, engine Engine, name string) error {
+	f, err := l.openShared(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return l.takeOff(ctx, engine, f, name)
 }
