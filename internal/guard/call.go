@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // call is one request of a client while it is decided upon and answered.
@@ -252,13 +253,13 @@ func (c *call) setHeaders() {
 	})
 }
 
-// printable is a client's text in a message: short, and without what would break a line.
+// printable is a client's text in a message: short, and without what would break a line or lead a terminal.
 func printable(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "…"
 	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r
