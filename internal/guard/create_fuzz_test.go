@@ -431,8 +431,15 @@ func TestFieldsKnown(t *testing.T) {
 		}
 	}
 	for _, body := range []any{
-		container.CreateRequest{}, container.UpdateConfig{}, container.ExecCreateRequest{}, container.ExecStartRequest{}, network.CreateRequest{},
-		network.ConnectRequest{}, network.DisconnectRequest{}, volume.CreateRequest{}, registry.AuthConfig{},
+		container.CreateRequest{},
+		container.UpdateConfig{},
+		container.ExecCreateRequest{},
+		container.ExecStartRequest{},
+		network.CreateRequest{},
+		network.ConnectRequest{},
+		network.DisconnectRequest{},
+		volume.CreateRequest{},
+		registry.AuthConfig{},
 	} {
 		walk(reflect.TypeOf(body))
 	}
