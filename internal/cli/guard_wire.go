@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,11 @@ type guardOptions struct {
 
 // runGuard serves until a signal comes or the command ends, and removes then what was made.
 func runGuard(ctx context.Context, o guardOptions) (err error) {
-	signals, stop := notify(syscall.SIGTERM, os.Interrupt)
+	ends := []os.Signal{syscall.SIGTERM, os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		ends = append(ends, syscall.SIGHUP) // the terminal was closed
+	}
+	signals, stop := notify(ends...)
 	defer stop()
 	engine, err := docker.Connect(ctx, docker.Options{Host: o.flags.engine})
 	if err != nil {
