@@ -63,7 +63,7 @@ type Guard struct {
 	made     *made
 	sessions *sessions
 	copies   copies
-	large    chan struct{} // one for each call at work that has a large body
+	large    chan struct{} // one for each call at work that takes much memory
 	watching sync.Once
 	router   *router
 	server   *http.Server
