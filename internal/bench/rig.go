@@ -145,7 +145,8 @@ func (r *rig) close(ctx context.Context) error {
 		names, err := r.engine.Images(ctx)
 		errs = append(errs, err)
 		for _, n := range names {
-			if strings.HasPrefix(n, imagePrefix) {
+			// A job's own name is stored below its scope's.
+			if strings.HasPrefix(n, imagePrefix) || strings.HasPrefix(n, "slipway.local/") && strings.Contains(n, "/"+imagePrefix) {
 				errs = append(errs, r.engine.RemoveImage(ctx, n))
 			}
 		}

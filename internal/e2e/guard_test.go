@@ -294,7 +294,7 @@ func TestAudit(t *testing.T) {
 	host, secret := companySecret(t)
 	r := newRig(t, withSocket(), slipwayKeys(`socket_policy = "audit"`))
 	log := r.must(job.Success, withDocker("docker run --rm -v "+host+":/tmp "+alpine+" cat /tmp/secret"))
-	wants(t, log, "\n"+secret+"\n", `socket_policy = "audit"`, "[")
+	wants(t, log, "\n"+secret+"\n", `socket_policy = "audit"`, "audit: would be denied by slipway [bind-outside]")
 	r.cleanAfter()
 }
 
@@ -307,14 +307,14 @@ func TestTrustConfig(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, keys)
 		log := r.must(job.Success, withDocker(script, "docker version"))
-		wants(t, log, "WARNING: cap_add in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80425fb", "\nnot given\n")
+		wants(t, log, "WARNING: cap_add in [runners.docker] is not given to this job", "WARNING: devices in [runners.docker] is not given", "CapEff:\t00000000a80405fb", "\nnot given\n")
 		r.logged("would undo the guard of its socket")
 	})
 	t.Run("with", func(t *testing.T) {
 		t.Parallel()
 		log := newRig(t, keys, slipwayKeys("trust_config = true")).must(job.Success, withDocker(script, "docker version"))
 		wants(t, log, "WARNING: trust_config = true in [runners.slipway]: the guard of the Engine's socket does not hold")
-		lacks(t, log, "CapEff:\t00000000a80425fb", "\nnot given\n")
+		lacks(t, log, "CapEff:\t00000000a80405fb", "\nnot given\n")
 	})
 }
 
@@ -364,6 +364,7 @@ func TestBindOfTheWorkspace(t *testing.T) {
 		"docker run --rm -v /var/run/docker.sock:/var/run/docker.sock "+dockerClient+" docker version --format '{{.Server.Os}}'",
 	))
 	wants(t, log, "\nof the job\n", "\nof the container\n", "\nbelow\n", "\nlinux\n")
+	lacks(t, log, "removed what the job left") // its default network is the guard's own affair
 	r.cleanAfter()
 }
 
@@ -580,4 +581,38 @@ func TestImageNamedByAnotherProject(t *testing.T) {
 	log = r.fails(job.ConfigurationError, 0, inProject(withImage(spec("echo ran"), name), 8, "group/other"))
 	wants(t, log, "image "+name+" is not on this machine")
 	lacks(t, log, "\nran\n")
+}
+
+// TestGuardOfAContainer is `slipway guard` for another runner's job: its container's mounts, names and limits are the job's.
+func TestGuardOfAContainer(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	dir, host := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(host, "file"), []byte("of the job\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, engine: e}
+	job := strings.TrimSpace(r.raw("run", "-d", "--memory", "64m", "--cap-drop", "NET_RAW", "-v", host+":/builds/app", "-v", "/var/run:/host/run", alpine, "sleep", "300"))
+	t.Cleanup(func() { r.raw("rm", "-f", job) })
+	script := `set -ex
+docker ps --no-trunc -q
+docker run --rm -v /builds/app:/a ALPINE cat /a/file
+docker run -d --name web -p 8080:80 ALPINE sh -c 'echo the page >/index.html; exec httpd -f -p 80 -h /'
+docker exec JOB sh -c 'for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://localhost:8080/index.html && break; sleep 0.3; done'
+docker exec JOB wget -qO- http://web/index.html
+docker inspect -f 'memory {{.HostConfig.Memory}} drops {{.HostConfig.CapDrop}}' web
+docker run --rm -v /host/run:/r ALPINE ls /r && echo reached || echo refused
+`
+	script = strings.NewReplacer("ALPINE", alpine, "JOB", job).Replace(script)
+	out, err := slipway("guard", "--state", filepath.Join(dir, "state"), "--container", job[:12], "--", "sh", "-c", script).CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	wants(t, string(out), "\n"+job+"\n", "\nof the job\n", "\nthe page\n", "\nmemory 67108864 drops [NET_RAW]\n", "\nrefused\n", "a mount of --container cannot be shared")
+	if n := strings.Count(string(out), "\nthe page\n"); n != 2 {
+		t.Errorf("the page was read %d times, want 2:\n%s", n, out)
+	}
+	if running := strings.TrimSpace(r.raw("inspect", "-f", "{{.State.Running}}", job)); running != "true" {
+		t.Error("the job's container has ended with the guard")
+	}
 }

@@ -24,7 +24,7 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		Network: c.Network, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits,
 		// What the job's container lacks, it must not get by starting another one.
 		CapDrop: c.Security.CapDrop,
-		Audit: s.Guard.Audit, Root: IsAdmin(),
+		Audit:   s.Guard.Audit, Root: IsAdmin(),
 	}
 	policy.ImagePath = ownImagePath(p.spec)
 	if len(policy.AllowedRegistries) > 0 {

@@ -45,6 +45,11 @@ func ExpireImages(ctx context.Context, engine *docker.Engine, images *ledger.Led
 	return err
 }
 
+// RepairImages undoes what killed processes left of the names of images.
+func RepairImages(ctx context.Context, engine *docker.Engine, images *ledger.Ledger) error {
+	return images.Repair(ctx, imageCalls{engine, images})
+}
+
 // imageScope is whose images the job may use.
 func (s Settings) imageScope(p *plan) ledger.Scope {
 	return ledger.Scope{ID: s.scope(p.spec), Path: ownImagePath(p.spec)}

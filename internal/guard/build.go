@@ -46,7 +46,7 @@ func archiveBuild(c *call) error {
 	if b.options.Get("remote") != "" {
 		return b.remoteBuild(out)
 	}
-	body := &buildContext{c: c, b: b, out: out, done: make(chan struct{})}
+	body := newBuildContext(c, b, out)
 	defer body.drain()
 	if err := body.start(); err != nil {
 		return out.fail(err)
@@ -96,9 +96,6 @@ type builds struct {
 }
 
 func newBuilds(g *Guard) *builds { return &builds{g: g, byClient: map[string]*buildRequest{}} }
-
-// close has nothing to do: builds end with the guard's calls.
-func (b *builds) close() {}
 
 // begin counts a build in and gives it an ID of its own at the Engine, where the builds of all jobs are in one list.
 func (b *builds) begin(r *buildRequest) error {
@@ -202,6 +199,9 @@ func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest,
 	})
 	if err != nil {
 		return nil, dockerfileError(err)
+	}
+	if syntax := f.Syntax(); syntax != "" {
+		c.once("syntax "+syntax, "slipway: the frontend "+printable(syntax)+" of a syntax line is not used: the Engine's own one builds")
 	}
 	checked := &checkedFile{file: f, ids: map[string]string{}}
 	if err := c.refuseProblems(f, 0); err != nil {

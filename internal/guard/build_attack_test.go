@@ -89,6 +89,8 @@ func TestBuildAttacks(t *testing.T) {
 		"a hard link":           {body: entries(t, file("x", evil), link("Dockerfile", "x", tar.TypeLink)), rule: "build-context"},
 		"a hard link to it":     {body: entries(t, file("Dockerfile", good), link("x", "./Dockerfile", tar.TypeLink), file("x", evil)), rule: "build-context"},
 		"a linked folder":       {query: "dockerfile=a/Dockerfile", body: entries(t, file("a/Dockerfile", good), file("b/Dockerfile", evil), link("a", "b", tar.TypeSymlink)), rule: "build-context"},
+		"behind a link":         {body: entries(t, file("Dockerfile", good), link("l", ".", tar.TypeSymlink), file("l/Dockerfile", evil)), rule: "build-context"},
+		"behind two links":      {body: entries(t, file("a/Dockerfile", good), link("l", "a", tar.TypeSymlink), tar.Header{Name: "l/x/", Typeflag: tar.TypeDir}, file("l/x/../Dockerfile", evil)), query: "dockerfile=a/Dockerfile", rule: "build-context"},
 		"a removed file":        {body: entries(t, file("Dockerfile", good), file("dockerfile", evil), file(".wh.Dockerfile", "")), rule: "build-context"},
 		"an emptied folder":     {body: entries(t, file("Dockerfile", good), file("dockerfile", evil), file(".wh..wh..opq", "")), rule: "build-context"},
 		"a device":              {body: entries(t, file("Dockerfile", good), tar.Header{Name: "sda", Typeflag: tar.TypeBlock, Devmajor: 8}), rule: "build-context"},
@@ -404,4 +406,29 @@ func TestBuildStreams(t *testing.T) {
 		seen += m.Stream
 	}
 	lacks(t, seen, "\nlast", "Successfully")
+}
+
+// TestBuildLateRefusal: what comes when the Engine has a part of the context already is refused all the same.
+func TestBuildLateRefusal(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	text := "FROM " + alpine + "\nLABEL late=" + r.policy.Token + "\n"
+	big := strings.Repeat("0123456789abcdef", (maxAhead+1<<20)/16)
+	status, answer := r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}, tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big},
+		tar.Header{Name: "./Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusForbidden {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "denied by slipway [build-context]")
+	if ids := r.host("images", "--quiet", "--all", "--filter", "label=late="+r.policy.Token); ids != "" {
+		t.Errorf("built: %s", ids)
+	}
+	// The twin with one Dockerfile, which comes late.
+	status, answer = r.do("POST", "/build?t=late", entries(t,
+		tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big}, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
+	if status != http.StatusOK {
+		t.Errorf("%d %s", status, answer)
+	}
+	wants(t, answer, "Successfully tagged late:latest")
 }

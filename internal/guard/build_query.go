@@ -38,6 +38,9 @@ type buildRequest struct {
 	tags        []buildTag
 }
 
+// maxTags bounds the names of one image.
+const maxTags = 100
+
 // buildTag is a name for the image.
 type buildTag struct {
 	written string // as the client wrote it, with its tag
@@ -75,6 +78,9 @@ func (b *buildRequest) end() {
 
 // engineQuery is the query for the Engine. It takes the names that the image gets; finish must be called then.
 func (b *buildRequest) engineQuery() (url.Values, error) {
+	if n := len(b.c.query["t"]); n > maxTags {
+		return nil, badRequest("slipway: a build has at most %d names", maxTags)
+	}
 	for _, t := range b.c.query["t"] {
 		if t == "" {
 			continue
@@ -99,10 +105,10 @@ func (b *buildRequest) engineQuery() (url.Values, error) {
 
 // finish tells of the image that was made, "" if there is none.
 func (b *buildRequest) finish(id string) error {
-	if id != "" {
-		b.c.objects.addImage(id)
-	}
 	var failed error
+	if id != "" {
+		failed = b.c.ownImage(b.ctx, id)
+	}
 	for _, t := range b.tags {
 		if err := t.done(id); err != nil && failed == nil {
 			failed = err
@@ -190,6 +196,9 @@ func (b *buildRequest) readRefused() error {
 		if err := c.refuse(deny(r.rule, r.cure, "%s: %s", r.key+"="+printable(v), r.what)); err != nil {
 			return err
 		}
+	}
+	if v := c.query.Get("cachefrom"); v != "" && v != "[]" && v != "null" {
+		c.once("cachefrom", "slipway: --cache-from is not used: steps come out of the build cache that this project has on the machine")
 	}
 	if remote := c.query.Get("remote"); remote != "" && remote != "client-session" {
 		b.options.Set("remote", remote) // audit mode goes on

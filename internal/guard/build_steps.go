@@ -5,6 +5,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	control "github.com/moby/buildkit/api/services/control"
 
@@ -19,7 +20,8 @@ type classicSteps struct {
 	byVertex map[string]*classicStep // by digest
 	cached   []cacheState            // by stage
 	at       int                     // the step that is being told
-	print    func(text string)
+	midLine  bool                    // what was printed last did not end its line
+	write    func(text string)
 }
 
 // classicStep is one instruction.
@@ -27,14 +29,16 @@ type classicStep struct {
 	dockerfile.Instruction
 	image                            string // of a FROM: the image's ID
 	told, begun, ended, cached, fail bool
+	running, reused                  bool // it was told that it runs, or that it need not
+	took                             time.Duration
 	logs                             []string
 }
 
 // cacheState is what is known of a stage so far.
 type cacheState struct{ worked, cached bool }
 
-func newClassicSteps(file *checkedFile, print func(text string)) *classicSteps {
-	s := &classicSteps{stages: file.file.Stages(), byVertex: map[string]*classicStep{}, print: print}
+func newClassicSteps(file *checkedFile, write func(text string)) *classicSteps {
+	s := &classicSteps{stages: file.file.Stages(), byVertex: map[string]*classicStep{}, write: write}
 	s.cached = make([]cacheState, len(s.stages))
 	for _, in := range file.file.Instructions() {
 		s.list = append(s.list, &classicStep{Instruction: in, image: file.ids[in.Base]})
@@ -53,6 +57,9 @@ func (s *classicSteps) take(status *control.StatusResponse) {
 		step.ended = v.Completed != nil
 		step.cached = step.cached || v.Cached
 		step.fail = v.Error != ""
+		if v.Started != nil && v.Completed != nil {
+			step.took = v.Completed.AsTime().Sub(v.Started.AsTime())
+		}
 	}
 	for _, l := range status.Logs {
 		if step := s.byVertex[l.Vertex]; step != nil {
@@ -159,7 +166,7 @@ func (s *classicSteps) settled(step *classicStep) bool {
 			continue
 		}
 		passed := !next.begun && s.passed(i)
-		step.cached = passed || next.cached && next.ended
+		step.cached = passed || next.cached
 		return next.begun || passed
 	}
 	return true
@@ -180,8 +187,9 @@ func (s *classicSteps) advance() {
 		if !step.begun && !passed {
 			return
 		}
-		step.cached = step.cached || passed
-		step.ended = step.ended || passed
+		if passed {
+			step.begun, step.ended, step.cached = true, true, true
+		}
 		s.tell(step)
 		if !step.ended {
 			return
@@ -189,34 +197,78 @@ func (s *classicSteps) advance() {
 	}
 }
 
-// tell announces a step, once, and prints what it printed since.
+// tell announces a step, once, and prints what it printed since. The line behind the announcement is never the step's
+// own: it is what readers of logs take for the builder's verdict.
 func (s *classicSteps) tell(step *classicStep) {
 	if !step.told {
-		s.print(fmt.Sprintf("Step %d/%d : %s\n", s.at+1, len(s.list), step.Text))
 		step.told = true
-		switch {
-		case !step.Needed:
-			s.print(skippedStep)
-		case step.Keyword == "FROM" && step.image != "":
-			s.print(" ---> " + shortID(step.image) + "\n")
-		case step.Stage >= 0 && !step.Works() && step.Keyword != "FROM" && (step.cached || s.cached[step.Stage] == (cacheState{true, true})):
-			s.print(usedCache)
+		s.print(fmt.Sprintf("Step %d/%d : %s\n", s.at+1, len(s.list), step.Text))
+		if verdict := s.verdict(step); verdict != "" {
+			s.print(verdict)
 		}
 	}
-	if step.cached && step.ended && step.Works() && step.Keyword != "FROM" && len(step.logs) == 0 {
-		s.print(usedCache)
+	if step.Works() && step.Needed && step.Keyword != "FROM" && step.begun {
+		s.follow(step)
 	}
-	for _, l := range step.logs {
-		s.print(l)
-	}
-	step.logs = nil
+	s.logs(step)
 	s.remember(step)
 }
 
 const (
 	usedCache   = " ---> Using cache\n"
 	skippedStep = " ---> Skipped: the target does not need this stage\n"
+	doneStep    = " ---> Done\n"
+	runningStep = " ---> Running\n"
 )
+
+// verdict is what is known of a step when it is announced, "" = nothing yet.
+func (s *classicSteps) verdict(step *classicStep) string {
+	switch {
+	case !step.Needed:
+		return skippedStep
+	case step.Keyword == "FROM" && step.image != "":
+		return " ---> " + shortID(step.image) + "\n"
+	case step.Keyword == "FROM", step.Stage < 0, step.Works():
+		return ""
+	case step.cached || s.cached[step.Stage] == (cacheState{true, true}):
+		return usedCache
+	}
+	return doneStep
+}
+
+// follow tells how a step that works goes on.
+func (s *classicSteps) follow(step *classicStep) {
+	switch {
+	case step.running:
+	case step.cached: // newer versions say so before the step has ended
+		step.running, step.reused = true, true
+		s.print(usedCache)
+	case step.Keyword == "RUN" || len(step.logs) > 0:
+		step.running = true
+		s.print(runningStep)
+	}
+	s.logs(step)
+	if step.ended && !step.fail && !step.reused {
+		s.print(fmt.Sprintf(" ---> Done in %.1fs\n", step.took.Seconds()))
+	}
+}
+
+func (s *classicSteps) logs(step *classicStep) {
+	for _, l := range step.logs {
+		s.write(l)
+		s.midLine = !strings.HasSuffix(l, "\n")
+	}
+	step.logs = nil
+}
+
+// print begins a line of the builder's own.
+func (s *classicSteps) print(line string) {
+	if s.midLine {
+		line = "\n" + line
+	}
+	s.midLine = false
+	s.write(line)
+}
 
 // remember keeps whether all of a stage so far came out of the cache: then what only changes its configuration does too.
 func (s *classicSteps) remember(step *classicStep) {
@@ -258,8 +310,11 @@ func (s *classicSteps) fail() {
 		step := s.list[s.at]
 		fresh := !step.told
 		s.tell(step)
-		if fresh && step.Works() && step.Needed && !step.begun {
+		if fresh && step.Works() && step.Needed && !step.begun && step.Keyword != "FROM" {
 			s.print(" ---> Not built\n")
 		}
+	}
+	if s.midLine { // the error begins a line
+		s.print("")
 	}
 }

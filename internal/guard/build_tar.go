@@ -26,7 +26,6 @@ const maxDockerfile = 4 << 20
 type buildContext struct {
 	c    *call
 	b    *buildRequest
-	out  *buildAnswer
 	in   *bufio.Reader // the client's bytes
 	bare bool          // they are a Dockerfile and no archive
 
@@ -34,14 +33,28 @@ type buildContext struct {
 	err  error         // why it is not whole, once done is closed
 	done chan struct{} // closed when nothing more is read or written
 
-	found    bool    // the Dockerfile was written
-	fallback *member // an entry that is the Dockerfile if there is no other
+	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
+	links    map[string]bool                  // symbolic links among the entries
+	found    bool                             // the Dockerfile was written
+	fallback *member                          // an entry that is the Dockerfile if there is no other
 }
 
 // member is an entry that is held back.
 type member struct {
 	header *tar.Header
 	data   []byte
+}
+
+func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
+	check := func(src []byte) ([]byte, error) {
+		checked, err := c.checkDockerfile(b.ctx, src, b, out.hold)
+		if err != nil {
+			return nil, err
+		}
+		out.file = checked
+		return checked.copy, nil
+	}
+	return &buildContext{c: c, b: b, check: check, links: map[string]bool{}, done: make(chan struct{})}
 }
 
 // open looks at the first bytes.
@@ -310,6 +323,8 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return dangerous("%s, the Dockerfile's folder, as something else than a folder", printable(name))
 	case h.Typeflag == tar.TypeLink && own[path.Clean("/" + h.Linkname)[1:]]:
 		return dangerous("%s as a hard link to the Dockerfile", printable(name))
+	case t.behindLink(name):
+		return dangerous("%s, which lies behind a symbolic link", printable(name))
 	case strings.HasPrefix(base, ".wh.") && (strings.HasPrefix(base, ".wh..wh.") || own[path.Join(path.Dir(name), base[len(".wh."):])]):
 		return dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
@@ -317,11 +332,32 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 	case h.Typeflag == tar.TypeGNUSparse || sparse(h):
 		return dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
+	if h.Typeflag == tar.TypeSymlink {
+		if t.links[name] = true; len(t.links) > maxLinksInContext {
+			return dangerous("more than %d symbolic links", maxLinksInContext)
+		}
+	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink, tar.TypeFifo, tar.TypeXGlobalHeader:
 		return nil
 	}
 	return dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
+}
+
+// maxLinksInContext bounds what is remembered of a context.
+const maxLinksInContext = 300_000
+
+// behindLink reports whether an entry would be written through a symbolic link, and thus to a place of another name.
+func (t *buildContext) behindLink(name string) bool {
+	if len(t.links) == 0 {
+		return false
+	}
+	for dir := path.Dir(name); dir != "." && dir != "/"; dir = path.Dir(dir) {
+		if t.links[dir] {
+			return true
+		}
+	}
+	return false
 }
 
 func sparse(h *tar.Header) bool {
@@ -359,17 +395,16 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 			return err
 		}
 	}
-	checked, err := t.c.checkDockerfile(t.b.ctx, data, t.b, t.out.hold)
+	data, err := t.check(data)
 	if err != nil {
 		return err
 	}
 	t.found = true
-	t.out.file = checked
-	h.Size = int64(len(checked.copy))
+	h.Size = int64(len(data))
 	if err := writeHeader(w, h); err != nil {
 		return err
 	}
-	if _, err := w.Write(checked.copy); err != nil {
+	if _, err := w.Write(data); err != nil {
 		return err
 	}
 	m := t.fallback

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -114,11 +115,13 @@ func TestClassicBuild(t *testing.T) {
 				t.Errorf("the ID is %q, the Engine has %q", id, raw)
 			}
 			base := shortID(r.imageID(alpine))
-			told := strings.Split(fmt.Sprintf(`Step 1/11 : ARG BASE=%[1]s
+			told := fmt.Sprintf(`Step 1/11 : ARG BASE=%[1]s
 Step 2/11 : FROM $BASE AS build
  ---> %[2]s
 Step 3/11 : RUN echo hello && echo built > /out
+ ---> Running
 hello
+ ---> Done in T
 Step 4/11 : FROM scratch AS unused
  ---> Skipped: the target does not need this stage
 Step 5/11 : COPY --from=build /out /x
@@ -126,21 +129,23 @@ Step 5/11 : COPY --from=build /out /x
 Step 6/11 : FROM $BASE
  ---> %[2]s
 Step 7/11 : ENV A=b
+ ---> C
 Step 8/11 : WORKDIR /app
+ ---> C
 Step 9/11 : COPY --from=build /out /out
+ ---> C
 Step 10/11 : RUN cat /out     && cat /proc/sys/kernel/random/uuid > /id
+ ---> Running
 built
+ ---> Done in T
 Step 11/11 : CMD ["x"]
+ ---> Done
 Successfully built %[3]s
 Successfully tagged app:latest
-`, alpine, base, shortID(id)), "\n")
-			// What only copies files is shared by all scopes, so it may be cached.
-			var got []string
-			for _, line := range strings.Split(out[strings.Index(out, "Step 1/"):], "\n") {
-				if line != strings.TrimSuffix(usedCache, "\n") {
-					got = append(got, line)
-				}
-			}
+`, alpine, base, shortID(id))
+			got := regexp.MustCompile(`Done in [0-9.]+s`).ReplaceAllString(out[strings.Index(out, "Step 1/"):], "Done in T")
+			// What only copies files is shared by all scopes, so it may be cached already.
+			got = regexp.MustCompile(`((?:ENV A=b|WORKDIR /app|/out /out)\n ---> )(?:Done in T|Done|Using cache)`).ReplaceAllString(got, "${1}C")
 			if diff := cmp.Diff(told, got); diff != "" {
 				t.Error(diff)
 			}
@@ -241,6 +246,21 @@ func TestBuildForms(t *testing.T) {
 		}
 		lacks(t, text, "slipway.local")
 	}
+	wants(t, r.reports.String(), "evil.invalid/x of a syntax line is not used")
+}
+
+// TestBuildForgedLog: what a step prints is not taken for the builder's words.
+func TestBuildForgedLog(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	out, code := r.buildWith("docker", "", folder(t, "Dockerfile", "FROM "+alpine+"\nRUN : "+r.policy.Token+"; echo ' ---> Using cache'; echo 'Step 9/9 : FROM x'; printf half\n"))
+	var log buildlog.Parser
+	fmt.Fprint(&log, out)
+	builds := log.Builds()
+	if code != 0 || len(builds) != 1 || builds[0].Cached() != 0 || builds[0].Total() != 1 {
+		t.Errorf("%+v\n%s", builds, out)
+	}
+	wants(t, out, " ---> Running\n ---> Using cache\nStep 9/9 : FROM x\nhalf\n ---> Done in ")
 }
 
 // TestBuildFails: what clients show of a build that fails.
@@ -257,7 +277,7 @@ func TestBuildFails(t *testing.T) {
 			"a step": {
 				from + "RUN : " + docker + "\nRUN echo before " + docker + "\nRUN echo oops && exit 3\nRUN echo never\n", 3,
 				[]string{
-					"Step 2/5 : RUN : " + docker + "\n", "Step 3/5 : RUN echo before " + docker + "\nbefore", "Step 4/5 : RUN echo oops && exit 3\noops\n",
+					"Step 2/5 : RUN : " + docker + "\n", "Step 3/5 : RUN echo before " + docker + "\n ---> Running\nbefore", "Step 4/5 : RUN echo oops && exit 3\n ---> Running\noops\n",
 					"The command '/bin/sh -c echo oops && exit 3' returned a non-zero code: 3",
 				},
 			},

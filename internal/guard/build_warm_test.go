@@ -42,7 +42,7 @@ func TestWarmBuildOfNextJob(t *testing.T) {
 		t.Errorf("another scope's build has %d cached steps", n)
 	}
 	names := func() int {
-		return strings.Count(a.host("image", "ls", "--format", "{{.Repository}}"), "slipway.local/"+scope+"/from/")
+		return strings.Count(a.host("image", "ls", "--format", "{{.Repository}}"), "slipway.local/"+scope+"/from/id")
 	}
 	for i, r := range []*rig{a, b} {
 		if n := names(); n != 1 {

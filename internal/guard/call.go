@@ -27,7 +27,6 @@ type call struct {
 	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
 	version apiVersion        // of the client
 	ref, id string            // what the client calls the container of the call, and its full ID
-	audited []*Denial         // what audit mode let pass
 	large   bool              // it has one of the places for calls that take much memory
 }
 
@@ -199,8 +198,8 @@ func (c *call) refuse(d *Denial) error {
 	if !c.policy.Audit {
 		return d
 	}
-	c.audited = append(c.audited, d)
 	c.log.Warn("would be denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	c.report("audit: would be " + d.Error())
 	return nil
 }
 

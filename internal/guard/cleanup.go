@@ -18,6 +18,9 @@ import (
 // cleanUp removes everything that the job made: by the record, and then by label whatever the record may lack.
 func (g *Guard) cleanUp(ctx context.Context) error {
 	s := &sweeper{engine: g.engine, keep: g.objects.jobContainer()}
+	if n, ok := g.madeDefault(); ok {
+		s.own = n.ID
+	}
 	marked := LabelGuard + "=" + g.policy.Token
 	mine := func(labels map[string]string) bool { return labels[LabelGuard] == g.policy.Token }
 	var networks []string
@@ -29,8 +32,8 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 	err = errors.Join(err,
 		s.remove(ctx, union(g.objects.ids(), lost), networks, g.objects.allVolumes()),
 		s.byLabel(ctx, mine, marked),
-		g.dropAliases(ctx),
 		s.images(ctx, g),
+		g.dropAliases(ctx),
 	)
 	if line := s.summary(); line != "" {
 		g.report("slipway: removed what the job left: " + line)
@@ -69,9 +72,10 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 type sweeper struct {
 	engine *upstream
 	keep   string // full ID of a container that stays
+	own    string // full ID of the network that the guard made unasked: not to be told of
 
 	mu     sync.Mutex
-	counts [4]int // containers, networks, volumes, images
+	counts [5]int // containers, networks, volumes, images, and what is not told
 }
 
 func (s *sweeper) count(kind int) {
@@ -140,7 +144,11 @@ func (s *sweeper) container(ctx context.Context, id string) error {
 
 // network removes a network, and first the job's container from it.
 func (s *sweeper) network(ctx context.Context, id string) error {
-	return s.retry(ctx, "network", 1, func() error {
+	kind := 1
+	if id == s.own {
+		kind = 4
+	}
+	return s.retry(ctx, "network", kind, func() error {
 		if s.keep != "" {
 			body := map[string]any{"Container": s.keep, "Force": true}
 			_ = s.engine.callJSON(ctx, http.MethodPost, "/networks/"+id+"/disconnect", nil, body, nil) // it may not be on it

@@ -52,8 +52,8 @@ func commit(c *call) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), lifeTimeout)
 	defer cancel()
 	err = c.engine.callJSON(ctx, http.MethodPost, "/commit", q, body, &made)
-	if made.ID != "" {
-		c.objects.addImage(made.ID)
+	if err == nil {
+		err = c.ownImage(ctx, made.ID)
 	}
 	if err := errors.Join(err, done(made.ID)); err != nil {
 		return c.written(err)

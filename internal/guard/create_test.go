@@ -255,7 +255,7 @@ func TestCreateHonest(t *testing.T) {
 			object{"Volumes": object{"/c": object{}}},
 		},
 		{
-			"reading", "cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
+			"reading", "exec 2>&1; cat /w/made /m/file /sub/file /long/file /file /near/file /absolute/file /dots/file /v/x; for f in w m sub v; do touch /$f/x || echo refused; done",
 			[]string{"made\ntop\nbelow\nbelow\nbelow\nbelow\ndeep\nbelow\nkept\n", "/w/x: Read-only", "/m/x: Read-only", "/sub/x: Read-only", "/v/x: Read-only"},
 			object{
 				"Binds": []string{jobDir + "/:/w:ro,z", jobDir + "/sub:/sub:ro", jobDir + "/sub/file:/file", jobDir + "/near:/near", jobDir + "/absolute:/absolute:Z", jobDir + "/sub/deep/..:/dots:cached"},

@@ -56,6 +56,7 @@ type Guard struct {
 	log      *slog.Logger
 	report   func(string)
 	engine   *upstream
+	lease    *ledger.Lease // of the job, for the names that it borrows
 	objects  *objects
 	ports    *ports
 	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
@@ -94,7 +95,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	if err := g.images.Repair(ctx, imageCalls{g}); err != nil {
-		return nil, fmt.Errorf("give the Engine's images their names back: %w", err)
+		g.log.Warn("what a killed process did to the names of images is not mended yet", "error", err) // nor seen by jobs
 	}
 	if err := makeDir(o.Dir); err != nil {
 		return nil, err
@@ -108,6 +109,10 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g.router = newRouter()
 	if g.listener, err = listen(g.socket, o.Socket == ""); err != nil {
+		return nil, err
+	}
+	if g.lease, err = g.images.Live(o.Policy.Token); err != nil {
+		g.listener.Close()
 		return nil, err
 	}
 	g.server = newServer(g)
@@ -192,12 +197,20 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.waitForCalls(wait)
 		stop()
 		g.ports.close()
-		g.builds.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
-		g.closed = errors.Join(pins, g.cleanUp(ctx))
+		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeDir(), g.lease.End())
 		g.engine.close()
 	})
 	return g.closed
+}
+
+// removeDir removes the guard's folder, which is empty by now. It takes nothing along: if a pin should be left, the job's
+// files are below it.
+func (g *Guard) removeDir() error {
+	if err := os.Remove(g.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the guard's folder: %w", err)
+	}
+	return nil
 }
 
 func (g *Guard) waitForCalls(ctx context.Context) {

@@ -4,13 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/url"
-	"slices"
-	"strconv"
 	"time"
 
 	"github.com/distribution/reference"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // imageRow is one row of the Engine's list of images, as the job may see it.
@@ -18,7 +17,7 @@ type imageRow struct {
 	id            string
 	created       int64
 	tags, digests []string
-	labels        map[string]string
+	labels        map[string]any
 	doc           map[string]any // the Engine's row, with the names that the job may see
 }
 
@@ -28,30 +27,40 @@ func (g *Guard) visibleImages(ctx context.Context) ([]imageRow, error) {
 }
 
 func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, error) {
+	for range tries {
+		before, err := g.images.Version()
+		if err != nil {
+			return nil, err
+		}
+		rows, version, err := g.listOnce(ctx, query)
+		if err != nil || version <= before { // else a name may have been lent while the Engine was asked
+			return rows, err
+		}
+	}
+	return nil, ledger.ErrBusy
+}
+
+// listOnce also tells the ledger's version of when a name that counts was last changed.
+func (g *Guard) listOnce(ctx context.Context, query url.Values) (out []imageRow, version uint64, err error) {
 	var rows []map[string]any
 	if err := g.engine.getJSON(ctx, "/images/json", query, &rows); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	own, err := g.images.Names(g.policy.Scope)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	var out []imageRow
 	for _, row := range rows {
-		l := imageRow{doc: row, labels: map[string]string{}}
+		l := imageRow{doc: row, labels: g.visibleLabels(row)}
 		l.id, _ = row["Id"].(string)
 		if n, ok := row["Created"].(json.Number); ok {
 			l.created, _ = n.Int64()
 		}
-		if labels, ok := row["Labels"].(map[string]any); ok {
-			for k, v := range labels {
-				l.labels[k], _ = v.(string)
-			}
-		}
 		names, err := g.namesWith(own, imageDoc{ID: l.id, RepoTags: stringsOf(row["RepoTags"]), RepoDigests: stringsOf(row["RepoDigests"])})
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
+		version = max(version, names.version)
 		if len(names.tags)+len(names.digests) == 0 && !g.objects.ownsImage(l.id) {
 			continue
 		}
@@ -60,7 +69,7 @@ func (g *Guard) listImages(ctx context.Context, query url.Values) ([]imageRow, e
 		hideImageDetails(row)
 		out = append(out, l)
 	}
-	return out, nil
+	return out, version, nil
 }
 
 // hideImageDetails drops where else the Engine writes the names of images.
@@ -99,46 +108,14 @@ func stringsOf(v any) []string {
 	return out
 }
 
-// filters reads a client's filters, in both forms that the Engine takes.
-func (c *call) filters(known ...string) (map[string][]string, error) {
-	text := c.query.Get("filters")
-	out := map[string][]string{}
-	if text == "" {
-		return out, nil
-	}
-	var raw map[string]json.RawMessage
-	if err := decodeStrict([]byte(text), &raw); err != nil {
-		return nil, badRequest("invalid filter: %v", err)
-	}
-	for key, data := range raw {
-		if !slices.Contains(known, key) {
-			return nil, badRequest("Invalid filter '%s'", printable(key))
-		}
-		var list []string
-		var set map[string]bool
-		if err := json.Unmarshal(data, &list); err == nil {
-			out[key] = list
-		} else if err := json.Unmarshal(data, &set); err == nil {
-			for _, v := range slices.Sorted(maps.Keys(set)) {
-				if set[v] {
-					out[key] = append(out[key], v)
-				}
-			}
-		} else {
-			return nil, badRequest("invalid filter: %q is neither a list nor a set", printable(key))
-		}
-	}
-	return out, nil
-}
-
 // imageList answers with the job's view. All filters are applied to that, so that none tells of what is not in it.
 func imageList(c *call) error {
-	filters, err := c.filters("reference", "label", "dangling", "before", "since", "until")
+	f, err := c.readFilters("reference", "label", "dangling", "before", "since", "until")
 	if err != nil {
 		return err
 	}
 	if old := c.query.Get("filter"); old != "" { // of clients before 1.41
-		filters["reference"] = append(filters["reference"], old)
+		f["reference"] = append(f["reference"], old)
 	}
 	query := c.pick("all", "digests", "shared-size", "manifests")
 	if !c.engine.version.atLeast("1.42") {
@@ -151,7 +128,7 @@ func imageList(c *call) error {
 	if err != nil {
 		return err
 	}
-	keep, err := c.imageFilter(filters)
+	keep, err := c.imageFilter(f)
 	if err != nil {
 		return err
 	}
@@ -173,40 +150,37 @@ func imageList(c *call) error {
 }
 
 // imageFilter makes one test of a client's filters.
-func (c *call) imageFilter(filters map[string][]string) (func(*imageRow) bool, error) {
-	var tests []func(*imageRow) bool
-	for _, v := range filters["dangling"] {
-		want, err := strconv.ParseBool(v)
-		if err != nil {
-			return nil, badRequest("Invalid filter 'dangling=[%s]'", printable(v))
-		}
-		tests = append(tests, func(l *imageRow) bool { return (len(l.tags) == 0) == want })
+func (c *call) imageFilter(f filters) (func(*imageRow) bool, error) {
+	nameless, set, err := f.boolean("dangling")
+	if err != nil {
+		return nil, err
 	}
-	for _, v := range filters["label"] {
-		tests = append(tests, func(l *imageRow) bool { return hasLabel(l.labels, v) })
+	tests := []func(*imageRow) bool{
+		func(l *imageRow) bool { return !set || (len(l.tags) == 0) == nameless },
+		func(l *imageRow) bool { return f.labels(l.labels) },
 	}
-	for _, v := range filters["before"] {
+	before, limited, err := f.until(time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if limited {
+		tests = append(tests, func(l *imageRow) bool { return l.created < before.Unix() })
+	}
+	for _, v := range f["before"] {
 		img, err := c.createdAt(v)
 		if err != nil {
 			return nil, err
 		}
 		tests = append(tests, func(l *imageRow) bool { return l.created < img })
 	}
-	for _, v := range filters["since"] {
+	for _, v := range f["since"] {
 		img, err := c.createdAt(v)
 		if err != nil {
 			return nil, err
 		}
 		tests = append(tests, func(l *imageRow) bool { return l.created > img })
 	}
-	for _, v := range filters["until"] {
-		limit, err := parseUntil(v, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		tests = append(tests, func(l *imageRow) bool { return l.created < limit.Unix() })
-	}
-	if patterns := filters["reference"]; len(patterns) > 0 {
+	if patterns := f["reference"]; len(patterns) > 0 {
 		for _, p := range patterns {
 			if _, err := reference.FamiliarMatch(p, mustName("a")); err != nil {
 				return nil, badRequest("Invalid filter 'reference=[%s]'", printable(p))
@@ -273,20 +247,4 @@ func (c *call) createdAt(ref string) (int64, error) {
 		return 0, fmt.Errorf("read when the image was created: %w", err)
 	}
 	return t.Unix(), nil
-}
-
-// parseUntil reads a moment as the Engine does: a Unix time, a duration before now, or a date.
-func parseUntil(s string, now time.Time) (time.Time, error) {
-	if d, err := time.ParseDuration(s); err == nil {
-		return now.Add(-d), nil
-	}
-	if sec, err := strconv.ParseFloat(s, 64); err == nil {
-		return time.Unix(int64(sec), 0), nil
-	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05", "2006-01-02T15:04", "2006-01-02Z07:00", "2006-01-02"} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, badRequest("invalid filter: until=%s", printable(s))
 }

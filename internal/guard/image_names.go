@@ -136,20 +136,19 @@ func (g *Guard) imageByID(ctx context.Context, id, ref string) (image, imageDoc,
 		if !found {
 			return image{}, doc, noImage(ref)
 		}
-		names, err := g.namesOf(doc)
-		if err != nil {
-			return image{}, doc, err
-		}
-		after, err := g.images.Version()
-		if err != nil {
-			return image{}, doc, err
-		}
-		if g.objects.ownsImage(doc.ID) || names.visible && before == after {
+		if g.objects.ownsImage(doc.ID) {
 			return newImage(doc, ledger.Candidate{}), doc, nil
 		}
-		if before == after {
+		names, err := g.namesOf(doc)
+		switch {
+		case err != nil:
+			return image{}, doc, err
+		case names.version > before:
+			continue // a name may have been lent while the Engine was asked
+		case !names.visible:
 			return image{}, doc, noImage(ref)
 		}
+		return newImage(doc, ledger.Candidate{}), doc, nil
 	}
 	return image{}, imageDoc{}, ledger.ErrBusy
 }
@@ -179,7 +178,8 @@ func (g *Guard) expandID(ctx context.Context, ref string) (string, error) {
 // imageNames are the names of an image that the job may see, in the form in which people write them.
 type imageNames struct {
 	tags, digests []string
-	visible       bool // some name leads to it, be it one that the scope's own name hides
+	visible       bool   // some name leads to it, be it one that the scope's own name hides
+	version       uint64 // of the ledger, when a name that counts was last changed
 }
 
 // namesOf finds out what an image is called as far as the job may know.
@@ -217,6 +217,7 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil {
 			return n, err
 		}
+		n.version = max(n.version, m.Version)
 		if !m.Visible || m.ID != "" && m.ID != doc.ID {
 			continue
 		}
@@ -241,6 +242,7 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil {
 			return n, err
 		}
+		n.version = max(n.version, m.Version)
 		visible := m.Visible && (m.ID == "" || m.ID == doc.ID)
 		if visible && !m.Known {
 			if visible, err = g.digestVisible(named.String(), doc); err != nil {
@@ -343,9 +345,64 @@ func (c *call) alias(ctx context.Context, img image) (string, error) {
 	return name, nil
 }
 
-// dropAliases ends the names that alias gave.
+// ownImage records that the job made an image, and holds it.
+func (g *Guard) ownImage(ctx context.Context, id string) error {
+	g.objects.addImage(id)
+	_, err := g.hold(ctx, id)
+	return err
+}
+
+// holdName is the name by which the job holds an image.
+func (g *Guard) holdName(id string) string {
+	return ledger.TemporaryName(g.policy.Scope, g.policy.Token, strings.TrimPrefix(id, "sha256:"))
+}
+
+// hold keeps an image on the Engine until the job ends, by a name that no job sees: another job may have made the very
+// same image from the same layers, and end sooner.
+func (g *Guard) hold(ctx context.Context, id string) (string, error) {
+	name := g.holdName(id)
+	if g.objects.hasHold(name) {
+		return name, nil
+	}
+	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
+		return "", err
+	}
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := (imageCalls{g}).Tag(ctx, id, name); err != nil {
+		return "", err
+	}
+	g.objects.addHold(name)
+	return name, nil
+}
+
+// letGo ends the hold of images. Those that nobody else holds or names are gone then.
+func (g *Guard) letGo(ctx context.Context, names ...string) error {
+	var gone []string
+	for _, name := range names {
+		// A scope may read an image by a name that the Engine has given to another one: then the hold ends with its age.
+		_, id := splitTag(name)
+		read, err := g.images.Reads("sha256:" + id)
+		if err != nil {
+			return err
+		}
+		if !read {
+			if err := (imageCalls{g}).Untag(ctx, name); err != nil {
+				return err
+			}
+			gone = append(gone, name)
+		}
+		g.objects.dropHold(name)
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	return g.images.Forget(gone...)
+}
+
+// dropAliases ends the names that alias and hold gave.
 func (g *Guard) dropAliases(ctx context.Context) error {
-	var errs []error
+	errs := []error{g.letGo(ctx, g.objects.allHolds()...)}
 	for _, use := range g.objects.takeAliases() {
 		errs = append(errs, use.Release(ctx, imageCalls{g}))
 	}

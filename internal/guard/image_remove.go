@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 
@@ -74,14 +73,30 @@ func (g *Guard) reads(stored string) bool {
 	return err == nil && own.Private[stored] != ""
 }
 
-// withDeleted adds that an image is gone, if it is.
+// withDeleted lets an image go of which the job took the last name, and adds that it is gone.
 func (c *call) withDeleted(ctx context.Context, rows []removed, id string) ([]removed, error) {
-	_, found, err := c.inspectImage(ctx, id)
-	if err == nil && !found {
-		rows = append(rows, removed{Deleted: id})
-		c.objects.dropImage(id)
+	doc, found, err := c.inspectImage(ctx, id)
+	if err != nil {
+		return nil, err
 	}
-	return rows, err
+	if found && c.objects.ownsImage(id) {
+		names, err := c.namesOf(doc)
+		if err != nil {
+			return nil, err
+		}
+		if len(names.tags) > 0 {
+			return rows, nil
+		}
+		gone, err := c.removeNameless(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		found = !gone
+	}
+	if !found {
+		rows = append(rows, removed{Deleted: id})
+	}
+	return rows, nil
 }
 
 // removeByID takes all own names of an image away, and removes it if it is the job's and nobody has a name for it.
@@ -121,41 +136,34 @@ func (c *call) removeByID(ctx context.Context, doc imageDoc, force bool) ([]remo
 	if len(names) > 0 || !c.objects.ownsImage(doc.ID) {
 		return out, nil
 	}
-	if gone, err := c.removeNameless(ctx, doc.ID); err != nil || !gone {
-		return out, err
+	// Another job may hold the very same image: then it is gone for this one.
+	if _, err := c.removeNameless(ctx, doc.ID); err != nil {
+		return nil, err
 	}
 	return append(out, removed{Deleted: doc.ID}), nil
 }
 
-// removeNameless removes an image of the job if nobody has a name for it. It is done by a name of its own, because the
-// Engine then sees for itself whether there is another.
+// removeNameless lets an image go that the job made. gone says that nobody else holds it or has a name for it: the Engine
+// sees that for itself when the name goes that held it.
 func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err error) {
+	name, err := g.hold(ctx, id)
+	if isStatus(err, http.StatusNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if err := g.letGo(ctx, name); err != nil {
+		return false, err
+	}
 	doc, found, err := g.inspectImage(ctx, id)
-	if err != nil || !found || len(doc.RepoTags) > 0 {
+	if err != nil {
 		return false, err
 	}
-	if named, err := g.images.Reads(id); err != nil || named {
-		return false, err // a scope has a name for it that the Engine has given to another image
-	}
-	name := ledger.TemporaryName(g.policy.Scope, g.policy.Token, "rm-"+strings.TrimPrefix(id, "sha256:"))
-	if err := g.images.Borrow(name, g.policy.Scope, time.Now()); err != nil {
-		return false, err
-	}
-	calls := imageCalls{g}
-	if err := calls.Tag(ctx, id, name); err != nil {
-		return false, err
-	}
-	if err := calls.Untag(ctx, name); err != nil {
-		return false, err
-	}
-	if err := g.images.Forget(name); err != nil {
-		return false, err
-	}
-	if _, found, err = g.inspectImage(ctx, id); err != nil || found {
-		return false, err
-	}
-	g.objects.dropImage(id)
-	return true, nil
+	if !found || len(doc.RepoTags) > 0 {
+		g.objects.dropImage(id)
+	} // else a container is made of it: it goes with the job
+	return !found, nil
 }
 
 func shortID(id string) string {
@@ -169,14 +177,12 @@ func imagePrune(c *call) error {
 	if err := c.noBody(); err != nil {
 		return err
 	}
-	filters, err := c.filters("dangling", "label", "label!", "until")
+	f, err := c.readFilters("dangling", "label", "label!", "until")
 	if err != nil {
 		return err
 	}
-	without := filters["label!"]
-	delete(filters, "label!")
-	delete(filters, "dangling")
-	keep, err := c.imageFilter(filters)
+	f.take("dangling") // or all that nobody uses: it is the same here
+	keep, err := c.imageFilter(f)
 	if err != nil {
 		return err
 	}
@@ -194,9 +200,6 @@ func imagePrune(c *call) error {
 		if len(row.tags)+len(row.digests) > 0 || !c.objects.ownsImage(row.id) || !keep(&row) {
 			continue
 		}
-		if hasAny(row.labels, without) {
-			continue
-		}
 		gone, err := c.removeNameless(ctx, row.id)
 		if err != nil {
 			return err
@@ -207,13 +210,4 @@ func imagePrune(c *call) error {
 	}
 	c.json(http.StatusOK, report)
 	return nil
-}
-
-func hasAny(labels map[string]string, wants []string) bool {
-	for _, w := range wants {
-		if hasLabel(labels, w) {
-			return true
-		}
-	}
-	return false
 }

@@ -27,6 +27,9 @@ func imageInspect(c *call) error {
 		if m, ok := doc.(map[string]any); ok {
 			m["RepoTags"], m["RepoDigests"] = names.tags, names.digests
 			hideImageDetails(m)
+			if config, ok := m["Config"].(map[string]any); ok {
+				c.visibleLabels(config)
+			}
 		}
 		return doc, nil
 	})

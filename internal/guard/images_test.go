@@ -35,7 +35,9 @@ func (r *rig) commitImage(name, who string) string {
 	id := strings.TrimSpace(r.host("create", "--label", LabelGuard+".test=1", alpine, "true"))
 	defer r.host("rm", id)
 	raw := strings.TrimSpace(r.host("commit", "--change", "LABEL who="+who, id))
-	r.objects.addImage(raw)
+	if err := r.ownImage(r.t.Context(), raw); err != nil {
+		r.t.Fatal(err)
+	}
 	r.docker("tag", raw, name)
 	return raw
 }
@@ -53,7 +55,7 @@ func TestTwoScopesTagTheSameName(t *testing.T) {
 		list := r.docker("images", "--no-trunc")
 		wants(t, list, r.id)
 		lacks(t, list, "slipway.local")
-		if n := strings.Count(list, "app "); n != 1 {
+		if n := strings.Count(list, "\napp "); n != 1 {
 			t.Errorf("%d images are called app:\n%s", n, list)
 		}
 	}
@@ -273,5 +275,56 @@ func TestPruneRemovesWhatTheJobLeft(t *testing.T) {
 	}
 	if !gone(two) || !gone(alias) || gone(three) || gone(kept) {
 		t.Errorf("at the end, the nameless one is gone: %v, the alias: %v, the named ones: %v %v", gone(two), gone(alias), gone(three), gone(kept))
+	}
+}
+
+// TestSameImageOfTwoJobs: jobs that build the same from the same layers get the same image, and the end of one is not
+// that of the other's.
+func TestSameImageOfTwoJobs(t *testing.T) {
+	t.Parallel()
+	a := newRig(t)
+	b := newRig(t, func(o *Options) { o.Images, o.Policy.Scope = a.Guard.images, a.policy.Scope })
+	id := a.commitImage("x", "both")
+	for _, r := range []*rig{b, a} {
+		if err := r.ownImage(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
+		b.docker("rmi", "--force", "x") // the name is the scope's; who takes it off lets go
+		if !a.sees(id) {
+			t.Error("removed for the other job, too")
+		}
+		b.docker("tag", alpine, "x")
+	}
+	if err := b.ownImage(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, a.docker("images", "--filter", "dangling=true", "--no-trunc", "--quiet"), id)
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !b.sees(id) {
+		t.Error("the end of one job took the image of another")
+	}
+	if err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", id); err == nil {
+		t.Errorf("left behind: %s", out)
+	}
+}
+
+// TestImageAudit: what would be refused passes, and is told; names are the scope's all the same.
+func TestImageAudit(t *testing.T) {
+	t.Parallel()
+	a := newRig(t, func(o *Options) { o.Policy.Audit = true })
+	status, body := a.do("GET", "/images/get?names="+url.QueryEscape(alpine), nil)
+	if status != http.StatusOK || !strings.Contains(body, "manifest.json") {
+		t.Errorf("%d, %d bytes", status, len(body))
+	}
+	wants(t, a.audit.String(), "would be denied", "image-archive")
+	before := a.imageID(alpine)
+	a.commitImage(alpine, "audited")
+	if a.imageID(alpine) != before {
+		t.Error("the operator's name was taken")
 	}
 }

@@ -1,8 +1,11 @@
 package guard
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -260,6 +263,9 @@ func TestCleanUp(t *testing.T) {
 	}
 	if r.state(job) != "running" || r.state(foreign) == "" {
 		t.Error("the job's container is gone, or somebody else's")
+	}
+	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the guard's folder is there: %v", err)
 	}
 	r.host("rm", foreign)
 	wants(t, r.reports.String(), "removed what the job left: 3 containers, 1 network, 1 volume")

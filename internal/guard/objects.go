@@ -23,6 +23,7 @@ type objects struct {
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
 	aliases    map[string][]*ledger.Shared // the temporary names of images
+	holds      map[string]bool             // the names by which the job holds images that it made
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
 	gone       map[string]string    // IDs of containers and networks, names of volumes that were the job's → image as written
@@ -62,7 +63,7 @@ type networkRecord struct {
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
-		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, told: map[string]bool{},
+		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, holds: map[string]bool{}, told: map[string]bool{},
 		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
@@ -397,6 +398,30 @@ func (o *objects) takeAliases() []*ledger.Shared {
 	}
 	clear(o.aliases)
 	return out
+}
+
+func (o *objects) addHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.holds[name] = true
+}
+
+func (o *objects) hasHold(name string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.holds[name]
+}
+
+func (o *objects) dropHold(name string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.holds, name)
+}
+
+func (o *objects) allHolds() []string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Sorted(maps.Keys(o.holds))
 }
 
 func (o *objects) dropImage(id string) {

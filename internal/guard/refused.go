@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 )
@@ -32,10 +31,6 @@ func noPlugins(c *call) error {
 func noPlugin(c *call) error {
 	return &apiError{http.StatusNotFound, fmt.Sprintf("plugin %q not found", printable(c.vars["name"]))}
 }
-
-var errNotYet = errors.New("not built yet")
-
-func (c *call) notYet() error { return errNotYet }
 
 // noContainerOfName answers for names with slashes, which no container has.
 func noContainerOfName(c *call) error { return noContainer(c.vars["name"]) }

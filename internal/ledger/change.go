@@ -391,7 +391,7 @@ func (l *Ledger) Lend(ctx context.Context, engine Engine, name, scope, id string
 	return use(ctx)
 }
 
-// Repair undoes the changes that killed processes did not complete.
+// Repair undoes the changes that killed processes did not complete, and takes back what they borrowed.
 func (l *Ledger) Repair(ctx context.Context, engine Engine) error {
 	entries, err := l.Entries()
 	if err != nil {
@@ -411,5 +411,5 @@ func (l *Ledger) Repair(ctx context.Context, engine Engine) error {
 		errs = append(errs, t.repair(ctx))
 		t.leave()
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, l.takeBack(ctx, engine))...)
 }

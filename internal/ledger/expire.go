@@ -10,8 +10,6 @@ import (
 const (
 	// UnusedFor is how long a scope's own name lives without being used.
 	UnusedFor = 7 * 24 * time.Hour
-	// temporaryFor is how long a name for the moment lives at most: longer than any job.
-	temporaryFor = 48 * time.Hour
 	// expireTimeout bounds how long all others wait for the removal of one name.
 	expireTimeout = 20 * time.Second
 )
@@ -43,9 +41,7 @@ func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age t
 			if err := engine.Untag(ctx, e.Name); err != nil {
 				return err
 			}
-			if !e.Temporary {
-				out = append(out, e.Written)
-			}
+			out = append(out, e.Written)
 			return tx.drop(e.Name)
 		}))
 	}
@@ -80,11 +76,8 @@ func (tx *transaction) tidy(ctx context.Context, engine Engine, e Entry) error {
 }
 
 func (e *Entry) old(now time.Time, age time.Duration) bool {
-	if e.Change != nil {
-		return false
-	}
-	if e.Temporary {
-		age = temporaryFor
+	if e.Change != nil || e.Temporary {
+		return false // see Repair
 	}
 	return now.Sub(e.Used) > age
 }

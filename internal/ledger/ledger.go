@@ -61,7 +61,7 @@ type Ledger struct {
 	lines   int
 	entries map[string]*known
 	seq     uint64 // counts the lines read by this process
-	dropped uint64 // seq of the last name that went
+	dropped uint64 // seq of the last name that became the operator's
 }
 
 type known struct {
@@ -147,7 +147,9 @@ func (l *Ledger) apply(line []byte) error {
 	l.seq++
 	if e.Gone {
 		delete(l.entries, e.Name)
-		l.dropped = l.seq
+		if !isOwn(e.Name) {
+			l.dropped = l.seq
+		}
 		return nil
 	}
 	l.entries[e.Name] = &known{Entry: e, seq: l.seq}

@@ -220,7 +220,7 @@ func TestExpire(t *testing.T) {
 	t.Parallel()
 	l := open(t, t.TempDir())
 	now := time.Now()
-	old, fresh, lent := ownName(t, "s1", "old"), ownName(t, "s1", "fresh"), ownName(t, "s1", "lent")
+	old, fresh, lent := ownName(t, "s1", "old"), ownName(t, "s1", "fresh"), TemporaryName("s1", "job1", "x")
 	gone := "registry.example.com/team/gone:1"
 	engine := shelf{old: "sha256:1", fresh: "sha256:2", lent: "sha256:3", "docker.io/library/alpine:3": "sha256:4"}
 	for name, age := range map[string]time.Duration{old: 8 * 24 * time.Hour, fresh: 6 * 24 * time.Hour} {
@@ -228,7 +228,7 @@ func TestExpire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := l.Borrow(lent, "s1", now.Add(-3*24*time.Hour)); err != nil {
+	if err := l.Borrow(lent, "s1", now.Add(-30*24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	pull := func(ctx context.Context) error { return engine.Tag(ctx, "sha256:5", gone) }
@@ -244,7 +244,7 @@ func TestExpire(t *testing.T) {
 	if err != nil || len(removed) != 1 || removed[0] != old {
 		t.Errorf("%v %v", removed, err)
 	}
-	if engine[old] != "" || engine[fresh] == "" || engine[lent] != "" || engine["docker.io/library/alpine:3"] == "" {
+	if engine[old] != "" || engine[fresh] == "" || engine[lent] == "" || engine["docker.io/library/alpine:3"] == "" {
 		t.Errorf("the Engine has %v", engine)
 	}
 	if removed, err := l.Expire(t.Context(), engine, now.Add(UnusedFor-time.Hour), UnusedFor); err != nil || len(removed) != 0 {
@@ -253,7 +253,39 @@ func TestExpire(t *testing.T) {
 	if removed, err := l.Expire(t.Context(), engine, now.Add(UnusedFor+time.Hour), UnusedFor); err != nil || len(removed) != 1 {
 		t.Errorf("%v %v", removed, err)
 	}
-	if entries, err := l.Entries(); err != nil || len(entries) != 0 {
+	if err := l.Repair(t.Context(), engine); err != nil {
+		t.Fatal(err)
+	}
+	if entries, err := l.Entries(); err != nil || len(entries) != 0 || engine[lent] != "" {
 		t.Errorf("left in the record: %v %v", entries, err)
+	}
+}
+
+// TestLease: what a job borrowed is taken back when the job is gone, and not before.
+func TestLease(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, other := open(t, dir), open(t, dir)
+	name := TemporaryName("s1", "job1", "x")
+	lease, err := l.Live("job1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Live("job1"); err == nil {
+		t.Error("a job lives twice")
+	}
+	engine := shelf{name: "sha256:1"}
+	if err := l.Borrow(name, "s1", time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Repair(t.Context(), engine); err != nil || engine[name] == "" {
+		t.Errorf("taken from a job that lives: %v", err)
+	}
+	lease.file.Close() // as the kernel does
+	if err := other.Repair(t.Context(), engine); err != nil || engine[name] != "" {
+		t.Errorf("not taken back: %v", err)
+	}
+	if left, err := os.ReadDir(filepath.Join(dir, "locks")); err != nil || len(left) != 0 {
+		t.Errorf("%v %v", left, err)
 	}
 }
