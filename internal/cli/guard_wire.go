@@ -296,15 +296,10 @@ func (o guardOptions) openTo(socket, engine string) error {
 			}
 		}
 	}
-	if err := os.Chmod(socket, mode); err != nil {
-		return fmt.Errorf("open the socket to others: %w", err)
+	if os.Geteuid() != 0 {
+		group = -1
 	}
-	if group >= 0 && os.Geteuid() == 0 {
-		if err := os.Lchown(socket, -1, group); err != nil {
-			return fmt.Errorf("open the socket to others: %w", err)
-		}
-	}
-	return nil
+	return guard.Permit(socket, mode, group)
 }
 
 // commandGrace is how long a command may take to end after a signal.
