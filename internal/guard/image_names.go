@@ -97,7 +97,7 @@ func (g *Guard) imageByName(ctx context.Context, cand ledger.Candidate) (image, 
 }
 
 func newImage(doc imageDoc, cand ledger.Candidate) image {
-	img := image{ID: doc.ID, Stored: cand.Stored, OnBuild: doc.Config.OnBuild}
+	img := image{ID: doc.ID, Stored: cand.Stored}
 	if cand.Written != "" {
 		img.Written = familiar(cand.Written)
 	}
@@ -313,7 +313,8 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}
 	return stored, func(id string) error {
 		if id != "" {
-			return nil
+			// Another job of the scope that failed to make it may have found nothing of that name, and forgotten it.
+			return c.images.Own(stored, c.policy.Scope, tagged.String(), time.Now())
 		}
 		ctx, cancel := detached(ctx)
 		defer cancel()
@@ -328,7 +329,7 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 // alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the last job
 // that uses it. All jobs of the scope have the same one: it stands in the Dockerfile, which COPY . . puts into a layer.
 func (c *call) alias(ctx context.Context, img image) (string, error) {
-	name := ledger.SharedName(c.policy.Scope, strings.TrimPrefix(img.ID, "sha256:"))
+	name := ledger.TemporaryName(c.policy.Scope, "id", strings.TrimPrefix(img.ID, "sha256:"))
 	if c.objects.hasAlias(name) {
 		return name, nil
 	}

@@ -295,7 +295,7 @@ func TestShared(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	l, other := open(t, dir), open(t, dir)
-	name := SharedName("s1", "x")
+	name := TemporaryName("s1", "id", "x")
 	engine := shelf{name: "sha256:1"}
 	share := func(l *Ledger) *Shared {
 		t.Helper()

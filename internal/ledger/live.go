@@ -60,17 +60,17 @@ func (l *Ledger) takeBack(ctx context.Context, engine Engine) error {
 	}
 	var names []string
 	for _, e := range entries {
-		if !e.Temporary {
-			continue
-		}
-		job := borrower(e.Name)
-		if job == shared {
-			if err := l.takeBackShared(ctx, engine, e.Name); err != nil {
+		if e.Shared { // it ends here as for one who used it, if nobody does
+			f, err := l.shareFile(e.Name)
+			if err == nil {
+				err = (&Shared{l, e.Name, f}).Release(ctx, engine)
+			}
+			if err != nil {
 				return err
 			}
 			continue
 		}
-		if l.lives(job) {
+		if !e.Temporary || l.lives(borrower(e.Name)) {
 			continue
 		}
 		if err := engine.Untag(ctx, e.Name); err != nil {
@@ -82,14 +82,4 @@ func (l *Ledger) takeBack(ctx context.Context, engine Engine) error {
 		return nil
 	}
 	return l.Forget(names...)
-}
-
-// takeBackShared removes a shared name whose last user is gone.
-func (l *Ledger) takeBackShared(ctx context.Context, engine Engine, name string) error {
-	f, err := l.openShared(name)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return l.takeOff(ctx, engine, f, name)
 }
