@@ -22,6 +22,7 @@ type engine struct {
 	options docker.Options
 	folder  *state.Folder
 	log     *slog.Logger
+	swept   *once
 
 	mu      sync.Mutex
 	conn    *docker.Engine
@@ -52,10 +53,6 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
-	if err := executor.Sweep(ctx, conn, free, e.log); err != nil {
-		e.log.Warn("some leftovers of killed runners stay", "error", err)
-	}
 	version, err := conn.Version(ctx)
 	if err != nil {
 		conn.Close()
@@ -65,6 +62,12 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
+	e.swept.first(e.machine.ID, func() {
+		free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
+		if err := executor.Sweep(ctx, conn, free, e.log); err != nil {
+			e.log.Warn("some leftovers of killed runners stay", "error", err)
+		}
+	})
 	if e.images, err = ledger.Open(ledger.Folder(e.folder.Ledger(), e.machine.ID)); err != nil {
 		conn.Close()
 		return nil, err
@@ -94,8 +97,18 @@ type engines struct {
 	folder *state.Folder
 	log    *slog.Logger
 
-	mu sync.Mutex
-	by map[docker.Options]*engine
+	mu    sync.Mutex
+	by    map[docker.Options]*engine
+	swept once
+}
+
+// once does something for each key once; who comes meanwhile waits. An Engine that the configuration names in two ways is
+// swept once: the second time, our own containers there are those of running jobs.
+type once struct{ by sync.Map }
+
+func (o *once) first(key string, do func()) {
+	done, _ := o.by.LoadOrStore(key, &sync.Once{})
+	done.(*sync.Once).Do(do)
 }
 
 func (es *engines) of(d *config.Docker) *engine {
@@ -106,7 +119,7 @@ func (es *engines) of(d *config.Docker) *engine {
 		es.by = map[docker.Options]*engine{}
 	}
 	if es.by[o] == nil {
-		es.by[o] = &engine{options: o, folder: es.folder, log: es.log}
+		es.by[o] = &engine{options: o, folder: es.folder, log: es.log, swept: &es.swept}
 	}
 	return es.by[o]
 }

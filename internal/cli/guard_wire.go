@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path"
 	"path/filepath"
 	"slices"
@@ -37,12 +39,16 @@ type guardOptions struct {
 	command        []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	log            *slog.Logger
+	log, audit     *slog.Logger
 }
 
 // runGuard serves until a signal comes or the command ends, and removes then what was made.
 func runGuard(ctx context.Context, o guardOptions) (err error) {
-	signals, stop := notify(syscall.SIGTERM, os.Interrupt)
+	ends := []os.Signal{syscall.SIGTERM, os.Interrupt}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup
+		ends = append(ends, syscall.SIGHUP) // the terminal was closed
+	}
+	signals, stop := notify(ends...)
 	defer stop()
 	engine, err := docker.Connect(ctx, docker.Options{Host: o.flags.engine})
 	if err != nil {
@@ -53,7 +59,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	place, err := openPlace(ctx, o, engine)
+	place, err := openPlace(ctx, o, engine, machine.ID)
 	if err != nil {
 		return err
 	}
@@ -69,7 +75,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 		return err
 	}
 	g, err := guard.Open(ctx, guard.Options{
-		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.log, Report: o.reporter(),
+		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.audit, Report: o.reporter(),
 	})
 	if err != nil {
 		return err
@@ -107,24 +113,20 @@ type place struct {
 }
 
 // openPlace makes the guard's place, and removes what guards left that were killed.
-func openPlace(ctx context.Context, o guardOptions, engine *docker.Engine) (*place, error) {
+func openPlace(ctx context.Context, o guardOptions, engine *docker.Engine, engineID string) (*place, error) {
 	all := filepath.Join(o.flags.state, "alone")
 	if err := os.MkdirAll(all, 0o700); err != nil {
 		return nil, fmt.Errorf("make the state folder: %w", err)
 	}
+	dead, err := deadPlaces(all, engineID)
+	if err != nil {
+		return nil, err
+	}
 	if err := executor.Sweep(ctx, engine, state.Free, o.log); err != nil {
 		o.log.Warn("some leftovers of killed runners and guards stay", "error", err)
+		dead = nil // nothing else tells whose the leftovers are
 	}
-	entries, err := os.ReadDir(all)
-	if err != nil {
-		return nil, fmt.Errorf("read the state folder: %w", err)
-	}
-	for _, e := range entries {
-		dir := filepath.Join(all, e.Name())
-		id, _ := os.ReadFile(filepath.Join(dir, "instance"))
-		if !state.Free(dir, strings.TrimSpace(string(id))) {
-			continue
-		}
+	for _, dir := range dead {
 		if err := errors.Join(executor.SweepGuards(dir), os.RemoveAll(dir)); err != nil {
 			o.log.Warn("the folder of a killed guard stays", "folder", dir, "error", err)
 		}
@@ -133,7 +135,30 @@ func openPlace(ctx context.Context, o guardOptions, engine *docker.Engine) (*pla
 	if err != nil {
 		return nil, err
 	}
+	if err := os.WriteFile(filepath.Join(folder.Path, engineFile), []byte(engineID), 0o600); err != nil {
+		return nil, errors.Join(err, folder.Close())
+	}
 	return &place{folder}, nil
+}
+
+// engineFile says on which Engine a guard made what it made.
+const engineFile = "engine"
+
+// deadPlaces are the folders of guards that were killed, and that have nothing on another Engine.
+func deadPlaces(all, engineID string) (dead []string, err error) {
+	entries, err := os.ReadDir(all)
+	if err != nil {
+		return nil, fmt.Errorf("read the state folder: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(all, e.Name())
+		id, _ := os.ReadFile(filepath.Join(dir, "instance"))
+		on, err := os.ReadFile(filepath.Join(dir, engineFile))
+		if state.Free(dir, strings.TrimSpace(string(id))) && (string(on) == engineID || errors.Is(err, fs.ErrNotExist)) {
+			dead = append(dead, dir)
+		}
+	}
+	return dead, nil
 }
 
 // dir is the guard's own folder; the names are short, for the sake of the socket in it.
@@ -271,15 +296,10 @@ func (o guardOptions) openTo(socket, engine string) error {
 			}
 		}
 	}
-	if err := os.Chmod(socket, mode); err != nil {
-		return fmt.Errorf("open the socket to others: %w", err)
+	if os.Geteuid() != 0 {
+		group = -1
 	}
-	if group >= 0 && os.Geteuid() == 0 {
-		if err := os.Lchown(socket, -1, group); err != nil {
-			return fmt.Errorf("open the socket to others: %w", err)
-		}
-	}
-	return nil
+	return guard.Permit(socket, mode, group)
 }
 
 // commandGrace is how long a command may take to end after a signal.

@@ -2,11 +2,14 @@ package cli
 
 import (
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slipway-ci/slipway/internal/guard"
+	"github.com/slipway-ci/slipway/internal/state"
 )
 
 // TestNestedMounts: what lies in a place that the job may write to is not shared by a path of its own.
@@ -32,5 +35,28 @@ func TestNestedMounts(t *testing.T) {
 		if diff := cmp.Diff(c.want, got); diff != "" || (err != nil) != c.fails {
 			t.Errorf("%s: %v\n%s", name, err, diff)
 		}
+	}
+}
+
+// TestDeadPlaces: the folder of a guard that was killed is all that tells whose the leftovers on its Engine are.
+func TestDeadPlaces(t *testing.T) {
+	t.Parallel()
+	all := t.TempDir()
+	make := func(name, engine string) *state.Folder {
+		f, err := state.Open(filepath.Join(all, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(f.Path, engineFile), []byte(engine), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	defer make("alive", "here").Close()
+	make("dead", "here").Close()
+	make("elsewhere", "there").Close()
+	got, err := deadPlaces(all, "here")
+	if diff := cmp.Diff([]string{filepath.Join(all, "dead")}, got); diff != "" || err != nil {
+		t.Errorf("%v\n%s", err, diff)
 	}
 }

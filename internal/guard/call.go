@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // call is one request of a client while it is decided upon and answered.
@@ -26,7 +27,7 @@ type call struct {
 	query   url.Values        // as the client wrote it: a handler forwards only the keys that it names
 	version apiVersion        // of the client
 	ref, id string            // what the client calls the container of the call, and its full ID
-	large   bool              // it has one of the places for calls with large bodies
+	large   bool              // it has one of the places for calls that take much memory
 }
 
 // repeated are the query keys that may have several values.
@@ -140,18 +141,29 @@ const (
 	usualBody = 16 << 10 // a client's usual create is a quarter of it
 )
 
-// maxLarge is how many calls with larger bodies than usual are at work at once. The others wait: a job has hundreds of
-// connections, and the memory that bodies are decoded into is that of all jobs' guards.
+// maxLarge is how many calls with larger bodies than usual, or with lists of all containers, are at work at once. The
+// others wait: a job has hundreds of connections, and the memory that it all is decoded into is that of all jobs' guards.
 const maxLarge = 16
+
+// waitPlace waits for one of the places for calls that take much memory. The call keeps it to its end.
+func (c *call) waitPlace() error {
+	if c.large {
+		return nil
+	}
+	select {
+	case c.Guard.large <- struct{}{}:
+		c.large = true
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
 
 // decode reads a JSON body of at most limit bytes. An empty body leaves v as it is.
 func (c *call) decode(v any, limit int64) error {
-	if n := c.r.ContentLength; !c.large && (n < 0 || n > usualBody) {
-		select {
-		case c.Guard.large <- struct{}{}:
-			c.large = true
-		case <-c.ctx.Done():
-			return c.ctx.Err()
+	if n := c.r.ContentLength; n < 0 || n > usualBody {
+		if err := c.waitPlace(); err != nil {
+			return err
 		}
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(c.w, c.r.Body, limit))
@@ -251,13 +263,13 @@ func (c *call) setHeaders() {
 	})
 }
 
-// printable is a client's text in a message: short, and without what would break a line.
+// printable is a client's text in a message: short, and without what would break a line or lead a terminal.
 func printable(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "…"
 	}
 	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return '?'
 		}
 		return r

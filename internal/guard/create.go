@@ -200,7 +200,7 @@ func (c *call) learn(ctx context.Context, id string, planned *plan) error {
 // runnersVolumes are the volumes that a container has from the job's own, which are not the job's to remove.
 func (c *call) runnersVolumes(ctx context.Context, planned *plan) (map[string]bool, error) {
 	job := c.objects.jobContainer()
-	if job == "" || !slices.ContainsFunc(planned.host.VolumesFrom, func(s string) bool { return strings.HasPrefix(s, job) }) {
+	if job == "" || len(planned.host.VolumesFrom) == 0 { // which may have them from the job's own
 		return nil, nil
 	}
 	var doc struct{ Mounts []struct{ Name string } }

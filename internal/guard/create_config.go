@@ -2,6 +2,7 @@ package guard
 
 import (
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,16 @@ func (p *planner) config(in *createRequest, img image) (container.Config, error)
 		if err := checkTarget(target); err != nil || strings.Contains(target, ":") {
 			return container.Config{}, badRequest("invalid volume specification: '%s': invalid mount config for type \"volume\": invalid mount path: '%s' mount path must be absolute", printable(target), printable(target))
 		}
+	}
+	labels, command := 0, 0
+	for k, v := range in.Labels {
+		labels += len(k) + len(v)
+	}
+	for _, word := range slices.Concat(in.Entrypoint, in.Cmd) {
+		command += len(word)
+	}
+	if labels > maxLabels || command > maxCommand {
+		return container.Config{}, badRequest("slipway: labels (%d bytes) or command (%d bytes) are too long: at most %d and %d", labels, command, maxLabels, maxCommand)
 	}
 	if in.MacAddress != "" {
 		p.warn("a MAC address of one's own was dropped")
@@ -39,6 +50,12 @@ func (p *planner) config(in *createRequest, img image) (container.Config, error)
 		Labels:          p.policy.labels(in.Labels),
 	}, nil
 }
+
+// Labels and commands are in each list of containers, also in those that other jobs ask for.
+const (
+	maxLabels  = 256 << 10
+	maxCommand = 1 << 20 // the kernel takes twice as much, the environment among it
+)
 
 func (p *planner) stopTimeout(t *int) *int {
 	if t == nil || *t >= 0 && *t <= maxStopTimeout {

@@ -41,7 +41,7 @@ const maxPath = 4096
 
 // mounts decides about everything that a container mounts.
 func (p *planner) mounts(in *createRequest, out *plan) ([]plannedMount, error) {
-	n := len(in.HostConfig.Binds) + len(in.HostConfig.Mounts) + len(in.HostConfig.Tmpfs) + len(in.Config.Volumes) + len(in.HostConfig.VolumesFrom)
+	n := len(in.HostConfig.Binds) + len(in.HostConfig.Mounts) + len(in.HostConfig.Tmpfs) + len(in.Config.Volumes) + len(out.image.Volumes) + len(in.HostConfig.VolumesFrom)
 	if n > maxMounts {
 		if err := p.refuse(deny("limit-mounts", "share a folder that holds them", "a container of a job may have %d mounts, not %d", maxMounts, n)); err != nil {
 			return nil, err

@@ -99,6 +99,8 @@ func TestCreateRefused(t *testing.T) {
 		{"null", `null`, bad, "image is missing"},
 		{"empty", `{}`, bad, "image is missing"},
 		{"no body", ``, bad, "Config cannot be empty"},
+		{"long labels", `{"Image":"` + alpine + `","Labels":{"a":"` + strings.Repeat("a", maxLabels) + `"}}`, bad, "too long"},
+		{"long command", `{"Image":"` + alpine + `","Cmd":["` + strings.Repeat("a", maxCommand+1) + `"]}`, bad, "too long"},
 		{"many values", `{"HostConfig":{"Mounts":[` + strings.Repeat(`{},`, 60_000) + `{}]}}`, bad, "more than 50000 values"},
 		{"deep", strings.Repeat(`{"HostConfig":`, 100) + `1` + strings.Repeat(`}`, 100), bad, "nests deeper"},
 		{"PidMode", host(`"PidMode":"host"`), forbidden, "[namespace-host]"},

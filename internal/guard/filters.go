@@ -17,12 +17,18 @@ import (
 // job gets to see: the Engine knows the job's objects by other names. What goes to the Engine is encoded anew.
 type filters map[string][]string
 
+// maxFilters bounds what is compared with each object, some of it as regular expressions.
+const maxFilters = 16 << 10
+
 // readFilters reads filters in both of the forms that clients send: {"label":["a"]} and {"label":{"a":true}}. Keys that
 // are not among allowed are refused in the Engine's words.
 func (c *call) readFilters(allowed ...string) (filters, error) {
 	raw := c.query.Get("filters")
 	if raw == "" {
 		return filters{}, nil
+	}
+	if len(raw) > maxFilters {
+		return nil, badRequest("slipway: the filters are too long")
 	}
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(raw), &doc); err != nil {

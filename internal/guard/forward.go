@@ -129,6 +129,12 @@ func (o *opening) dial(network string, port uint16) (net.Conn, error) {
 }
 
 func (o *opening) dialAny(network string, addresses []netip.Addr, port uint16) (net.Conn, error) {
+	select {
+	case o.dials <- struct{}{}:
+		defer func() { <-o.dials }()
+	case <-o.ctx.Done():
+		return nil, o.ctx.Err()
+	}
 	err := errors.New("the container has no address")
 	for _, a := range addresses {
 		ctx, cancel := context.WithTimeout(o.ctx, dialTimeout)

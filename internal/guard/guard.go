@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
 )
@@ -64,7 +65,7 @@ type Guard struct {
 	made     *made
 	sessions *sessions
 	copies   copies
-	large    chan struct{} // one for each call at work that has a large body
+	large    chan struct{} // one for each call at work that takes much memory
 	watching sync.Once
 	router   *router
 	server   *http.Server
@@ -158,11 +159,34 @@ func listen(path string, toAll bool) (net.Listener, error) {
 	if !toAll {
 		mode = 0o600
 	}
-	if err := os.Chmod(path, mode); err != nil {
+	if err := Permit(path, mode, -1); err != nil {
 		l.Close()
 		return nil, err
 	}
 	return l, nil
+}
+
+// Permit says who may use a socket; group is left as it is if it is below zero. The folder may be a job's, who could put a
+// link in the socket's place.
+func Permit(socket string, mode fs.FileMode, group int) error {
+	fd, err := unix.Open(socket, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the socket to others: %w", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("open the socket to others: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return fmt.Errorf("open the socket to others: somebody has put something else at %s", socket)
+	}
+	open := fmt.Sprintf("/proc/self/fd/%d", fd)
+	err = os.Chmod(open, mode)
+	if err == nil && group >= 0 {
+		err = os.Chown(open, -1, group)
+	}
+	return err
 }
 
 func newServer(g *Guard) *http.Server {

@@ -58,6 +58,9 @@ func containerList(c *call) error {
 
 // ownContainers asks the Engine for containers and keeps the job's.
 func (c *call) ownContainers(q url.Values) ([]map[string]any, error) {
+	if err := c.waitPlace(); err != nil {
+		return nil, err
+	}
 	var list []map[string]any
 	if err := c.engine.getJSON(c.ctx, "/containers/json", q, &list); err != nil {
 		return nil, c.written(err)

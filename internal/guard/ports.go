@@ -27,6 +27,7 @@ type ports struct {
 	ctx     context.Context // ends with close
 	cancel  context.CancelFunc
 	slots   chan struct{} // one for each connection and each UDP peer
+	dials   chan struct{} // one for each connection that is being made
 	udpIdle time.Duration // after which a UDP peer is forgotten
 	running sync.WaitGroup
 
@@ -37,14 +38,16 @@ type ports struct {
 	job  *jobPlace
 }
 
-// maxForwards bounds the connections to published ports that one job has at once, maxPorts the ports.
+// maxForwards bounds the connections to published ports that one job has at once, maxDials those that are being made: each
+// takes a thread in the other namespace, of which the program has ten thousand for all jobs. maxPorts bounds the ports.
 const (
 	maxForwards = 1024
+	maxDials    = 32
 	maxPorts    = 256
 )
 
 func newPorts(g *Guard) *ports {
-	p := &ports{g: g, slots: make(chan struct{}, maxForwards), udpIdle: 90 * time.Second, open: map[string]*opening{}}
+	p := &ports{g: g, slots: make(chan struct{}, maxForwards), dials: make(chan struct{}, maxDials), udpIdle: 90 * time.Second, open: map[string]*opening{}}
 	p.ctx, p.cancel = context.WithCancel(context.WithoutCancel(g.ctx))
 	return p
 }

@@ -238,6 +238,48 @@ func TestPortClash(t *testing.T) {
 	eventually(t, "the port closes", func() bool { return closed("127.0.0.1:8081") })
 }
 
+// TestPortNobodyAnswers: connections to a server that takes none wait for it, without a thread for each.
+func TestPortNobodyAnswers(t *testing.T) {
+	needRoot(t)
+	r := newRig(t)
+	inside := r.within(r.job())
+	l, err := r.within(r.sibling("db", "", "5432:5432/tcp")).Listen(t.Context(), "tcp", ":5432")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) { err = syscall.Listen(int(fd), 0) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := threads(t)
+	for range 200 {
+		c, err := inside.Dial(t.Context(), "tcp", netip.MustParseAddrPort("127.0.0.1:5432"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	eventually(t, "all wait", func() bool { return len(r.ports.slots) == 200 && len(r.ports.dials) == maxDials })
+	if n := threads(t) - before; n > 2*maxDials {
+		t.Errorf("%d threads more", n)
+	}
+}
+
+// threads is how many this program has.
+func threads(t *testing.T) int {
+	t.Helper()
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(tasks)
+}
+
 // Two jobs have the same container name, network, volume and port at once, and the job's container may be started again.
 func TestPortsOfTwoJobs(t *testing.T) {
 	t.Parallel()

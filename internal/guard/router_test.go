@@ -1,7 +1,11 @@
 package guard
 
 import (
+	"errors"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"testing"
 )
 
@@ -44,4 +48,27 @@ func TestOpen(t *testing.T) {
 	}
 	wants(t, text, "denied by slipway [unknown-call]")
 	lacks(t, r.calls.String(), "nothing")
+}
+
+// TestPermit changes the socket alone, not what a link in its place leads to.
+func TestPermit(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	socket, file, link := filepath.Join(dir, "s"), filepath.Join(dir, "f"), filepath.Join(dir, "l")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Symlink(file, link)); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{socket: "Srw-rw-rw-", file: "-rw-------", link: "Lrwxrwxrwx"} {
+		if err := Permit(path, 0o666, os.Getgid()); (err == nil) != (path == socket) {
+			t.Errorf("%s: %v", path, err)
+		}
+		if st, err := os.Lstat(path); err != nil || st.Mode().String() != want {
+			t.Errorf("%s: %v %v", path, st.Mode(), err)
+		}
+	}
 }

@@ -150,3 +150,17 @@ func TestVolumeLife(t *testing.T) {
 	r.must(http.StatusNoContent, "DELETE", "/volumes/new", nil, nil)
 	r.host("volume", "inspect", internal)
 }
+
+// TestVolumesOfTheJobStay: a container that has the job's own volumes by way of another one does not make them its own.
+func TestVolumesOfTheJobStay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	id := strings.TrimSpace(r.host("create", "--volume", "/kept", alpine, "true"))
+	t.Cleanup(func() { r.host("rm", "--force", "--volumes", id) })
+	r.JobContainer(id, "the-job")
+	r.docker("create", "--name", "first", "--volumes-from", id, "--network", "none", alpine)
+	r.docker("create", "--name", "second", "--volumes-from", "first", "--volume", "/own", "--network", "none", alpine)
+	if out := r.docker("volume", "ls", "--quiet"); len(strings.Fields(out)) != 1 {
+		t.Errorf("volumes: %s", out)
+	}
+}
