@@ -195,8 +195,12 @@ func (a *app) guard(ctx context.Context, f guardFlags, command []string) error {
 	if err != nil {
 		return err
 	}
-	// Refusals are told in words; the audit has one line for each at the level warn.
-	log, _, err := a.logger("error", "")
+	log, _, err := a.logger("warn", "")
+	if err != nil {
+		return err
+	}
+	// Refusals are told in words; who wants the audit as well asks for a level.
+	audit, _, err := a.logger("error", "")
 	if err != nil {
 		return err
 	}
@@ -206,6 +210,6 @@ func (a *app) guard(ctx context.Context, f guardFlags, command []string) error {
 		}
 	}
 	return runGuard(ctx, guardOptions{
-		flags: f, dir: dir, inside: inside, command: command, stdin: a.stdin, stdout: a.stdout, stderr: a.stderr, log: log,
+		flags: f, dir: dir, inside: inside, command: command, stdin: a.stdin, stdout: a.stdout, stderr: a.stderr, log: log, audit: audit,
 	})
 }

@@ -39,7 +39,7 @@ type guardOptions struct {
 	command        []string
 	stdin          io.Reader
 	stdout, stderr io.Writer
-	log            *slog.Logger
+	log, audit     *slog.Logger
 }
 
 // runGuard serves until a signal comes or the command ends, and removes then what was made.
@@ -75,7 +75,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 		return err
 	}
 	g, err := guard.Open(ctx, guard.Options{
-		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.log, Report: o.reporter(),
+		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.audit, Report: o.reporter(),
 	})
 	if err != nil {
 		return err

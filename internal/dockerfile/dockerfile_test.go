@@ -175,7 +175,12 @@ func TestProblems(t *testing.T) {
 		"host trigger":  {src: "FROM a\n", images: map[string]Image{"a": {OnBuild: []string{"RUN --network=host x"}}}, want: []string{"build-network-host 1"}},
 		"stage trigger": {src: "FROM b AS src\nFROM a\n", images: map[string]Image{"a": {OnBuild: []string{"COPY --from=src / /"}}}},
 		"own trigger":   {src: "FROM a AS x\nONBUILD COPY --from=victim / /\nFROM x\n", want: []string{"build-onbuild 3"}},
-		"stored":        {src: "FROM a AS x\nONBUILD COPY --from=victim / /\n"},
+		"not a base":    {src: "FROM b\nCOPY --from=a / /\n", images: map[string]Image{"a": {OnBuild: []string{"COPY --from=victim / /"}}}, want: []string{"build-onbuild 2"}},
+		"mounted":       {src: "FROM b\nRUN --mount=from=a x\n", images: map[string]Image{"a": {OnBuild: []string{"COPY --from=victim / /"}}}, want: []string{"build-onbuild 2"}},
+		// What TARGETSTAGE is worth depends on the Engine.
+		"trigger's address": {src: "FROM a AS example.com\n", images: map[string]Image{"a": {OnBuild: []string{"ARG TARGETSTAGE", "ADD http://${TARGETSTAGE:-10.0.0.1} /"}}}, want: []string{"build-onbuild 1"}},
+		"trigger's folder":  {src: "FROM a\n", images: map[string]Image{"a": {OnBuild: []string{"ADD ./$X /", "COPY $X /"}}}},
+		"stored":            {src: "FROM a AS x\nONBUILD COPY --from=victim / /\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

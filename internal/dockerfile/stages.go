@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -319,10 +320,21 @@ func (f *File) Bases() ([]Base, error) {
 // Resolve says what a base is. The error, an *Error, is a mistake in the image's triggers.
 func (f *File) Resolve(b Base, img Image) error {
 	f.images[b] = img
-	for _, s := range f.stages {
+	for i, s := range f.stages {
 		if s.base == b && s.base.Name != "" {
 			if err := f.takeTriggers(s, img.OnBuild); err != nil {
 				return err
+			}
+		}
+		for _, in := range s.commands {
+			if !slices.ContainsFunc(in.refs, func(r ref) bool { return r.base == b && b.Name != "" }) {
+				continue
+			}
+			// It is no base here, and its triggers do not run; but newer Engines fetch what they name.
+			for _, text := range img.OnBuild {
+				if _, err := f.checkTrigger(text, i, in.line()); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -330,34 +342,48 @@ func (f *File) Resolve(b Base, img Image) error {
 	return nil
 }
 
-// takeTriggers reads the ONBUILD instructions that a stage runs before its own. They cannot be rewritten, because they
-// are in the image: what would need that is forbidden.
+// takeTriggers reads the ONBUILD instructions that a stage runs before its own.
 func (f *File) takeTriggers(s *stage, triggers []string) error {
-	line := s.from.line()
-	number := 0
-	for i, other := range f.stages {
-		if other == s {
-			number = i
-		}
-	}
 	for _, text := range triggers {
-		in, err := f.readTrigger(text, number)
+		in, err := f.checkTrigger(text, slices.Index(f.stages, s), s.from.line())
 		if err != nil {
-			return &Error{Line: line, What: fmt.Sprintf("the base image's trigger ONBUILD %s: %v", text, err)}
+			return err
 		}
-		if err := f.linkCommand(number, in); err != nil {
-			return &Error{Line: line, What: fmt.Sprintf("the base image's trigger ONBUILD %s: %v", text, err)}
-		}
-		for _, r := range in.refs {
-			if r.base.Name != "" {
-				f.problem(line, "build-onbuild", "name the image in the Dockerfile, as a stage called "+r.name,
-					"the base image's trigger ONBUILD %s takes from the image %s, which nobody checked", text, r.name)
-			}
-		}
-		f.forbidden(in, line)
+		f.forbidden(in, s.from.line())
 		s.triggers = append(s.triggers, in)
 	}
 	return nil
+}
+
+// checkTrigger reads an ONBUILD instruction of an image that a line of a stage names. It cannot be rewritten, because it
+// is in the image: what would need that is forbidden.
+func (f *File) checkTrigger(text string, stage, line int) (*instruction, error) {
+	in, err := f.readTrigger(text, stage)
+	if err == nil {
+		err = f.linkCommand(stage, in)
+	}
+	if err != nil {
+		return nil, &Error{Line: line, What: fmt.Sprintf("the base image's trigger ONBUILD %s: %v", text, err)}
+	}
+	for _, r := range in.refs {
+		if r.base.Name != "" {
+			f.problem(line, "build-onbuild", "name the image in the Dockerfile, as a stage called "+r.name,
+				"the base image's trigger ONBUILD %s takes from the image %s, which nobody checked", text, r.name)
+		}
+	}
+	if add, ok := in.cmd.(*instructions.AddCommand); ok && slices.ContainsFunc(add.SourcePaths, perhapsRemote) {
+		f.problem(line, "build-onbuild", "use a base image without it, and write the ADD in the Dockerfile",
+			"the base image's trigger ONBUILD %s may fetch from an address that is not known before", text)
+	}
+	return in, nil
+}
+
+// perhapsRemote reports a source of ADD of which a variable may make an address. What variables are worth, the Engine's
+// versions do not all agree on.
+func perhapsRemote(src string) bool {
+	before, _, ok := strings.Cut(src, "$")
+	folder := strings.HasPrefix(before, "/") || strings.HasPrefix(before, "./")
+	return ok && !folder
 }
 
 // readTrigger parses one trigger. It is parsed by the Engine as a Dockerfile of its own, in its own version's way: only

@@ -82,7 +82,7 @@ func TestPrivileged(t *testing.T) {
 	r := newRig(t, dockerKeys(`privileged = true
     allowed_privileged_images = ["slipway.test/alpine:*"]`))
 	const caps = "sed -n 's/^CapEff:./caps /p' /proc/self/status"
-	const usual = "\ncaps 00000000a80425fb\n"
+	const usual = "\ncaps 00000000a80405fb\n"
 	o, log := r.run(spec(caps))
 	// A machine that has not all capabilities itself cannot give them.
 	if o.State != job.Success && !strings.Contains(log, "unable to apply caps: operation not permitted") {

@@ -94,6 +94,7 @@ func (e *Executor) pullImage(ctx context.Context, p *plan, auth docker.Credentia
 	pull := func(ctx context.Context) error { return e.Engine.Pull(ctx, name, p.image.platform, auth) }
 	images := e.Settings.Guard.Ledger
 	request, err := ledger.PullOf(e.Settings.imageScope(p), name, auth != (docker.Credentials{}))
+	request.Platform = p.image.platform != ""
 	if images == nil || err != nil { // it is an ID, then: the Engine says that it cannot be pulled
 		if err := pull(ctx); err != nil {
 			return docker.Image{}, err

@@ -92,7 +92,6 @@ type builds struct {
 	mu       sync.Mutex
 	n        int
 	byClient map[string]*buildRequest // by the ID that the client gave
-	platform string
 }
 
 func newBuilds(g *Guard) *builds { return &builds{g: g, byClient: map[string]*buildRequest{}} }
@@ -134,24 +133,6 @@ func (b *builds) find(clientID string) (*buildRequest, bool) {
 	return r, ok
 }
 
-// enginePlatform is what the Engine builds for if nobody says otherwise.
-func (b *builds) enginePlatform(ctx context.Context) (string, error) {
-	b.mu.Lock()
-	known := b.platform
-	b.mu.Unlock()
-	if known != "" {
-		return known, nil
-	}
-	var v struct{ Os, Arch string }
-	if err := b.g.engine.getJSON(ctx, "/version", nil, &v); err != nil {
-		return "", err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.platform = v.Os + "/" + v.Arch
-	return b.platform, nil
-}
-
 // buildCancel ends a build of the job.
 func buildCancel(c *call) error {
 	id := c.query.Get("id")
@@ -190,10 +171,7 @@ type checkedFile struct {
 // checkDockerfile reads a build's Dockerfile, asks the rules, and gives each image that it names a name for exactly the
 // image that the job may use. progress is told what is pulled; it may be nil.
 func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest, progress func(line []byte) error) (*checkedFile, error) {
-	platform, err := c.builds.enginePlatform(ctx)
-	if err != nil {
-		return nil, err
-	}
+	platform := c.engine.platform
 	f, err := dockerfile.Read(src, dockerfile.Options{
 		BuildArgs: b.args, Target: b.target, BuildPlatform: platform, TargetPlatform: b.platform, Heredocs: c.heredocs(),
 	})
@@ -216,7 +194,7 @@ func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest,
 			break
 		}
 		for _, base := range bases {
-			img, id, err := c.resolveBase(ctx, base, b, platform, progress)
+			img, id, err := c.resolveBase(ctx, base, b, progress)
 			if err != nil {
 				return nil, err
 			}

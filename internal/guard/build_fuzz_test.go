@@ -160,7 +160,7 @@ func checkContext(t failer, data []byte, name string) bool {
 	if err != nil {
 		t.Fatalf("%v: %q", err, out.Bytes())
 	}
-	for _, choice := range []string{name, body.lowerName()} {
+	for _, choice := range []string{name, lowerName(name)} {
 		at, ok := u.follow(choice, true)
 		if n := u.files[at]; ok && n != nil && choice != "" {
 			if n.kind != tar.TypeReg || n.data != "checked" {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 func (c *call) checkRemote(ctx context.Context, r dockerfile.Remote) error {
 	if r.Git {
 		return c.refuse(deny("build-remote", "fetch it in the job and COPY it", "line %d of the Dockerfile: the Engine would fetch the repository %s itself",
-			r.Line, printable(r.URL)))
+			r.Line, shownURL(r.URL)))
 	}
 	err := askURL(ctx, r.URL, c.publicAddress)
 	if err == nil {
@@ -29,9 +30,23 @@ func (c *call) checkRemote(ctx context.Context, r dockerfile.Remote) error {
 	var internal *internalAddress
 	if errors.As(err, &internal) {
 		return c.refuse(deny("add-internal", "fetch it in the job and COPY it", "line %d of the Dockerfile: ADD %s leads to %s, an address of the machine or its network",
-			r.Line, printable(r.URL), internal.address))
+			r.Line, shownURL(r.URL), internal.address))
 	}
-	return badRequest("line %d of the Dockerfile: ADD %s: %v", r.Line, printable(r.URL), err)
+	var failed *url.Error // it has the whole URL in it
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return badRequest("line %d of the Dockerfile: ADD %s: %v", r.Line, shownURL(r.URL), err)
+}
+
+// shownURL is a URL for messages and logs, without the credentials that may be in it.
+func shownURL(text string) string {
+	scheme, rest, ok := strings.Cut(text, "://")
+	if !ok {
+		return printable(text)
+	}
+	host, path, _ := strings.Cut(rest, "/")
+	return printable(scheme + "://" + host[strings.LastIndex(host, "@")+1:] + "/" + path)
 }
 
 // internalAddress is an address that the Engine must not be sent to.

@@ -34,9 +34,11 @@ type buildContext struct {
 	done chan struct{} // closed when nothing more is read or written
 
 	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
-	links    map[string]bool                  // symbolic links among the entries
-	found    bool                             // the Dockerfile was written
+	found    bool                             // it was checked
 	fallback *member                          // an entry that is the Dockerfile if there is no other
+	// dockerfile is the checked copy. It is written last: what comes after it could replace it, by its name or by another
+	// way that leads to it, such as a symlink.
+	dockerfile *member
 }
 
 // member is an entry that is held back.
@@ -54,7 +56,7 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 		out.file = checked
 		return checked.copy, nil
 	}
-	return &buildContext{c: c, b: b, check: check, links: map[string]bool{}, done: make(chan struct{})}
+	return &buildContext{c: c, b: b, check: check, done: make(chan struct{})}
 }
 
 // open looks at the first bytes.
@@ -226,7 +228,10 @@ func (t *buildContext) write(w *tar.Writer) error {
 		if err != nil {
 			return err
 		}
-		if err := t.writeDockerfile(w, &tar.Header{Name: t.b.dockerfile, Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+		if err := t.takeDockerfile(w, &tar.Header{Mode: 0o644, Typeflag: tar.TypeReg}, data); err != nil {
+			return err
+		}
+		if err := t.dockerfile.write(w); err != nil {
 			return err
 		}
 		return w.Close()
@@ -248,12 +253,15 @@ func (t *buildContext) write(w *tar.Writer) error {
 	}
 	if m := t.fallback; m != nil { // there was no other
 		t.fallback = nil
-		if err := t.writeDockerfile(w, m.header, m.data); err != nil {
+		if err := t.takeDockerfile(w, m.header, m.data); err != nil {
 			return err
 		}
 	}
 	if !t.found {
 		return badRequest("Cannot locate specified Dockerfile: %s", printable(t.b.dockerfile))
+	}
+	if err := t.dockerfile.write(w); err != nil {
+		return err
 	}
 	if _, err := io.Copy(io.Discard, t.in); err != nil {
 		return badRequest("slipway: the build's context cannot be read: %v", err)
@@ -275,8 +283,8 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 		if err != nil {
 			return err
 		}
-		return t.writeDockerfile(w, h, data)
-	case name == t.lowerName() && h.Typeflag == tar.TypeReg && !t.found:
+		return t.takeDockerfile(w, h, data)
+	case name == lowerName(t.b.dockerfile) && h.Typeflag == tar.TypeReg && !t.found:
 		// The Engine takes it if there is no other. That shows at the end only.
 		data, err := readLimited(r, name)
 		if err != nil {
@@ -295,9 +303,9 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 	return contextError(err)
 }
 
-// lowerName is the Engine's second choice for the file's name, "" if there is none.
-func (t *buildContext) lowerName() string {
-	dir, base := path.Split(t.b.dockerfile)
+// lowerName is the Engine's second choice for the name of a Dockerfile, "" if there is none.
+func lowerName(dockerfile string) string {
+	dir, base := path.Split(dockerfile)
 	if base != "Dockerfile" {
 		return ""
 	}
@@ -312,7 +320,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return err
 	}
 	own := map[string]bool{t.b.dockerfile: true, t.b.dockerfile + ".dockerignore": true}
-	if l := t.lowerName(); l != "" {
+	if l := lowerName(t.b.dockerfile); l != "" {
 		own[l] = true
 	}
 	base := path.Base(name)
@@ -323,8 +331,6 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return dangerous("%s, the Dockerfile's folder, as something else than a folder", printable(name))
 	case h.Typeflag == tar.TypeLink && own[path.Clean("/" + h.Linkname)[1:]]:
 		return dangerous("%s as a hard link to the Dockerfile", printable(name))
-	case t.behindLink(name):
-		return dangerous("%s, which lies behind a symbolic link", printable(name))
 	case strings.HasPrefix(base, ".wh.") && (strings.HasPrefix(base, ".wh..wh.") || own[path.Join(path.Dir(name), base[len(".wh."):])]):
 		return dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
@@ -332,32 +338,11 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 	case h.Typeflag == tar.TypeGNUSparse || sparse(h):
 		return dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
-	if h.Typeflag == tar.TypeSymlink {
-		if t.links[name] = true; len(t.links) > maxLinksInContext {
-			return dangerous("more than %d symbolic links", maxLinksInContext)
-		}
-	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink, tar.TypeFifo, tar.TypeXGlobalHeader:
 		return nil
 	}
 	return dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
-}
-
-// maxLinksInContext bounds what is remembered of a context.
-const maxLinksInContext = 300_000
-
-// behindLink reports whether an entry would be written through a symbolic link, and thus to a place of another name.
-func (t *buildContext) behindLink(name string) bool {
-	if len(t.links) == 0 {
-		return false
-	}
-	for dir := path.Dir(name); dir != "." && dir != "/"; dir = path.Dir(dir) {
-		if t.links[dir] {
-			return true
-		}
-	}
-	return false
 }
 
 func sparse(h *tar.Header) bool {
@@ -388,8 +373,8 @@ func contextError(err error) error {
 	return err
 }
 
-// writeDockerfile checks a Dockerfile and writes its copy.
-func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
+// takeDockerfile checks a Dockerfile and keeps its copy.
+func (t *buildContext) takeDockerfile(w *tar.Writer, h *tar.Header, data []byte) error {
 	if t.found {
 		if err := t.c.refuse(deny("build-context", "send one", "the build's context has two files of the name %s", printable(t.b.dockerfile))); err != nil {
 			return err
@@ -400,23 +385,23 @@ func (t *buildContext) writeDockerfile(w *tar.Writer, h *tar.Header, data []byte
 		return err
 	}
 	t.found = true
-	h.Size = int64(len(data))
-	if err := writeHeader(w, h); err != nil {
-		return err
-	}
-	if _, err := w.Write(data); err != nil {
-		return err
-	}
+	h.Name, h.Size = t.b.dockerfile, int64(len(data))
+	t.dockerfile = &member{h, data}
+	// What was held back is no Dockerfile.
 	m := t.fallback
+	t.fallback = nil
+	return m.write(w)
+}
+
+// write writes an entry that was held back, if there is one.
+func (m *member) write(w *tar.Writer) error {
 	if m == nil {
 		return nil
 	}
-	// What was held back is no Dockerfile.
-	t.fallback = nil
 	if err := writeHeader(w, m.header); err != nil {
 		return err
 	}
-	_, err = w.Write(m.data)
+	_, err := w.Write(m.data)
 	return err
 }
 

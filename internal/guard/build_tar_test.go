@@ -80,24 +80,37 @@ func TestBuildContextIsKept(t *testing.T) {
 	}
 }
 
-// TestBuildBeginning: the Engine takes an archive whose first bytes it does not know for a Dockerfile.
-func TestBuildBeginning(t *testing.T) {
+// TestBuildTakesTheCheckedFile: the Engine takes an archive whose first bytes it does not know for a Dockerfile, and
+// follows links that are in it when it unpacks what comes below them.
+func TestBuildTakesTheCheckedFile(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	evil := "\nFROM " + alpine + "\nLABEL evil=" + r.policy.Token + "\n#"
-	for name, h := range map[string]tar.Header{
-		"in a record": {Name: "# x", Format: tar.FormatPAX, PAXRecords: map[string]string{"VENDOR.a": evil + strings.Repeat("x", 1000)}},
-		"in a name":   {Name: "#" + evil + strings.Repeat("x/", 100)},
-		"in UTF-8":    {Name: "# y" + strings.Repeat("ü/", 100)},
-	} {
-		status, text := r.do("POST", "/build", entries(t,
-			h, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: "FROM " + alpine + "\nLABEL good=" + r.policy.Token + "\n"}))
-		if status != 200 || !strings.Contains(text, "Successfully built") {
-			t.Errorf("%s: %d %s", name, status, text)
-		}
+	text := "\nFROM " + alpine + "\nLABEL evil=" + r.policy.Token + "\n#"
+	good := tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: "FROM " + alpine + "\nLABEL good=" + r.policy.Token + "\n"}
+	evil := func(name string) tar.Header { return tar.Header{Name: name, Typeflag: tar.TypeReg, Linkname: text} }
+	link := func(name, to string, kind byte) tar.Header {
+		return tar.Header{Name: name, Linkname: to, Typeflag: kind}
 	}
-	if ids := r.host("images", "--quiet", "--all", "--filter", "label=evil="+r.policy.Token); ids != "" {
-		t.Error(ids)
+	for name, headers := range map[string][]tar.Header{
+		"in a record":                  {{Name: "# x", Format: tar.FormatPAX, PAXRecords: map[string]string{"VENDOR.a": text + strings.Repeat("x", 1000)}}, good},
+		"in a name":                    {{Name: "#" + text + strings.Repeat("x/", 100)}, good},
+		"in UTF-8":                     {{Name: "# y" + strings.Repeat("ü/", 100)}, good},
+		"by a linked folder":           {good, link("a", ".", tar.TypeSymlink), evil("a/Dockerfile")},
+		"by a link to the link":        {good, link("a", ".", tar.TypeSymlink), link("b", "a", tar.TypeLink), evil("b/Dockerfile")},
+		"by the root":                  {link("a", "/", tar.TypeSymlink), good, evil("a/Dockerfile")},
+		"a hard link in the folder":    {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeLink)},
+		"a symlink in the folder":      {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeSymlink)},
+		"a folder in its place":        {good, link("a", ".", tar.TypeSymlink), {Name: "a/Dockerfile/", Typeflag: tar.TypeDir, Mode: 0o755}, evil("a/Dockerfile/x")},
+		"the other spelling of it":     {good, evil("dockerfile"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "dockerfile", tar.TypeSymlink)},
+		"a link that it is written by": {good, link("x", "Dockerfile", tar.TypeSymlink), link("y", "x", tar.TypeLink), evil("y")},
+	} {
+		status, answer := r.do("POST", "/build", entries(t, headers...))
+		if status != 200 || !strings.Contains(answer, "Successfully built") {
+			t.Errorf("%s: %d %s", name, status, answer)
+		}
+		if ids := r.host("images", "--quiet", "--all", "--filter", "label=evil="+r.policy.Token); ids != "" {
+			t.Fatalf("%s: %s", name, ids)
+		}
 	}
 	if ids := r.host("images", "--quiet", "--all", "--filter", "label=good="+r.policy.Token); ids == "" {
 		t.Error("nothing was built")

@@ -97,7 +97,7 @@ func (g *Guard) imageByName(ctx context.Context, cand ledger.Candidate) (image, 
 }
 
 func newImage(doc imageDoc, cand ledger.Candidate) image {
-	img := image{ID: doc.ID, Stored: cand.Stored, OnBuild: doc.Config.OnBuild}
+	img := image{ID: doc.ID, Stored: cand.Stored}
 	if cand.Written != "" {
 		img.Written = familiar(cand.Written)
 	}
@@ -313,7 +313,8 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	}
 	return stored, func(id string) error {
 		if id != "" {
-			return nil
+			// Another job of the scope that failed to make it may have found nothing of that name, and forgotten it.
+			return c.images.Own(stored, c.policy.Scope, tagged.String(), time.Now())
 		}
 		ctx, cancel := detached(ctx)
 		defer cancel()

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -42,7 +43,7 @@ func imageCreate(c *call) error {
 		return err
 	}
 	out := &lineAnswer{c: c}
-	_, err = c.pull(c.ctx, ref, pullOptions{
+	_, _, err = c.pull(c.ctx, ref, pullOptions{
 		Platform: c.query.Get("platform"), Auth: c.r.Header.Get("X-Registry-Auth"), Progress: out.line,
 	})
 	if err != nil {
@@ -89,21 +90,24 @@ func pullName(from, tag string) (string, error) {
 }
 
 // pull fetches an image from its registry for the job, records that, and returns it. It obeys the rule for registries.
-func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, error) {
+func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, imageDoc, error) {
 	named, err := parseName(ref)
 	if err != nil {
-		return image{}, err
+		return image{}, imageDoc{}, err
 	}
 	if err := c.allowHost(ctx, reference.Domain(named)); err != nil {
-		return image{}, err
+		return image{}, imageDoc{}, err
 	}
 	auth, private, err := registryAuth(o.Auth)
 	if err != nil {
-		return image{}, err
+		return image{}, imageDoc{}, err
 	}
 	p, err := ledger.PullOf(c.policy.scope(), ref, private)
 	if err != nil {
-		return image{}, badRequest("%v", err)
+		return image{}, imageDoc{}, badRequest("%v", err)
+	}
+	if o.Platform != "" {
+		p.Platform = !slices.Equal(platformParts(o.Platform)[:2], platformParts(c.engine.platform)[:2])
 	}
 	query := url.Values{"fromImage": {named.Name()}, "tag": {strings.TrimLeft(strings.TrimPrefix(p.Name, named.Name()), ":@")}}
 	if o.Platform != "" {
@@ -113,19 +117,19 @@ func (c *call) pull(ctx context.Context, ref string, o pullOptions) (image, erro
 		return c.streamLines(ctx, "/images/create", query, auth, o.Progress)
 	})
 	if err != nil {
-		return image{}, err
+		return image{}, imageDoc{}, err
 	}
 	if p.Shadow != "" && stored != p.Shadow {
 		// What the scope called so itself gives way, as it would on an Engine of its own.
 		if err := c.dropOwn(ctx, p.Shadow); err != nil {
-			return image{}, err
+			return image{}, imageDoc{}, err
 		}
 	}
 	doc, found, err := c.inspectImage(ctx, id)
 	if err != nil || !found {
-		return image{}, errors.Join(err, noImage(ref))
+		return image{}, imageDoc{}, errors.Join(err, noImage(ref))
 	}
-	return newImage(doc, ledger.Candidate{Stored: stored, Written: p.Name}), nil
+	return newImage(doc, ledger.Candidate{Stored: stored, Written: p.Name}), doc, nil
 }
 
 // dropOwn removes a name of the scope's own, if there is one.
@@ -164,6 +168,7 @@ func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, 
 			}
 			if each != nil {
 				if err := each(line); err != nil {
+					resp.Body.Close() // there is no waiting for the rest
 					return err
 				}
 			}

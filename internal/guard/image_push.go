@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/distribution/reference"
 )
@@ -94,6 +95,9 @@ func (c *call) push(name reference.NamedTagged, auth string, out *lineAnswer) er
 	})
 }
 
+// lineTime is how long a client may take to read a line of the answer to a pull or a push.
+const lineTime = time.Minute
+
 // lineAnswer is an answer of lines, which begins with the first of them: until then, an error has a status.
 type lineAnswer struct {
 	c       *call
@@ -107,10 +111,14 @@ func (a *lineAnswer) line(line []byte) error {
 		a.c.w.Header().Set("Content-Type", "application/json")
 		a.c.w.WriteHeader(http.StatusOK)
 	}
+	// While it waits, others wait for the image's name.
+	client := http.NewResponseController(a.c.w)
+	_ = client.SetWriteDeadline(time.Now().Add(lineTime)) // none is as good, for clients of good will
+	defer func() { _ = client.SetWriteDeadline(time.Time{}) }()
 	if _, err := a.c.w.Write(line); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	_ = http.NewResponseController(a.c.w).Flush() // the next write tells
+	_ = client.Flush() // the next write tells
 	return nil
 }
 

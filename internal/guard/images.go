@@ -14,17 +14,16 @@ type image struct {
 	Stored  string   // the Engine's name for it, "" if it was named by ID
 	Written string   // the name as the job knows it
 	Volumes []string // that its configuration declares
-	OnBuild []string // triggers in its configuration
 }
 
 // imageDoc is what the guard reads of the Engine's description of an image.
 type imageDoc struct {
-	ID          string `json:"Id"`
-	RepoTags    []string
-	RepoDigests []string
-	Config      struct {
-		Volumes map[string]struct{}
-		OnBuild []string
+	ID                        string `json:"Id"`
+	RepoTags, RepoDigests     []string
+	Os, Architecture, Variant string
+	Config                    struct {
+		Volumes      map[string]struct{}
+		Env, OnBuild []string
 	}
 }
 

@@ -4,7 +4,10 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"regexp"
 	"strings"
+
+	"github.com/distribution/reference"
 )
 
 // dockerHub is how images of Docker Hub are named. Clients log in to it by other names.
@@ -15,8 +18,14 @@ func dockerHub(host string) string {
 	return host
 }
 
+// hostAndPort is what image names have for a registry.
+var hostAndPort = regexp.MustCompile("^" + reference.DomainRegexp.String() + "$")
+
 // allowHost refuses a registry that the Engine must not be sent to for a job: the Engine reaches what the job cannot.
 func (c *call) allowHost(ctx context.Context, host string) error {
+	if !hostAndPort.MatchString(host) { // a URL made of it could lead elsewhere: u:p@127.0.0.1, 127.0.0.1#.example.com
+		return badRequest("slipway: %s is no registry's host", printable(host))
+	}
 	if c.policy.Registry != "" && host == c.policy.Registry {
 		return nil
 	}

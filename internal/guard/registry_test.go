@@ -189,6 +189,39 @@ func TestPullOfTheOperatorsName(t *testing.T) {
 	wants(t, b.docker("image", "inspect", "--format", "{{.Id}}", name), before)
 }
 
+// TestPullForAnotherPlatform: what cannot run on the machine does not get a name that others run.
+func TestPullForAnotherPlatform(t *testing.T) {
+	t.Parallel()
+	registry, open := startRegistry(t)
+	publish(t, registry, "base:2", "first")
+	name := open + "/base:2"
+	a, b := rigs(t, func(o *Options) { o.Policy.AllowedRegistries = []string{open} })
+	status, text := a.do("POST", "/images/create?fromImage="+open+"/base&tag=2&platform=linux/arm64", nil)
+	if status != http.StatusOK || strings.Contains(text, `"error"`) {
+		t.Fatal(status, text)
+	}
+	if !a.sees(name) || b.sees(name) {
+		t.Error("the name is not the scope's alone")
+	}
+	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+		t.Error(out)
+	}
+	build := func() string {
+		t.Helper()
+		status, text := a.do("POST", "/build?pull=1&t=built", contextOf(t, "Dockerfile", "FROM "+name+"\n"))
+		if status != http.StatusOK {
+			t.Fatal(status, text)
+		}
+		return a.docker("image", "inspect", "--format", "{{.Config.Labels.who}}", "built")
+	}
+	wants(t, build(), "first")
+	publish(t, registry, "base:2", "second")
+	wants(t, build(), "second") // it was pulled, not written: there is a newer one
+	if failed := b.pullImage(name); failed != "" || !b.sees(name) {
+		t.Error(failed)
+	}
+}
+
 func TestPush(t *testing.T) {
 	t.Parallel()
 	registry, _ := startRegistry(t)

@@ -57,11 +57,12 @@ func sessionBuild(c *call) error {
 // readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
 // in no folder, wherever the client has it.
 func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) (*servedFiles, error) {
-	ignore, lower := b.dockerfile+".dockerignore", ""
-	if dir, base := path.Split(b.dockerfile); base == "Dockerfile" {
-		lower = dir + "dockerfile"
+	ignore, lower := b.dockerfile+".dockerignore", lowerName(b.dockerfile)
+	names := []string{b.dockerfile, ignore}
+	if lower != "" {
+		names = append(names, lower) // an empty name would stand for the whole folder
 	}
-	files, err := readFiles(b.ctx, caller, dirDockerfile, b.dockerfile, ignore, lower)
+	files, err := readFiles(b.ctx, caller, dirDockerfile, names...)
 	if err != nil {
 		return nil, err
 	}

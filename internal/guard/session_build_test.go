@@ -400,8 +400,8 @@ func TestSessionContextPoisoning(t *testing.T) {
 	}
 }
 
-// TestSessionDockerfileOnce has a client that sends another Dockerfile each time it is asked. It is asked once, and what
-// is built is what was checked.
+// TestSessionDockerfileOnce has a client that sends another Dockerfile each time it is asked. It is asked once, for no
+// other files of the folder, and what is built is what was checked.
 func TestSessionDockerfileOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -412,15 +412,18 @@ func TestSessionDockerfileOnce(t *testing.T) {
 		if dir := asked.Get(keyDir); dir[0] != dirDockerfile {
 			return context.DiffCopy(s)
 		}
+		if names := asked.Get(keyFollowPaths); !slices.Equal(names, []string{"other", "other.dockerignore"}) {
+			t.Errorf("it was asked for %q", names) // the empty name is the whole folder
+		}
 		h.mu.Lock()
 		reads++
 		text := fmt.Sprintf("FROM %s\nRUN echo read %d > /read\n", alpine, reads)
 		h.mu.Unlock()
-		return fsutil.Send(s.Context(), s, serve("Dockerfile", text), nil)
+		return fsutil.Send(s.Context(), s, serve("other", text), nil)
 	}
 	id, end := r.clientSession("key", h)
 	defer end()
-	status, answer := r.postBuild(id)
+	status, answer := r.postBuild(id, "dockerfile", "other")
 	if status != http.StatusOK {
 		t.Fatal(status, answer)
 	}

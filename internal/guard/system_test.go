@@ -78,5 +78,15 @@ func TestLoginDialsNoInnerRegistry(t *testing.T) {
 			t.Errorf("%s: %d %s", address, status, text)
 		}
 	}
+	// The Engine makes a URL of it.
+	for _, address := range []string{"u:p@127.0.0.1:5000", "https://u:p@127.0.0.1/v2/", "127.0.0.1?x", "127.0.0.1#.example.com", "HTTP://127.0.0.1", "//127.0.0.1", `127.0.0.1\x`} {
+		status, text := r.do("POST", "/auth", map[string]string{"username": "u", "password": "p", "serveraddress": address})
+		if status != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", address, status, text)
+		}
+	}
+	if status, text := r.do("GET", "/images/search?term=u:p@127.0.0.1:5000/x", nil); status != http.StatusBadRequest {
+		t.Error(status, text)
+	}
 	lacks(t, r.calls.String(), "/auth")
 }

@@ -20,6 +20,7 @@ type upstream struct {
 	transport *http.Transport
 	version   apiVersion // spoken, and the newest that clients may speak
 	release   string     // of the Engine: 20.10.24
+	platform  string     // that it builds for if nobody says otherwise: linux/amd64
 }
 
 // newUpstream asks the Engine for its versions.
@@ -31,7 +32,7 @@ func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, 
 		MaxIdleConns:       16, MaxIdleConnsPerHost: 16,
 		WriteBufferSize: talkBuffer, ReadBufferSize: talkBuffer, // archives are read and written in bigger pieces, past these
 	}
-	var v struct{ Version, ApiVersion string }
+	var v struct{ Version, ApiVersion, Os, Arch string }
 	if err := u.getJSON(ctx, "/version", nil, &v); err != nil {
 		return nil, fmt.Errorf("ask the Engine for its version: %w", err)
 	}
@@ -43,7 +44,7 @@ func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, 
 	if newest.less(engine) {
 		engine = newest
 	}
-	u.version, u.release = engine, v.Version
+	u.version, u.release, u.platform = engine, v.Version, v.Os+"/"+v.Arch
 	return u, nil
 }
 

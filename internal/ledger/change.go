@@ -66,24 +66,38 @@ func (l *Ledger) take(ctx context.Context, engine Engine, name string) (*turn, e
 		}
 	}
 	if err := t.begin(ctx); err != nil {
-		t.file.Close()
+		t.leave()
 		return nil, err
 	}
 	return t, nil
 }
 
+// tryLock locks a name. Each has a file of its own, which is there only while it is locked: who can choose names must
+// not be able to make others wait for one of theirs.
 func (l *Ledger) tryLock(name string) (*os.File, error) {
-	// Few files for all names: it is no harm if two names wait for each other once.
 	sum := sha256.Sum256([]byte(name))
-	f, err := os.OpenFile(filepath.Join(l.dir, "locks", hex.EncodeToString(sum[:])[:3]), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the name %s: %w", name, err)
+	path := filepath.Join(l.dir, "locks", hex.EncodeToString(sum[:]))
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err == nil {
+			err = flock(f, unix.LOCK_EX|unix.LOCK_NB)
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock the name %s: %w", name, err)
+		}
+		var now, have unix.Stat_t
+		if unix.Stat(path, &now) == nil && unix.Fstat(int(f.Fd()), &have) == nil && now.Ino == have.Ino {
+			return f, nil
+		}
+		f.Close() // it was removed meanwhile, by who had it
 	}
-	if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock the name %s: %w", name, err)
-	}
-	return f, nil
+}
+
+// unlock ends what tryLock began.
+func unlock(f *os.File) {
+	_ = os.Remove(f.Name()) // while it is locked; one that stays is no harm
+	f.Close()
 }
 
 func (t *turn) begin(ctx context.Context) error {
@@ -163,15 +177,18 @@ func (t *turn) end(change func(e *Entry)) error {
 }
 
 // leave lets the next one.
-func (t *turn) leave() { t.file.Close() }
+func (t *turn) leave() { unlock(t.file) }
 
 // Pull is a pull for a scope.
 type Pull struct {
 	Name    string // canonical, with tag or digest
 	Scope   string
 	Private bool // credentials are sent
-	// Shadow is the name below Host under which the scope gets the image if the operator has another one of that name,
-	// and Written what its jobs know it as. "" for a name at the own path of the scope's project.
+	// Platform says that the image is not for what the Engine itself runs on: where it keeps one per name, others who
+	// read the name could not run it.
+	Platform bool
+	// Shadow is the name below Host under which the scope gets the image if it is not to have the name itself, and
+	// Written what its jobs know it as. "" for a name at the own path of the scope's project, and for one with a digest.
 	Shadow, Written string
 }
 
@@ -196,7 +213,8 @@ func PullOf(s Scope, name string, private bool) (Pull, error) {
 
 // Pull lets the Engine pull, records whose the result is, and returns its name for the scope and its ID. The name is
 // public if no credentials were sent; if there were, it is the scope's alone, unless all could read the very same image
-// before. The operator's names are not changed: the scope gets another image of that name as its own.
+// before. The operator's names are not changed, nor is any name for another platform: the scope gets another image of
+// that name as its own.
 func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx context.Context) error) (stored, id string, err error) {
 	t, err := l.take(ctx, engine, p.Name)
 	if err != nil {
@@ -217,8 +235,8 @@ func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx 
 	if img.ID == "" {
 		return "", "", errors.Join(fmt.Errorf("the Engine does not have %s, which it has just pulled", p.Name), t.undo(ctx))
 	}
-	if p.Shadow != "" && t.before != "" && t.before != img.ID && t.isOperators() && !strings.Contains(p.Name, "@") {
-		if err := l.Own(p.Shadow, p.Scope, p.Written, time.Now()); err != nil {
+	if p.Shadow != "" && t.before != img.ID && (p.Platform || t.before != "" && t.isOperators()) {
+		if err := l.own(Entry{Name: p.Shadow, Scope: p.Scope, Written: p.Written, Pulled: true, Used: time.Now()}); err != nil {
 			return "", "", err
 		}
 		if err := engine.Tag(ctx, img.ID, p.Shadow); err != nil {

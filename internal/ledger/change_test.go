@@ -2,7 +2,11 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -111,6 +115,31 @@ func TestTurns(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if left, err := os.ReadDir(filepath.Join(dir, "locks")); err != nil || len(left) > 0 {
+		t.Error(left, err)
+	}
+}
+
+// TestOnlyTheNameWaits: who can choose names finds none that another one waits for.
+func TestOnlyTheNameWaits(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	start := func(name string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(name)))[:3] }
+	const name = "docker.io/library/alpine:latest"
+	other := ""
+	for i := 0; start(other) != start(name); i++ {
+		other = fmt.Sprintf("evil.example/x:%d", i)
+	}
+	held, err := l.tryLock(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock(held)
+	f, err := l.tryLock(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock(f)
 }
 
 // TestReaders: what one scope has under a name does not change because another pulls or writes the name.

@@ -30,8 +30,12 @@ type Entry struct {
 	// Scope owns the name, which lies below Host; Written is the name as the scope's jobs know it, canonical.
 	Scope   string `json:"scope,omitempty"`
 	Written string `json:"written,omitempty"`
+	// Pulled says that the scope's own name was pulled, and that its registry may have a newer image.
+	Pulled bool `json:"pulled,omitempty"`
 	// Temporary names are a scope's for a moment; no job sees them.
 	Temporary bool `json:"temporary,omitempty"`
+	// Shared temporary names are not one job's: see Share.
+	Shared bool `json:"shared,omitempty"`
 	// Public names were pulled without credentials: what the Engine has under them is for all to read.
 	Public bool `json:"public,omitempty"`
 	// Readers are the scopes that pulled the name with credentials or wrote it below the own path of their project, with

@@ -289,3 +289,31 @@ func TestLease(t *testing.T) {
 		t.Errorf("%v %v", left, err)
 	}
 }
+
+// TestShared: a name that jobs have in common goes with the last of them, however it ends.
+func TestShared(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, other := open(t, dir), open(t, dir)
+	name := TemporaryName("s1", "id", "x")
+	engine := shelf{name: "sha256:1"}
+	share := func(l *Ledger) *Shared {
+		t.Helper()
+		use, err := l.Share(t.Context(), name, "s1", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return use
+	}
+	first, second := share(l), share(other)
+	if err := first.Release(t.Context(), engine); err != nil || engine[name] == "" {
+		t.Errorf("taken from the other job: %v", err)
+	}
+	if err := l.Repair(t.Context(), engine); err != nil || engine[name] == "" {
+		t.Errorf("taken back from a job that lives: %v", err)
+	}
+	second.file.Close() // as the kernel does
+	if err := l.Repair(t.Context(), engine); err != nil || engine[name] != "" {
+		t.Errorf("not taken back: %v", err)
+	}
+}

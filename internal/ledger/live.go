@@ -60,6 +60,16 @@ func (l *Ledger) takeBack(ctx context.Context, engine Engine) error {
 	}
 	var names []string
 	for _, e := range entries {
+		if e.Shared { // it ends here as for one who used it, if nobody does
+			f, err := l.shareFile(e.Name)
+			if err == nil {
+				err = (&Shared{l, e.Name, f}).Release(ctx, engine)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		if !e.Temporary || l.lives(borrower(e.Name)) {
 			continue
 		}

@@ -13,6 +13,8 @@ type Meaning struct {
 	Known bool
 	// Private says that the scope reads the name by itself: it pulled it with credentials, or wrote it.
 	Private bool
+	// Pulled says that the name is the scope's own because it was pulled, not because a job wrote it.
+	Pulled bool
 	// ID is the image that the name means; "" = the one that the Engine has under it.
 	ID string
 	// Version changes whenever the meaning may have: who asks the Engine in between compares it.
@@ -41,7 +43,7 @@ func (l *Ledger) meaning(name, scope string) Meaning {
 	m := Meaning{Known: true, Version: k.seq}
 	switch {
 	case isOwn(name):
-		m.Visible = k.Scope == scope && !k.Temporary
+		m.Visible, m.Pulled = k.Scope == scope && !k.Temporary, k.Pulled
 	case k.Readers[scope] != "":
 		m.Visible, m.Private, m.ID = true, true, k.Readers[scope]
 	case !k.Public && !k.Operator:

@@ -23,11 +23,9 @@ type Shared struct {
 
 // Share records a temporary name for as long as somebody uses it. The caller gives it to an image then.
 func (l *Ledger) Share(ctx context.Context, name, scope string, now time.Time) (*Shared, error) {
-	// Few files for all names: where two share one, a name may stay until it expires.
-	sum := sha256.Sum256([]byte(name))
-	f, err := os.OpenFile(filepath.Join(l.dir, "locks", "shared-"+hex.EncodeToString(sum[:])[:3]), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := l.shareFile(name)
 	if err != nil {
-		return nil, fmt.Errorf("share the name %s: %w", name, err)
+		return nil, err
 	}
 	// Whoever is removing it now needs a moment.
 	for {
@@ -46,11 +44,22 @@ func (l *Ledger) Share(ctx context.Context, name, scope string, now time.Time) (
 			return nil, context.Cause(ctx)
 		}
 	}
-	if err := l.Borrow(name, scope, now); err != nil {
+	if err := l.borrow(Entry{Name: name, Scope: scope, Temporary: true, Shared: true, Used: now}); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return &Shared{l, name, f}, nil
+}
+
+// shareFile opens what those who use a name hold together.
+func (l *Ledger) shareFile(name string) (*os.File, error) {
+	// Few files for all names: where two share one, a name may stay until it expires.
+	sum := sha256.Sum256([]byte(name))
+	f, err := os.OpenFile(filepath.Join(l.dir, "locks", "shared-"+hex.EncodeToString(sum[:])[:3]), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("share the name %s: %w", name, err)
+	}
+	return f, nil
 }
 
 // Release ends the use of the name. The last one takes it off the image.

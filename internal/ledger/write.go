@@ -11,19 +11,27 @@ import (
 
 // Own records that a name, below Host, is a scope's own, before the Engine is asked to make it.
 func (l *Ledger) Own(name, scope, written string, now time.Time) error {
+	return l.own(Entry{Name: name, Scope: scope, Written: written, Used: now})
+}
+
+func (l *Ledger) own(e Entry) error {
 	return l.change(func(tx *transaction) error {
-		if e, ok := tx.get(name); ok && now.Sub(e.Used) < usedEvery {
+		if old, ok := tx.get(e.Name); ok && old.Pulled == e.Pulled && e.Used.Sub(old.Used) < usedEvery {
 			return nil
 		}
-		return tx.put(Entry{Name: name, Scope: scope, Written: written, Used: now})
+		return tx.put(e)
 	})
 }
 
 // Borrow records a name, below Host, that a scope's job needs for a moment. It does not wait for the disk: what it is
 // for is to find what a killed process left.
 func (l *Ledger) Borrow(name, scope string, now time.Time) error {
+	return l.borrow(Entry{Name: name, Scope: scope, Temporary: true, Used: now})
+}
+
+func (l *Ledger) borrow(e Entry) error {
 	return l.change(func(tx *transaction) error {
-		err := tx.put(Entry{Name: name, Scope: scope, Temporary: true, Used: now})
+		err := tx.put(e)
 		tx.sync = false
 		return err
 	})
