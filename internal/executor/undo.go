@@ -87,6 +87,10 @@ var otherSockets = []string{
 	"/run/buildkit/buildkitd.sock",
 }
 
+// engineFolders are where Engines and containerd have images and the files of running containers, beside the Engine's own
+// root.
+var engineFolders = []string{"/var/lib/containerd", "/run/containerd", "/run/docker"}
+
 // checkSource refuses a volume that leads around the guard.
 func (s Settings) checkSource(text, source string, readOnly bool) error {
 	if !s.strict() || !path.IsAbs(source) {
@@ -100,13 +104,15 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 	if socket := s.engineSocket(); holds(mounts, source, socket) || holds(mounts, source, defaultSocket) {
 		return refuse(fmt.Sprintf("write %q for a guarded socket, and name the other files one by one", socket+":"+defaultSocket), "the Engine's own socket")
 	}
-	for _, socket := range append(otherSockets, s.Guard.Machine.ContainerdSocket) {
+	for _, socket := range append(slices.Clone(otherSockets), s.Guard.Machine.ContainerdSocket) {
 		if socket != "" && holds(mounts, source, socket) {
 			return refuse("name the files that jobs need one by one", "the socket "+socket+" of another engine")
 		}
 	}
-	if root := s.Guard.Machine.DataRoot; root != "" && overlap(mounts, source, root) {
-		return refuse(`use a named volume ("name:/path") instead`, "the Engine's data in "+root)
+	for _, root := range append(slices.Clone(engineFolders), s.Guard.Machine.DataRoot) {
+		if root != "" && overlap(mounts, source, root) {
+			return refuse(`use a named volume ("name:/path") instead`, "the Engine's data in "+root)
+		}
 	}
 	for _, dir := range []string{s.StateDir, s.Guard.Dir} {
 		if dir != "" && overlap(mounts, source, dir) {
@@ -147,12 +153,12 @@ func (s Settings) writableAround(mounts []mountPoint, source string, whole bool)
 // socket is the Engine's, own are the caller's folders.
 func CheckSource(source, socket string, machine docker.Machine, own ...string) error {
 	mounts := readMounts()
-	for _, s := range append(otherSockets, socket, defaultSocket, machine.ContainerdSocket) {
+	for _, s := range append(slices.Clone(otherSockets), socket, defaultSocket, machine.ContainerdSocket) {
 		if s != "" && holds(mounts, source, s) {
 			return fmt.Errorf("%s has %s in it, which owns the machine", source, s)
 		}
 	}
-	for _, dir := range append(own, machine.DataRoot) {
+	for _, dir := range slices.Concat(own, engineFolders, []string{machine.DataRoot}) {
 		if dir != "" && overlap(mounts, source, dir) {
 			return fmt.Errorf("%s and %s, which belongs to the guard or the Engine, lie in each other", source, dir)
 		}

@@ -111,7 +111,7 @@ func TestWaysAroundTheGuard(t *testing.T) {
 			link(filepath.Join(dir, "run"), "r") + "/docker.sock:/s", hard + ":/s", filepath.Join(dir, "srv") + "/../run/docker.sock:/s", "/var/run/docker.sock:/s",
 		},
 		"the Engine's own socket":       {filepath.Join(dir, "run") + ":/run:ro", dir + ":/x", "/:/host:ro", filepath.Join(dir, "r") + ":/x"},
-		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro"},
+		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro", "/var/lib/containerd/x:/d", "/run/containerd/io.containerd.runtime.v2.task:/d:ro", "/var/run/docker/runtime-runc:/d"},
 		"Slipway's own files":           {s.StateDir + ":/s:ro", filepath.Join(s.StateDir, "sources/new") + ":/s", s.Guard.Dir + ":/g"},
 		"of another engine":             {"/run/containerd:/c", "/run/containerd/containerd.sock:/c", "/run/docker:/d"},
 		"the machine's kernel settings": {"/proc:/host/proc", "/sys/fs/cgroup:/cg", "/proc/sys/kernel:/k:rw"},

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,14 +94,7 @@ func (c *call) wholePlace(m plannedMount, place Mount, rec *containerRecord) (bo
 		return boundPlace{}, err
 	}
 	rec.Pins[place.Source] = m.source
-	return boundPlace{source: cmpOr(place.Volume, place.Source), volume: place.Volume != "", readOnly: place.ReadOnly}, nil
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
+	return boundPlace{source: cmp.Or(place.Volume, place.Source), volume: place.Volume != "", readOnly: place.ReadOnly}, nil
 }
 
 // keepsOut keeps a container from getting the guard's own folder: who writes there moves the pins.

@@ -142,16 +142,20 @@ func (s *sweeper) container(ctx context.Context, id string) error {
 	})
 }
 
-// network removes a network, and first the job's container from it.
+// network removes a network, and first those from it who are left there: the job's container, and what others joined to it.
 func (s *sweeper) network(ctx context.Context, id string) error {
 	kind := 1
 	if id == s.own {
 		kind = 4
 	}
 	return s.retry(ctx, "network", kind, func() error {
-		if s.keep != "" {
-			body := map[string]any{"Container": s.keep, "Force": true}
-			_ = s.engine.callJSON(ctx, http.MethodPost, "/networks/"+id+"/disconnect", nil, body, nil) // it may not be on it
+		var n struct{ Containers map[string]any }
+		if err := s.engine.getJSON(ctx, "/networks/"+id, nil, &n); err != nil {
+			return err
+		}
+		for container := range n.Containers {
+			body := map[string]any{"Container": container, "Force": true}
+			_ = s.engine.callJSON(ctx, http.MethodPost, "/networks/"+id+"/disconnect", nil, body, nil) // it may have ended
 		}
 		return s.engine.callJSON(ctx, http.MethodDelete, "/networks/"+id, nil, nil, nil)
 	})

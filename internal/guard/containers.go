@@ -232,9 +232,6 @@ func containerUnpause(c *call) error {
 	return c.forward(http.MethodPost, path, nil, nil)
 }
 
-// containerName is the Engine's form of a name.
-var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
-
 func containerRename(c *call) error {
 	rec, path, err := c.ownPath("/rename")
 	if err != nil {
@@ -243,12 +240,9 @@ func containerRename(c *call) error {
 	if err := c.keepJob(rec, "renamed"); err != nil {
 		return err
 	}
-	name := c.query.Get("name")
-	if len(name) > 0 && name[0] == '/' {
-		name = name[1:]
-	}
-	if !containerName.MatchString(name) {
-		return badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
+	name, err := cleanName(c.query.Get("name"))
+	if err != nil {
+		return err
 	}
 	ctx, cancel := c.lasting()
 	defer cancel()

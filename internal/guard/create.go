@@ -24,6 +24,14 @@ const createTimeout = time.Minute
 // nameForm is the Engine's grammar of container names.
 var nameForm = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
 
+// cleanName is a name that a client gives to a container.
+func cleanName(name string) (string, error) {
+	if !nameForm.MatchString(name) || len(name) > 200 {
+		return "", badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
+	}
+	return strings.TrimPrefix(name, "/"), nil
+}
+
 // containerCreate makes a container of the job: decode, decide, make anew.
 func containerCreate(c *call) error {
 	var in createRequest
@@ -100,10 +108,10 @@ func (c *call) containerName() (string, error) {
 		_, _ = rand.Read(random) // never fails, says its documentation
 		return "unnamed-" + hex.EncodeToString(random), nil
 	}
-	if !nameForm.MatchString(name) || len(name) > 200 {
-		return "", badRequest("Invalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed", printable(name))
+	name, err := cleanName(name)
+	if err != nil {
+		return "", err
 	}
-	name = strings.TrimPrefix(name, "/")
 	if rec, err := c.objects.container(name); err == nil && rec.Job && rec.Name == name {
 		return "", &apiError{http.StatusConflict, fmt.Sprintf(`Conflict. The container name "/%s" is already in use by container %q. You have to remove (or rename) that container to be able to reuse that name.`, name, rec.ID)}
 	}

@@ -243,6 +243,8 @@ func TestCleanUp(t *testing.T) {
 	network := strings.TrimSpace(r.host("network", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"net"))
 	r.objects.addNetwork(networkRecord{ID: network, Name: "net"})
 	r.host("network", "connect", network, job)
+	visitor := strings.TrimSpace(r.host("run", "--detach", "--network", network, alpine, "sleep", "60"))
+	t.Cleanup(func() { r.host("rm", "--force", visitor) })
 	volume := strings.TrimSpace(r.host("volume", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"data"))
 	r.objects.addVolume(volume)
 	// Not on record: its creation was seen by nobody.
@@ -261,7 +263,7 @@ func TestCleanUp(t *testing.T) {
 			t.Errorf("%s is there", id)
 		}
 	}
-	if r.state(job) != "running" || r.state(foreign) == "" {
+	if r.state(job) != "running" || r.state(visitor) != "running" || r.state(foreign) == "" {
 		t.Error("the job's container is gone, or somebody else's")
 	}
 	if _, err := os.Stat(r.dir); !errors.Is(err, fs.ErrNotExist) {

@@ -476,41 +476,18 @@ func networkConnect(c *call) error {
 	return nil
 }
 
-// endpoint is what a container's connection with an own network may have of what the client wrote: aliases, and links to
-// own containers. The name as the job wrote it becomes an alias, for the Engine knows the container by another.
+// endpoint is what a container's connection with an own network may have of what the client wrote. The name as the job
+// wrote it becomes an alias, for the Engine knows the container by another.
 func (c *call) endpoint(client *network.EndpointSettings, name string) (*network.EndpointSettings, error) {
-	out := &network.EndpointSettings{}
-	if client == nil {
-		client = out
+	var n plannedNet
+	if err := n.add(c.planner(c.ctx), "", client); err != nil {
+		return nil, err
 	}
-	for _, a := range append([]string{name}, client.Aliases...) {
-		if a != "" && !slices.Contains(out.Aliases, a) {
-			out.Aliases = append(out.Aliases, a)
-		}
-	}
-	for _, link := range client.Links {
-		ref, alias, _ := strings.Cut(link, ":")
-		rec, err := c.objects.container(ref)
-		if err != nil {
-			return nil, err
-		}
-		if alias == "" {
-			alias = strings.TrimPrefix(ref, "/")
-		}
-		out.Links = append(out.Links, rec.ID[:12]+":"+alias)
-		if rec.Name != "" {
-			out.Links[len(out.Links)-1] = c.engineName(rec) + ":" + alias
-		}
+	out := n.endpoints[""]
+	if name != "" && !slices.Contains(out.Aliases, name) {
+		out.Aliases = append(out.Aliases, name)
 	}
 	return out, nil
-}
-
-// engineName is the Engine's name of a named container.
-func (g *Guard) engineName(rec containerRecord) string {
-	if rec.Job {
-		return rec.Name
-	}
-	return g.policy.prefix() + rec.Name
 }
 
 func networkDisconnect(c *call) error {
