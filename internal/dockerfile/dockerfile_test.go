@@ -204,6 +204,20 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestTriggerOfTrigger: newer Engines run what a trigger of a stage's base asks of those that are made from the stage, if
+// they come to read it before.
+func TestTriggerOfTrigger(t *testing.T) {
+	t.Parallel()
+	f, err := Read([]byte("FROM a AS x\nFROM x\n"), platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = resolve(f, map[string]Image{"a": {OnBuild: []string{"onbuild COPY --from=victim / /"}}})
+	if err == nil || !strings.Contains(err.Error(), "a trigger of its own") {
+		t.Error(err)
+	}
+}
+
 // TestTriggerNeeds: a trigger can make a stage needed that was not.
 func TestTriggerNeeds(t *testing.T) {
 	t.Parallel()

@@ -411,6 +411,9 @@ func (f *File) readTrigger(text string, stage int) (*instruction, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := cmd.(*instructions.OnbuildCommand); ok { // no Dockerfile can say that, but docker commit can
+		return nil, fmt.Errorf("it has a trigger of its own, which some versions of the Engine would run")
+	}
 	return &instruction{node: n, cmd: cmd, stage: stage}, nil
 }
 
