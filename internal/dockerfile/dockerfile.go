@@ -19,8 +19,6 @@ type Options struct {
 	Target string
 	// BuildPlatform and TargetPlatform are os/arch[/variant]; TargetPlatform "" is BuildPlatform.
 	BuildPlatform, TargetPlatform string
-	// Contexts are names that the client itself gives a meaning: they are no images.
-	Contexts []string
 	// Heredocs says that the Engine's own parser knows here-documents. Where it does not, what follows one would be
 	// read in two ways.
 	Heredocs bool

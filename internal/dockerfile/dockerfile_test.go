@@ -96,11 +96,6 @@ func TestRewrite(t *testing.T) {
 			src:  "FROM a\nARG V=1\nENV U=http://h/$V\nADD --chown=1 $U/\\$x 'lit$U' $V/ # d\n",
 			want: "FROM <a>\nARG V=1\nENV U=http://h/$V\nADD --chown=1 [\"http://h/1/\\\\$x\",\"lit\\\\$U\",\"1/\",\"#\",\"d\"]\n",
 		},
-		"contexts": {
-			o:    Options{Contexts: []string{"mine", "docker.io/library/other"}},
-			src:  "FROM other:latest AS x\nFROM a AS mine\nFROM x\nCOPY --from=Mine / /\nCOPY --from=other / /\n",
-			want: "FROM other:latest AS x\nFROM a AS mine\nFROM x\nCOPY --from=Mine / /\nCOPY --from=other / /\n",
-		},
 		"a long line": {
 			src:  "FROM a\nRUN x \\\n" + strings.Repeat("  #c\n  "+strings.Repeat("y", 9000)+" && \\\n", 20) + " z\n",
 			want: "",

@@ -203,7 +203,7 @@ func (b *buildRequest) readRefused() error {
 	if remote := c.query.Get("remote"); remote != "" && remote != "client-session" {
 		b.options.Set("remote", remote) // audit mode goes on
 		return c.refuse(deny("build-remote", "fetch it in the job and build from the folder",
-			"the Engine would fetch %s itself, from a place that the job may not reach", printable(remote)))
+			"the Engine would fetch %s itself, from a place that the job may not reach", shownURL(remote)))
 	}
 	return nil
 }
