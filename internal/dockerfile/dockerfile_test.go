@@ -137,6 +137,7 @@ func TestMistakes(t *testing.T) {
 		"JSON and more":       {src: "FROM a\nADD [\"http://x/\",\"/y\"] z\n", line: 2, want: "JSON"},
 		"mount in quotes":     {src: "FROM a\nRUN --mount='type=bind,\"from=x\"' y\n", line: 2, want: "quotes"},
 		"epoch":               {src: "ARG SOURCE_DATE_EPOCH=http://10.0.0.1/\nFROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
+		"epoch by platform":   {o: Options{TargetPlatform: "linux/x86_64"}, src: "ARG A=${TARGETARCH/amd64/http:\\/\\/10.0.0.1\\/}\nARG SOURCE_DATE_EPOCH=${A%x86_64}\nFROM a\n", line: 2, want: "SOURCE_DATE_EPOCH"},
 		"epoch by argument":   {o: Options{BuildArgs: map[string]string{"SOURCE_DATE_EPOCH": "context"}}, src: "FROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
 		"zero":                {src: "FROM a\nRUN \x00\n", line: 1, want: "text"},
 		"empty":               {src: "", line: 1, want: "no instructions"},

@@ -54,6 +54,10 @@ func (f *File) readGlobals() error {
 				continue
 			}
 			if !ok {
+				if arg.Key == epoch && strings.Contains(*arg.Value, "$") {
+					// Of the platform's arguments the Engine may think otherwise: x86_64 is amd64 there.
+					return notEpoch(*arg.Value, in.line())
+				}
 				var err error
 				if v, err = f.expand(*arg.Value, f.globals); err != nil {
 					return f.mistake(err, in.line())
@@ -62,20 +66,21 @@ func (f *File) readGlobals() error {
 			f.globals[arg.Key] = v
 		}
 	}
-	return f.checkEpoch()
-}
-
-// checkEpoch refuses an epoch that is not a number: newer Engines take it from a URL or a repository then.
-func (f *File) checkEpoch() error {
-	const name = "SOURCE_DATE_EPOCH"
-	v, ok := f.o.BuildArgs[name]
+	v, ok := f.o.BuildArgs[epoch]
 	if !ok {
-		v = f.globals[name]
+		v = f.globals[epoch]
 	}
 	if strings.Trim(v, "0123456789") != "" {
-		return &Error{Line: 1, What: fmt.Sprintf("%s is %q", name, v), Cure: "it must be a number of seconds"}
+		return notEpoch(v, 1)
 	}
 	return nil
+}
+
+// epoch is the argument that newer Engines take for a URL or a repository if it is no number.
+const epoch = "SOURCE_DATE_EPOCH"
+
+func notEpoch(value string, line int) error {
+	return &Error{Line: line, What: fmt.Sprintf("%s is %q", epoch, value), Cure: "it must be a number of seconds"}
 }
 
 // Remote is something that a build fetches from the network.
