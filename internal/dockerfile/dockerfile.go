@@ -56,6 +56,7 @@ type File struct {
 	images    map[Base]Image
 	problems  []*Error
 	reported  map[string]bool
+	expanded  int // bytes that the expansion of variables has handled
 	hadSyntax string
 }
 

@@ -139,6 +139,9 @@ func TestMistakes(t *testing.T) {
 		"epoch":               {src: "ARG SOURCE_DATE_EPOCH=http://10.0.0.1/\nFROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
 		"epoch by platform":   {o: Options{TargetPlatform: "linux/x86_64"}, src: "ARG A=${TARGETARCH/amd64/http:\\/\\/10.0.0.1\\/}\nARG SOURCE_DATE_EPOCH=${A%x86_64}\nFROM a\n", line: 2, want: "SOURCE_DATE_EPOCH"},
 		"epoch by argument":   {o: Options{BuildArgs: map[string]string{"SOURCE_DATE_EPOCH": "context"}}, src: "FROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
+		"doubled":             {src: "ARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM a\n", line: 21, want: "too long"},
+		"multiplied":          {src: "ARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=${A//x/xxxxxxxxxxxxxxxx}\n", 60) + "FROM a\n", line: 4, want: "too long"},
+		"nested":              {src: "ARG A=xxxxxxxxxxxxxxxx\nFROM ${A//x/${A//x/${A//x/${A//x/$A}}}}\n", line: 2, want: "substitution"},
 		"zero":                {src: "FROM a\nRUN \x00\n", line: 1, want: "text"},
 		"empty":               {src: "", line: 1, want: "no instructions"},
 	} {

@@ -9,7 +9,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
 
 // scratch is the base that is no image.
@@ -398,11 +397,3 @@ func (f *File) readTrigger(text string, stage int) (*instruction, error) {
 	}
 	return &instruction{node: n, cmd: cmd, stage: stage}, nil
 }
-
-// expand replaces variables in a word.
-func (f *File) expand(word string, e env) (string, error) {
-	result, _, err := f.lex.ProcessWord(word, e)
-	return result, err
-}
-
-var _ shell.EnvGetter = env{}

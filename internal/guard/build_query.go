@@ -219,7 +219,7 @@ func (b *buildRequest) readHosts() error {
 			return badRequest("invalid add-host: %q", printable(h))
 		}
 		name, address := h[:i], strings.Trim(h[i+1:], "[]")
-		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
+		if a, err := netip.ParseAddr(address); (err != nil || a.Zone() != "") && address != "host-gateway" { // a zone can be any text
 			return badRequest("invalid IP address in add-host: %q", printable(address))
 		}
 		if strings.HasSuffix(strings.TrimRight(strings.ToLower(name), "."), saltSuffix) {
