@@ -34,6 +34,7 @@ type buildContext struct {
 	done chan struct{} // closed when nothing more is read or written
 
 	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
+	source   string                           // the file's name: the Dockerfile's, or where a link of that name leads
 	found    bool                             // it was checked
 	fallback *member                          // an entry that is the Dockerfile if there is no other
 	// dockerfile is the checked copy. It is written last: what comes after it could replace it, by its name or by another
@@ -56,7 +57,7 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 		out.file = checked
 		return checked.copy, nil
 	}
-	return &buildContext{c: c, b: b, check: check, done: make(chan struct{})}
+	return &buildContext{c: c, b: b, check: check, source: b.dockerfile, done: make(chan struct{})}
 }
 
 // open looks at the first bytes.
@@ -257,6 +258,11 @@ func (t *buildContext) write(w *tar.Writer) error {
 			return err
 		}
 	}
+	if !t.found && t.source != t.b.dockerfile {
+		if err := t.dangerous("%s as a link to %s, which does not come after it", printable(t.b.dockerfile), printable(t.source)); err != nil {
+			return err
+		}
+	}
 	if !t.found {
 		return badRequest("Cannot locate specified Dockerfile: %s", printable(t.b.dockerfile))
 	}
@@ -278,12 +284,22 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 	switch {
 	case h.Typeflag == tar.TypeXGlobalHeader:
 		return nil // it has nothing for the Engine
-	case name == t.b.dockerfile && h.Typeflag == tar.TypeReg:
+	case t.leads(h, name):
+		to := h.Linkname
+		if !path.IsAbs(to) {
+			to = path.Join(path.Dir("/"+name), to)
+		}
+		t.source = path.Clean(to)[1:]
+	case name == t.source && h.Typeflag == tar.TypeReg:
 		data, err := readLimited(r, "the Dockerfile")
 		if err != nil {
 			return err
 		}
-		return t.takeDockerfile(w, h, data)
+		own := *h
+		if err := t.takeDockerfile(w, &own, data); err != nil || name == t.b.dockerfile {
+			return err
+		}
+		return (&member{h, data}).write(w)
 	case name == lowerName(t.b.dockerfile) && h.Typeflag == tar.TypeReg && !t.found:
 		// The Engine takes it if there is no other. That shows at the end only.
 		data, err := readLimited(r, name)
@@ -303,6 +319,12 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 	return contextError(err)
 }
 
+// leads reports whether an entry is the symlink that stands for the Dockerfile. It is followed if what it leads to comes
+// later, as it often does in archives whose names are sorted. (docker's client follows it by itself.)
+func (t *buildContext) leads(h *tar.Header, name string) bool {
+	return name == t.source && h.Typeflag == tar.TypeSymlink && !t.found
+}
+
 // lowerName is the Engine's second choice for the name of a Dockerfile, "" if there is none.
 func lowerName(dockerfile string) string {
 	dir, base := path.Split(dockerfile)
@@ -312,37 +334,38 @@ func lowerName(dockerfile string) string {
 	return dir + "dockerfile"
 }
 
+func (t *buildContext) dangerous(format string, args ...any) error {
+	err := t.c.refuse(deny("build-context", "build from a folder where the Dockerfile is a plain file", "the build's context has "+format, args...))
+	t.found = t.found || err == nil // audit mode: what the Engine reads is not known any more
+	return err
+}
+
 // checkEntry refuses what would let the Engine read another Dockerfile than the one that was checked.
 func (t *buildContext) checkEntry(h *tar.Header, name string) error {
-	dangerous := func(format string, args ...any) error {
-		err := t.c.refuse(deny("build-context", "build from a folder where the Dockerfile is a plain file", "the build's context has "+format, args...))
-		t.found = t.found || err == nil // audit mode: what the Engine reads is not known any more
-		return err
-	}
 	own := map[string]bool{t.b.dockerfile: true, t.b.dockerfile + ".dockerignore": true}
 	if l := lowerName(t.b.dockerfile); l != "" {
 		own[l] = true
 	}
 	base := path.Base(name)
 	switch {
-	case own[name] && h.Typeflag != tar.TypeReg:
-		return dangerous("%s as something else than a plain file", printable(name))
+	case own[name] && h.Typeflag != tar.TypeReg && !t.leads(h, name):
+		return t.dangerous("%s as something else than a plain file", printable(name))
 	case h.Typeflag != tar.TypeDir && (name == "" || strings.HasPrefix(t.b.dockerfile, name+"/")):
-		return dangerous("%s, the Dockerfile's folder, as something else than a folder", printable(name))
+		return t.dangerous("%s, the Dockerfile's folder, as something else than a folder", printable(name))
 	case h.Typeflag == tar.TypeLink && own[path.Clean("/" + h.Linkname)[1:]]:
-		return dangerous("%s as a hard link to the Dockerfile", printable(name))
+		return t.dangerous("%s as a hard link to the Dockerfile", printable(name))
 	case strings.HasPrefix(base, ".wh.") && (strings.HasPrefix(base, ".wh..wh.") || own[path.Join(path.Dir(name), base[len(".wh."):])]):
-		return dangerous("%s, which removes the Dockerfile", printable(name))
+		return t.dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
-		return dangerous("the device %s", printable(name))
+		return t.dangerous("the device %s", printable(name))
 	case h.Typeflag == tar.TypeGNUSparse || sparse(h):
-		return dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
+		return t.dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir, tar.TypeLink, tar.TypeSymlink, tar.TypeFifo, tar.TypeXGlobalHeader:
 		return nil
 	}
-	return dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
+	return t.dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
 }
 
 func sparse(h *tar.Header) bool {

@@ -97,7 +97,7 @@ func TestBuildTakesTheCheckedFile(t *testing.T) {
 		"in UTF-8":                     {{Name: "# y" + strings.Repeat("ü/", 100)}, good},
 		"by a linked folder":           {good, link("a", ".", tar.TypeSymlink), evil("a/Dockerfile")},
 		"by a link to the link":        {good, link("a", ".", tar.TypeSymlink), link("b", "a", tar.TypeLink), evil("b/Dockerfile")},
-		"by the root":                  {link("a", "/", tar.TypeSymlink), good, evil("a/Dockerfile")},
+		"a link to a link":             {link("Dockerfile", "a/b", tar.TypeSymlink), link("a/b", "../../c", tar.TypeSymlink), {Name: "c", Typeflag: tar.TypeReg, Linkname: good.Linkname}, link("a/b", "../d", tar.TypeSymlink), evil("d")},
 		"a hard link in the folder":    {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeLink)},
 		"a symlink in the folder":      {good, evil("x"), link("a", ".", tar.TypeSymlink), link("a/Dockerfile", "x", tar.TypeSymlink)},
 		"a folder in its place":        {good, link("a", ".", tar.TypeSymlink), {Name: "a/Dockerfile/", Typeflag: tar.TypeDir, Mode: 0o755}, evil("a/Dockerfile/x")},

@@ -66,6 +66,7 @@ func (g *Guard) listOnce(ctx context.Context, query url.Values) (out []imageRow,
 		}
 		l.tags, l.digests = names.tags, names.digests
 		row["RepoTags"], row["RepoDigests"] = names.tags, names.digests
+		row["Containers"] = -1 // it would count those of others; this is "not counted"
 		hideImageDetails(row)
 		out = append(out, l)
 	}
@@ -78,12 +79,16 @@ func hideImageDetails(doc map[string]any) {
 	dropAnnotations(doc)
 }
 
-// dropAnnotations removes the annotations of descriptors, in which the containerd store keeps the name of a pull.
+// dropAnnotations removes the annotations of descriptors, in which the containerd store keeps the name of a pull, and the
+// containers that a manifest has.
 func dropAnnotations(v any) {
 	switch v := v.(type) {
 	case map[string]any:
 		if d, ok := v["Descriptor"].(map[string]any); ok {
 			delete(d, "annotations")
+		}
+		if d, ok := v["ImageData"].(map[string]any); ok {
+			d["Containers"] = []any{}
 		}
 		for k, e := range v {
 			if k == "Descriptor" || k == "Manifests" {

@@ -24,7 +24,7 @@ var hostAndPort = regexp.MustCompile("^" + reference.DomainRegexp.String() + "$"
 // allowHost refuses a registry that the Engine must not be sent to for a job: the Engine reaches what the job cannot.
 func (c *call) allowHost(ctx context.Context, host string) error {
 	if !hostAndPort.MatchString(host) { // a URL made of it could lead elsewhere: u:p@127.0.0.1, 127.0.0.1#.example.com
-		return badRequest("slipway: %s is no registry's host", printable(host))
+		return deny("registry-host", "write a host, and a port if it needs one", "%s is no registry's host", printable(host))
 	}
 	if c.policy.Registry != "" && host == c.policy.Registry {
 		return nil

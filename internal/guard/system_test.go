@@ -81,11 +81,11 @@ func TestLoginDialsNoInnerRegistry(t *testing.T) {
 	// The Engine makes a URL of it.
 	for _, address := range []string{"u:p@127.0.0.1:5000", "https://u:p@127.0.0.1/v2/", "127.0.0.1?x", "127.0.0.1#.example.com", "HTTP://127.0.0.1", "//127.0.0.1", `127.0.0.1\x`} {
 		status, text := r.do("POST", "/auth", map[string]string{"username": "u", "password": "p", "serveraddress": address})
-		if status != http.StatusBadRequest {
+		if status != http.StatusForbidden {
 			t.Errorf("%s: %d %s", address, status, text)
 		}
 	}
-	if status, text := r.do("GET", "/images/search?term=u:p@127.0.0.1:5000/x", nil); status != http.StatusBadRequest {
+	if status, text := r.do("GET", "/images/search?term=u:p@127.0.0.1:5000/x", nil); status != http.StatusForbidden {
 		t.Error(status, text)
 	}
 	lacks(t, r.calls.String(), "/auth")
