@@ -82,7 +82,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	}
 	defer func() {
 		// Everything below has ended; a signal that comes now ends the process at once.
-		go func() { exitAtOnce(<-signals) }()
+		go exitAtSecond(signals)
 		closed := g.Close(context.WithoutCancel(ctx))
 		clean = closed == nil
 		err = errors.Join(err, closed)
@@ -104,6 +104,20 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	fmt.Fprintf(o.stderr, "slipway: serving DOCKER_HOST=unix://%s\n", g.Socket())
 	<-signals
 	return nil
+}
+
+// sameSignal is the time in which a second signal is the first one again: timeout and a terminal that is closed send theirs to
+// the process and to its group.
+const sameSignal = time.Second
+
+// exitAtSecond ends the process when somebody does not want to wait for its end.
+func exitAtSecond(signals <-chan os.Signal) {
+	began := time.Now()
+	for sig := range signals {
+		if time.Since(began) > sameSignal {
+			exitAtOnce(sig)
+		}
+	}
 }
 
 // place is what one guard has in the state folder that it shares with others: a folder with a lock of its own, so that
