@@ -296,10 +296,17 @@ func (o guardOptions) openTo(socket, engine string) error {
 			}
 		}
 	}
-	if os.Geteuid() != 0 {
-		group = -1
+	if group < 0 {
+		return guard.Permit(socket, mode, -1)
 	}
-	return guard.Permit(socket, mode, group)
+	// The group comes first: until the socket has it, nobody else is let in. An ordinary user can give a group that it is in.
+	if err := guard.Permit(socket, mode&0o700, group); err != nil {
+		if !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		return guard.Permit(socket, mode&^0o070, -1)
+	}
+	return guard.Permit(socket, mode, -1)
 }
 
 // commandGrace is how long a command may take to end after a signal.
