@@ -207,7 +207,7 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 	}
 	job, err := engine.Find(ctx, f.container)
 	if err != nil {
-		return policy, docker.Found{}, fmt.Errorf("look for --container: %w", err)
+		return policy, docker.Found{}, withHint(fmt.Errorf("look for --container: %w", err), "docker ps -a lists their names and IDs")
 	}
 	// What the job's container lacks, it must not get by starting another one.
 	policy.Network, policy.CapDrop, policy.CgroupParent = job.Network, job.CapDrop, job.Limits.CgroupParent
@@ -322,7 +322,11 @@ func (o guardOptions) run(socket string, signals <-chan os.Signal) error {
 	}), "DOCKER_HOST=unix://"+socket)
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run the command: %w", err)
+		code := 126
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			code = 127
+		}
+		return errors.Join(fmt.Errorf("run the command: %w", err), &commandError{code})
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
