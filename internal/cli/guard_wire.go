@@ -70,6 +70,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 		return err
 	}
 	defer images.Close()
+	defer o.expire(ctx, engine, images)()
 	policy, job, err := o.policy(ctx, engine, machine, place)
 	if err != nil {
 		return err
@@ -104,6 +105,20 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	fmt.Fprintf(o.stderr, "slipway: serving DOCKER_HOST=unix://%s\n", g.Socket())
 	<-signals
 	return nil
+}
+
+// expire removes, meanwhile, the names of images that none has used for a while: nobody else does where no runner serves.
+// What it returns ends that; the next guard goes on.
+func (o guardOptions) expire(ctx context.Context, engine *docker.Engine, images *ledger.Ledger) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := executor.ExpireImages(ctx, engine, images, o.log); err != nil && ctx.Err() == nil {
+			o.log.Warn("some unused images stay", "error", err)
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // place is what one guard has in the state folder that it shares with others: a folder with a lock of its own, so that
