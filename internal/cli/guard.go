@@ -51,7 +51,7 @@ then it removes what was made through it.`,
 	fs.StringVar(&f.engine, "engine", "", "the Engine's address (DOCKER_HOST, else unix:///var/run/docker.sock)")
 	fs.StringVar(&f.workspace, "workspace", "", "the folder that may be mounted, and where the client sees it: DIR[:CONTAINER_PATH]; nothing without it")
 	fs.StringVar(&f.container, "container", "", "the container whose mounts, network and names are the job's")
-	fs.StringVar(&f.project, "project", "", "group/name: who shares the build cache and local image names; a project of its own by default")
+	fs.StringVar(&f.project, "project", "", "group/name: who shares the build cache and local image names; by default all that is done in the same folder")
 	fs.StringVar(&f.job, "job", "", "the job's ID, for labels and the log")
 	fs.StringVar(&f.registryImage, "registry-image", "", "REGISTRY/group/name: the project's own place in its registry")
 	fs.StringVar(&f.scope, "cache-scope", config.ScopeProject, "who shares a build cache: project, protected or runner")

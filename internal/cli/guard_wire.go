@@ -276,7 +276,8 @@ func (o guardOptions) scope() string {
 	case f.scope == config.ScopeRunner:
 		of = "guard\nrunner"
 	case f.project == "":
-		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen)
+		here, _ := os.Getwd()
+		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen, here)
 	}
 	if f.scope == config.ScopeProtected && f.protected {
 		of += "\nprotected"
