@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,10 +31,10 @@ type guardFlags struct {
 func (a *app) guardCommand() *cobra.Command {
 	var f guardFlags
 	cmd := &cobra.Command{
-		Use:   "guard --listen PATH [flags] [-- command…]",
+		Use:   "guard [--listen PATH] [flags] [-- command…]",
 		Short: "Serve a guarded Docker socket: for other runners, and to try it",
 		Long: `Guard serves one job's Docker socket in front of the machine's Engine: who uses it sees and touches only what was made
-through it. It serves until it gets SIGTERM or SIGINT, or until the command ends, which finds the socket in DOCKER_HOST;
+through it. It serves until it gets SIGTERM, SIGINT or SIGHUP, or until the command ends, which finds the socket in DOCKER_HOST;
 then it removes what was made through it.`,
 		Example: `  slipway guard --workspace . -- docker run --rm -v $PWD:/app alpine ls /app
   slipway guard --listen /run/ci/job-5.sock --workspace /srv/builds/5:/builds/group/app --project group/app`,
@@ -50,7 +51,7 @@ then it removes what was made through it.`,
 	fs.StringVar(&f.engine, "engine", "", "the Engine's address (DOCKER_HOST, else unix:///var/run/docker.sock)")
 	fs.StringVar(&f.workspace, "workspace", "", "the folder that may be mounted, and where the client sees it: DIR[:CONTAINER_PATH]; nothing without it")
 	fs.StringVar(&f.container, "container", "", "the container whose mounts, network and names are the job's")
-	fs.StringVar(&f.project, "project", "", "group/name: who shares the build cache and local image names; a project of its own by default")
+	fs.StringVar(&f.project, "project", "", "group/name: who shares the build cache and local image names; by default all that is done in the same folder")
 	fs.StringVar(&f.job, "job", "", "the job's ID, for labels and the log")
 	fs.StringVar(&f.registryImage, "registry-image", "", "REGISTRY/group/name: the project's own place in its registry")
 	fs.StringVar(&f.scope, "cache-scope", config.ScopeProject, "who shares a build cache: project, protected or runner")
@@ -92,6 +93,9 @@ func (f *guardFlags) check(command bool) error {
 			return usagef(fmt.Sprintf("write it as --%s %s", v.flag, v.example), "--%s: %q is not of that form", v.flag, v.value)
 		}
 	}
+	if strings.HasPrefix(f.engine, "/") {
+		return usagef("write it as --engine unix://"+f.engine, "--engine: %q is a path, not an address", f.engine)
+	}
 	if _, err := f.socketMode(); err != nil {
 		return err
 	}
@@ -124,9 +128,15 @@ func (f *guardFlags) checkListen() error {
 	if f.listen == "" {
 		return nil
 	}
+	if most := len(syscall.RawSockaddrUnix{}.Path) - 1; len(f.listen) > most {
+		return usagef("name a file in a folder with a shorter path", "--listen: %s has %d bytes, a socket's path has at most %d", f.listen, len(f.listen), most)
+	}
 	st, err := os.Stat(f.listen)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Dir(f.listen)); errors.Is(err, fs.ErrNotExist) {
+			return usagef("make it first", "--listen: there is no folder %s", filepath.Dir(f.listen))
+		}
 		return nil
 	case err != nil:
 		return err
@@ -161,7 +171,7 @@ func (f *guardFlags) workspaceOf() (dir, inside string, err error) {
 	}
 	st, err := os.Stat(dir)
 	if err != nil {
-		return "", "", fmt.Errorf("look at the workspace: %w", err)
+		return "", "", withHint(fmt.Errorf("look at the workspace: %w", err), "let --workspace name a folder that is there")
 	}
 	if !st.IsDir() {
 		return "", "", usagef(form, "--workspace: %s is not a folder", dir)

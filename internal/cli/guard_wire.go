@@ -70,6 +70,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 		return err
 	}
 	defer images.Close()
+	defer o.expire(ctx, engine, images)()
 	policy, job, err := o.policy(ctx, engine, machine, place)
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	}
 	defer func() {
 		// Everything below has ended; a signal that comes now ends the process at once.
-		go func() { exitAtOnce(<-signals) }()
+		go exitAtSecond(signals)
 		closed := g.Close(context.WithoutCancel(ctx))
 		clean = closed == nil
 		err = errors.Join(err, closed)
@@ -104,6 +105,34 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	fmt.Fprintf(o.stderr, "slipway: serving DOCKER_HOST=unix://%s\n", g.Socket())
 	<-signals
 	return nil
+}
+
+// sameSignal is the time in which a second signal is the first one again: timeout and a terminal that is closed send theirs to
+// the process and to its group.
+const sameSignal = time.Second
+
+// exitAtSecond ends the process when somebody does not want to wait for its end.
+func exitAtSecond(signals <-chan os.Signal) {
+	began := time.Now()
+	for sig := range signals {
+		if time.Since(began) > sameSignal {
+			exitAtOnce(sig)
+		}
+	}
+}
+
+// expire removes, meanwhile, the names of images that none has used for a while: nobody else does where no runner serves.
+// What it returns ends that; the next guard goes on.
+func (o guardOptions) expire(ctx context.Context, engine *docker.Engine, images *ledger.Ledger) (end func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := executor.ExpireImages(ctx, engine, images, o.log); err != nil && ctx.Err() == nil {
+			o.log.Warn("some unused images stay", "error", err)
+		}
+	}()
+	return func() { cancel(); <-ended }
 }
 
 // place is what one guard has in the state folder that it shares with others: a folder with a lock of its own, so that
@@ -207,7 +236,7 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 	}
 	job, err := engine.Find(ctx, f.container)
 	if err != nil {
-		return policy, docker.Found{}, fmt.Errorf("look for --container: %w", err)
+		return policy, docker.Found{}, withHint(fmt.Errorf("look for --container: %w", err), "docker ps -a lists their names and IDs")
 	}
 	// What the job's container lacks, it must not get by starting another one.
 	policy.Network, policy.CapDrop, policy.CgroupParent = job.Network, job.CapDrop, job.Limits.CgroupParent
@@ -261,7 +290,8 @@ func (o guardOptions) scope() string {
 	case f.scope == config.ScopeRunner:
 		of = "guard\nrunner"
 	case f.project == "":
-		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen)
+		here, _ := os.Getwd()
+		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen, here)
 	}
 	if f.scope == config.ScopeProtected && f.protected {
 		of += "\nprotected"
@@ -296,10 +326,17 @@ func (o guardOptions) openTo(socket, engine string) error {
 			}
 		}
 	}
-	if os.Geteuid() != 0 {
-		group = -1
+	if group < 0 {
+		return guard.Permit(socket, mode, -1)
 	}
-	return guard.Permit(socket, mode, group)
+	// The group comes first: until the socket has it, nobody else is let in. An ordinary user can give a group that it is in.
+	if err := guard.Permit(socket, mode&0o700, group); err != nil {
+		if !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+		return guard.Permit(socket, mode&^0o070, -1)
+	}
+	return guard.Permit(socket, mode, -1)
 }
 
 // commandGrace is how long a command may take to end after a signal.
@@ -315,7 +352,11 @@ func (o guardOptions) run(socket string, signals <-chan os.Signal) error {
 	}), "DOCKER_HOST=unix://"+socket)
 	cmd.WaitDelay = time.Second
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run the command: %w", err)
+		code := 126
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			code = 127
+		}
+		return errors.Join(fmt.Errorf("run the command: %w", err), &commandError{code})
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

@@ -94,6 +94,7 @@ func Unimplemented() []Setting {
 		{"runners.docker.helper_image_autoset_arch_and_os", Moot, 0, "there is no helper container"},
 
 		{"slipway.limits", Later, 4, "limits of disk and jobs"},
+		{"runners.slipway.allowed_frontends", Later, 3, "frontends of Dockerfiles (# syntax=)"},
 		{"runners.slipway.dind", Later, 3, "warm Docker-in-Docker"},
 		{"runners.slipway.dind_images", Later, 3, "warm Docker-in-Docker"},
 		{"runners.slipway.build_secrets", Later, 3, "secrets found in images"},

@@ -36,6 +36,7 @@ const patienceInUse = 10
 func (d *demo) removeImages(ctx context.Context, before []string) error {
 	if d.Keep {
 		d.note("kept: the images %s/… on the Engine", d.registry.Host)
+		d.note("  to remove them: docker images --format '{{.Repository}}:{{.Tag}}' | grep ^%s/ | xargs docker rmi", d.registry.Host)
 		return nil
 	}
 	for try := 1; ; try++ {

@@ -76,7 +76,7 @@ func (d *demo) makeFolder(context.Context) (err error) {
 	}
 	d.undo.add(func(context.Context) error {
 		if d.Keep {
-			d.note("kept: the folder %s with the sample project, config.toml and the runner's state", d.dir)
+			d.note("kept: the folder %s with the sample project, config.toml and the runner's state; rm -r removes it", d.dir)
 			return nil
 		}
 		if err := os.RemoveAll(d.dir); err != nil {

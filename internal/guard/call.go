@@ -38,11 +38,7 @@ func (g *Guard) serve(w http.ResponseWriter, r *http.Request) {
 	g.calls.Add(1)
 	defer g.calls.Done()
 	c := &call{Guard: g, w: w, r: r, ctx: r.Context(), row: r.Method + " " + printable(r.URL.Path)}
-	defer func() {
-		if c.large {
-			<-g.large
-		}
-	}()
+	defer c.leavePlace()
 	err := c.handle()
 	switch {
 	case err == nil:
@@ -145,7 +141,8 @@ const (
 // others wait: a job has hundreds of connections, and the memory that it all is decoded into is that of all jobs' guards.
 const maxLarge = 16
 
-// waitPlace waits for one of the places for calls that take much memory. The call keeps it to its end.
+// waitPlace waits for one of the places for calls that take much memory. The call keeps it to its end, or until it leaves
+// it.
 func (c *call) waitPlace() error {
 	if c.large {
 		return nil
@@ -156,6 +153,13 @@ func (c *call) waitPlace() error {
 		return nil
 	case <-c.ctx.Done():
 		return c.ctx.Err()
+	}
+}
+
+func (c *call) leavePlace() {
+	if c.large {
+		c.large = false
+		<-c.Guard.large
 	}
 }
 

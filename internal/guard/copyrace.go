@@ -3,7 +3,6 @@ package guard
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,13 +77,17 @@ func (c *call) endCopy(id string, s *copying) {
 	if s.n--; s.n > 0 || !s.paused {
 		return
 	}
-	// Also when the guard is closing: a paused container cannot be killed on every Engine.
+	c.unpause(id)
+	s.paused = false
+}
+
+// unpause goes on also when the guard is closing: a paused container cannot be killed on every Engine.
+func (c *call) unpause(id string) {
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	if err := c.engine.callJSON(ctx, http.MethodPost, "/containers/"+id+"/unpause", nil, nil, nil); err != nil {
 		c.log.Debug("not unpaused", "container", id, "error", err) // it was killed meanwhile
 	}
-	s.paused = false
 }
 
 // networkFiles are mounted in every container.
@@ -95,7 +98,8 @@ type inspected struct {
 	State struct {
 		Running, Paused bool
 	}
-	Mounts []struct{ Destination string }
+	Mounts      []struct{ Destination string }
+	GraphDriver graphDriver
 }
 
 // holdStill pauses a running container, and refuses to copy where something else could move its files.
@@ -104,12 +108,47 @@ func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
 	if err := c.engine.getJSON(c.ctx, "/containers/"+rec.ID+"/json", nil, &doc); err != nil {
 		return false, c.written(err)
 	}
-	if nested(doc) {
-		return false, c.refuse(deny("copy-race", copyCure, "one volume of the container lies in another, whose users could lead this Engine's copy astray"))
+	if doc.State.Running && !doc.State.Paused {
+		if paused, err = c.pauseAlone(rec); err != nil {
+			return false, err
+		}
 	}
-	if !doc.State.Running || doc.State.Paused {
-		return false, nil
+	if err := c.notNested(doc); err != nil {
+		if paused {
+			c.unpause(rec.ID)
+		}
+		return false, err
 	}
+	return paused, nil
+}
+
+// notNested refuses to copy where one mount lies in another one, whose users could move it meanwhile.
+func (c *call) notNested(doc inspected) error {
+	if len(doc.Mounts) == 0 {
+		return nil
+	}
+	var places []string
+	for _, m := range doc.Mounts {
+		places = append(places, m.Destination)
+	}
+	nested := false
+	files, err := doc.GraphDriver.layers()
+	if err == nil {
+		nested, err = files.nested(places)
+	}
+	switch {
+	case err != nil:
+		c.log.Debug("the files of a container cannot be looked at", "error", err)
+		return c.refuse(deny("copy-race", copyCure, "the guard cannot see whether one volume of the container lies in another, whose users could lead this Engine's copy astray: "+
+			"it must be root on the Engine's machine, and the storage driver overlay2"))
+	case nested:
+		return c.refuse(deny("copy-race", copyCure, "one volume of the container lies in another, whose users could lead this Engine's copy astray"))
+	}
+	return nil
+}
+
+// pauseAlone pauses a running container among whose processes no others are.
+func (c *call) pauseAlone(rec containerRecord) (paused bool, err error) {
 	if rec.Job {
 		return false, c.refuse(deny("copy-race", "use cp: its files are the job's own", "this Engine's copies are led astray by running processes, and the job's own container cannot be paused for one"))
 	}
@@ -128,20 +167,6 @@ func (c *call) holdStill(rec containerRecord) (paused bool, err error) {
 		return false, c.refuse(deny("copy-race", copyCure, "this Engine's copies are led astray by running processes, and the container cannot be paused: %v", err))
 	}
 	return true, nil
-}
-
-// nested reports whether a mount lies below another one: then whoever has that volume can move the mount's place.
-func nested(doc inspected) bool {
-	places := slices.Clone(networkFiles)
-	for _, m := range doc.Mounts {
-		places = append(places, m.Destination)
-	}
-	for _, m := range doc.Mounts {
-		if slices.ContainsFunc(places, func(place string) bool { return within(place, m.Destination) }) {
-			return true
-		}
-	}
-	return false
 }
 
 // releaseAtLeast compares releases of the Engine: 20.10.24, 29.5.1-rc.1. What cannot be read is old.

@@ -122,10 +122,20 @@ func (c *call) containerName() (string, error) {
 func (c *call) planner(ctx context.Context) *planner {
 	return &planner{
 		policy: c.policy, socket: c.Socket(), version: c.engine.version, refuse: c.refuse,
-		container: c.objects.container, network: c.findNetwork,
-		image: func(ref string) (image, error) { return c.readImage(ctx, ref) },
-		info:  func() (engineInfo, error) { return c.made.info(ctx) },
+		container: func(ref string) (containerRecord, error) { return orBad(c.objects.container(ref)) },
+		network:   func(ref string) (networkRecord, error) { return orBad(c.findNetwork(ref)) },
+		image:     func(ref string) (image, error) { return c.readImage(ctx, ref) },
+		info:      func() (engineInfo, error) { return c.made.info(ctx) },
 	}
+}
+
+// orBad makes a bad request of what does not exist, as the Engine does at a create: docker takes 404 there for a missing
+// image, and pulls it.
+func orBad[T any](v T, err error) (T, error) {
+	if isStatus(err, http.StatusNotFound) {
+		err = badRequest("%s", err)
+	}
+	return v, err
 }
 
 // maker makes what the container needs and notes it in its record.

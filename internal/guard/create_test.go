@@ -75,7 +75,7 @@ func TestCreateRefused(t *testing.T) {
 	for i := range 1000 {
 		fmt.Fprintf(&flood, `"%d/tcp":{},`, i+1)
 	}
-	const forbidden, notFound, bad = http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest
+	const forbidden, bad = http.StatusForbidden, http.StatusBadRequest
 	host := func(fields string) string { return `{"Image":"` + alpine + `","HostConfig":{` + fields + `}}` }
 	for _, c := range []struct {
 		name, body string
@@ -109,8 +109,8 @@ func TestCreateRefused(t *testing.T) {
 		{"UsernsMode", host(`"UsernsMode":"host"`), forbidden, "[namespace-host]"},
 		{"CgroupnsMode", host(`"CgroupnsMode":"host"`), forbidden, "[namespace-host]"},
 		{"Cgroup", host(`"Cgroup":"container:` + victim + `"`), forbidden, "[namespace-host]"},
-		{"PidMode of another", host(`"PidMode":"container:` + victim + `"`), notFound, "No such container: " + victim},
-		{"IpcMode of another", host(`"IpcMode":"container:` + victim[:12] + `"`), notFound, "No such container: " + victim[:12]},
+		{"PidMode of another", host(`"PidMode":"container:` + victim + `"`), bad, "No such container: " + victim},
+		{"IpcMode of another", host(`"IpcMode":"container:` + victim[:12] + `"`), bad, "No such container: " + victim[:12]},
 		{"CapAdd", host(`"CapAdd":["SYS_ADMIN"]`), forbidden, "[capability]"},
 		{"CapAdd, long", host(`"CapAdd":["cap_sys_ptrace"]`), forbidden, "[capability]"},
 		{"CapAdd all", host(`"CapAdd":["all"]`), forbidden, "[capability]"},
@@ -130,11 +130,11 @@ func TestCreateRefused(t *testing.T) {
 		{"volume driver", host(`"VolumeDriver":"sshfs"`), forbidden, "[volume-driver]"},
 		// Networks.
 		{"host network", host(`"NetworkMode":"host"`), forbidden, "[network-host]"},
-		{"network of another", host(`"NetworkMode":"container:` + victim + `"`), notFound, "No such container"},
-		{"strange network", host(`"NetworkMode":"docker_gwbridge"`), notFound, "network docker_gwbridge not found"},
-		{"strange endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"docker_gwbridge":{}}}}`, notFound, "network docker_gwbridge not found"},
-		{"host endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"host":{}}}}`, notFound, "network host not found"},
-		{"link to another", host(`"Links":["` + victim + `:db"]`), notFound, "No such container"},
+		{"network of another", host(`"NetworkMode":"container:` + victim + `"`), bad, "No such container"},
+		{"strange network", host(`"NetworkMode":"docker_gwbridge"`), bad, "network docker_gwbridge not found"},
+		{"strange endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"docker_gwbridge":{}}}}`, bad, "network docker_gwbridge not found"},
+		{"host endpoint", `{"Image":"` + alpine + `","NetworkingConfig":{"EndpointsConfig":{"host":{}}}}`, bad, "network host not found"},
+		{"link to another", host(`"Links":["` + victim + `:db"]`), bad, "No such container"},
 		// Places.
 		{"root", host(`"Binds":["/:/host"]`), forbidden, "[bind-socket-parent]"},
 		{"etc", host(`"Binds":["/etc:/x"]`), forbidden, "[bind-outside]"},
@@ -143,7 +143,7 @@ func TestCreateRefused(t *testing.T) {
 		{"lower case mount", host(`"mounts":[{"type":"bind","source":"/etc","target":"/x"}]`), forbidden, "[bind-outside]"},
 		{"etc by volume options", host(`"Mounts":[{"Type":"volume","Source":"v","Target":"/x","VolumeOptions":{"DriverConfig":{"Name":"local","Options":{"type":"none","o":"bind","device":"/etc"}}}}]`), forbidden, "[volume-driver]"},
 		{"etc by nameless volume options", host(`"Mounts":[{"Type":"volume","Target":"/x","VolumeOptions":{"DriverConfig":{"Options":{"o":"bind","device":"/etc","type":"none"}}}}]`), forbidden, "[volume-driver]"},
-		{"etc by VolumesFrom", host(`"VolumesFrom":["` + victim + `"]`), notFound, "No such container"},
+		{"etc by VolumesFrom", host(`"VolumesFrom":["` + victim + `"]`), bad, "No such container"},
 		{"dots", host(`"Binds":["/builds/group/demo/../../../etc:/x"]`), forbidden, "[bind-outside]"},
 		{"near name", host(`"Binds":["/builds/group/demolition:/x"]`), forbidden, "[bind-outside]"},
 		{"parent", host(`"Binds":["/builds/group:/x"]`), forbidden, "[bind-outside]"},

@@ -213,6 +213,9 @@ func clash(name string, c containerNet, want portRequest, err error) error {
 func (p *ports) place(ctx context.Context) (at place, ok bool, err error) {
 	job := p.g.objects.jobContainer()
 	if job == "" {
+		if !p.g.policy.PublishLocal {
+			p.g.once("ports-nowhere", "slipway: published ports are not opened: no container is named as the job's (--publish-local opens them on this machine's 127.0.0.1)")
+		}
 		return place{listen: "127.0.0.1"}, p.g.policy.PublishLocal, nil
 	}
 	if !p.g.policy.Root {

@@ -188,6 +188,7 @@ func (c *call) hijackAs(protocol, path string, query url.Values, body any) error
 		return c.relay(resp)
 	}
 	defer up.Close()
+	c.leavePlace() // the body is done with, and the stream may be long
 	conn, buffered, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
 		return fmt.Errorf("take over the client's connection: %w", err)
