@@ -24,8 +24,11 @@ type Options struct {
 	Heredocs bool
 }
 
-// maxSize bounds a Dockerfile.
-const maxSize = 4 << 20
+// The bounds of a Dockerfile. Each instruction, and each trigger of a base in each stage, may be looked at for every stage.
+const (
+	maxSize         = 4 << 20
+	maxInstructions = 10_000
+)
 
 // Error is a mistake in a Dockerfile, or something in it that a rule forbids.
 type Error struct {
@@ -57,6 +60,7 @@ type File struct {
 	problems  []*Error
 	reported  map[string]bool
 	expanded  int // bytes that the expansion of variables has handled
+	read      int // instructions, those of triggers too
 	hadSyntax string
 }
 
@@ -124,6 +128,9 @@ func directive(key string, src []byte) (string, bool) {
 
 // add reads one instruction.
 func (f *File) add(n *parser.Node) error {
+	if err := f.count(n.StartLine); err != nil {
+		return err
+	}
 	n.PrevComment = nil // they configure a linter that is not here
 	cmd, err := instructions.ParseInstruction(n)
 	if err != nil {
@@ -141,6 +148,14 @@ func (f *File) add(n *parser.Node) error {
 	}
 	f.all = append(f.all, in)
 	return f.ambiguous(n)
+}
+
+// count counts an instruction in.
+func (f *File) count(line int) error {
+	if f.read++; f.read > maxInstructions {
+		return &Error{Line: line, What: fmt.Sprintf("it has more than %d instructions, those of base images' triggers counted", maxInstructions)}
+	}
+	return nil
 }
 
 // mistake says where an error of the parser is.

@@ -226,6 +226,43 @@ func TestTriggerNeeds(t *testing.T) {
 	}
 }
 
+// TestBounds: what is small as a text can be large for who reads it.
+func TestBounds(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ src, want string }{
+		"stages":    {"FROM scratch\n" + strings.Repeat("FROM a\n", 400_000), "instructions"},
+		"triggers":  {strings.Repeat("FROM a\n", 200), "instructions"},
+		"variables": {"FROM b AS t0\nENV" + manyVariables() + "\n" + chain(5000), "too many variables"},
+	} {
+		f, err := Read([]byte(c.src), platform)
+		if err == nil {
+			err = resolve(f, map[string]Image{"a": {OnBuild: slices.Repeat([]string{"RUN x"}, 100)}})
+		}
+		if err == nil {
+			_, err = f.Remotes()
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func manyVariables() string {
+	var b strings.Builder
+	for i := range 5000 {
+		fmt.Fprintf(&b, " v%d=x", i)
+	}
+	return b.String()
+}
+
+func chain(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "FROM t%d AS t%d\n", i, i+1)
+	}
+	return b.String()
+}
+
 func TestRemotes(t *testing.T) {
 	t.Parallel()
 	src := "FROM a AS x\nARG H\nADD $H/f local /\nADD HTTP://u/ /\nFROM x\nADD git@github.com:a/b.git /\n" +

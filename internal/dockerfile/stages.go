@@ -339,6 +339,9 @@ func (f *File) takeTriggers(s *stage, triggers []string) error {
 // checkTrigger reads an ONBUILD instruction of an image that a line of a stage names. It cannot be rewritten, because it
 // is in the image: what would need that is forbidden.
 func (f *File) checkTrigger(text string, stage, line int) (*instruction, error) {
+	if err := f.count(line); err != nil {
+		return nil, err
+	}
 	in, err := f.readTrigger(text, stage)
 	if err == nil {
 		err = f.linkCommand(stage, in)

@@ -23,6 +23,7 @@ func (e env) Keys() []string { return slices.Sorted(maps.Keys(e)) }
 const (
 	maxExpanded    = 32 << 20
 	maxSubstituted = 4 << 10
+	entrySize      = 64 // of a variable that a stage has from its base
 )
 
 var substitution = regexp.MustCompile(`\$\{(\w+|.)/`)
@@ -146,6 +147,9 @@ func (f *File) Remotes() ([]Remote, error) {
 		for _, kv := range f.images[s.base].Env {
 			k, v, _ := strings.Cut(kv, "=")
 			e[k] = v
+		}
+		if f.expanded += entrySize * len(e); f.expanded > maxExpanded {
+			return nil, &Error{Line: s.from.line(), What: "it has too many variables"}
 		}
 		for _, in := range slices.Concat(s.triggers, s.commands) {
 			found, err := f.step(in, e)
