@@ -19,8 +19,6 @@ type Options struct {
 	Target string
 	// BuildPlatform and TargetPlatform are os/arch[/variant]; TargetPlatform "" is BuildPlatform.
 	BuildPlatform, TargetPlatform string
-	// Contexts are names that the client itself gives a meaning: they are no images.
-	Contexts []string
 	// Heredocs says that the Engine's own parser knows here-documents. Where it does not, what follows one would be
 	// read in two ways.
 	Heredocs bool
@@ -58,6 +56,7 @@ type File struct {
 	images    map[Base]Image
 	problems  []*Error
 	reported  map[string]bool
+	expanded  int // bytes that the expansion of variables has handled
 	hadSyntax string
 }
 

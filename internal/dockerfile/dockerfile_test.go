@@ -96,11 +96,6 @@ func TestRewrite(t *testing.T) {
 			src:  "FROM a\nARG V=1\nENV U=http://h/$V\nADD --chown=1 $U/\\$x 'lit$U' $V/ # d\n",
 			want: "FROM <a>\nARG V=1\nENV U=http://h/$V\nADD --chown=1 [\"http://h/1/\\\\$x\",\"lit\\\\$U\",\"1/\",\"#\",\"d\"]\n",
 		},
-		"contexts": {
-			o:    Options{Contexts: []string{"mine", "docker.io/library/other"}},
-			src:  "FROM other:latest AS x\nFROM a AS mine\nFROM x\nCOPY --from=Mine / /\nCOPY --from=other / /\n",
-			want: "FROM other:latest AS x\nFROM a AS mine\nFROM x\nCOPY --from=Mine / /\nCOPY --from=other / /\n",
-		},
 		"a long line": {
 			src:  "FROM a\nRUN x \\\n" + strings.Repeat("  #c\n  "+strings.Repeat("y", 9000)+" && \\\n", 20) + " z\n",
 			want: "",
@@ -142,7 +137,11 @@ func TestMistakes(t *testing.T) {
 		"JSON and more":       {src: "FROM a\nADD [\"http://x/\",\"/y\"] z\n", line: 2, want: "JSON"},
 		"mount in quotes":     {src: "FROM a\nRUN --mount='type=bind,\"from=x\"' y\n", line: 2, want: "quotes"},
 		"epoch":               {src: "ARG SOURCE_DATE_EPOCH=http://10.0.0.1/\nFROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
+		"epoch by platform":   {o: Options{TargetPlatform: "linux/x86_64"}, src: "ARG A=${TARGETARCH/amd64/http:\\/\\/10.0.0.1\\/}\nARG SOURCE_DATE_EPOCH=${A%x86_64}\nFROM a\n", line: 2, want: "SOURCE_DATE_EPOCH"},
 		"epoch by argument":   {o: Options{BuildArgs: map[string]string{"SOURCE_DATE_EPOCH": "context"}}, src: "FROM a\n", line: 1, want: "SOURCE_DATE_EPOCH"},
+		"doubled":             {src: "ARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=$A$A\n", 60) + "FROM a\n", line: 21, want: "too long"},
+		"multiplied":          {src: "ARG A=xxxxxxxxxxxxxxxx\n" + strings.Repeat("ARG A=${A//x/xxxxxxxxxxxxxxxx}\n", 60) + "FROM a\n", line: 4, want: "too long"},
+		"nested":              {src: "ARG A=xxxxxxxxxxxxxxxx\nFROM ${A//x/${A//x/${A//x/${A//x/$A}}}}\n", line: 2, want: "substitution"},
 		"zero":                {src: "FROM a\nRUN \x00\n", line: 1, want: "text"},
 		"empty":               {src: "", line: 1, want: "no instructions"},
 	} {
@@ -201,6 +200,20 @@ func TestProblems(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestTriggerOfTrigger: newer Engines run what a trigger of a stage's base asks of those that are made from the stage, if
+// they come to read it before.
+func TestTriggerOfTrigger(t *testing.T) {
+	t.Parallel()
+	f, err := Read([]byte("FROM a AS x\nFROM x\n"), platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = resolve(f, map[string]Image{"a": {OnBuild: []string{"onbuild COPY --from=victim / /"}}})
+	if err == nil || !strings.Contains(err.Error(), "a trigger of its own") {
+		t.Error(err)
 	}
 }
 

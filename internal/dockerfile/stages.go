@@ -9,7 +9,6 @@ import (
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
-	"github.com/moby/buildkit/frontend/dockerfile/shell"
 )
 
 // scratch is the base that is no image.
@@ -44,7 +43,7 @@ type stage struct {
 	from      *instruction
 	name      string // in lower case, "" = none
 	baseStage int    // -1: it is base, or scratch
-	base      Base   // no name: scratch, another stage, or a name that the client gave a meaning
+	base      Base   // no name: scratch, or another stage
 	platform  string // --platform, expanded; "" = not given
 	commands  []*instruction
 	triggers  []*instruction // of its base, once that is known
@@ -115,7 +114,7 @@ func (f *File) linkFrom(i int, s *stage) error {
 			s.baseStage = j // the last one of that name
 		}
 	}
-	if s.baseStage >= 0 || name == scratch || f.isContext(name) || f.isContext(s.name) {
+	if s.baseStage >= 0 || name == scratch {
 		return nil
 	}
 	platform := s.platform
@@ -136,24 +135,6 @@ func (f *File) checkName(name string, line int) error {
 		return &Error{Line: line, What: fmt.Sprintf("failed to parse stage name %q: %v", name, err)}
 	}
 	return nil
-}
-
-// isContext reports whether the client itself says what a name is.
-func (f *File) isContext(name string) bool {
-	for _, c := range f.o.Contexts {
-		if name != "" && (strings.EqualFold(c, name) || normal(c) == normal(name)) {
-			return true
-		}
-	}
-	return false
-}
-
-func normal(name string) string {
-	n, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
-		return name
-	}
-	return reference.TagNameOnly(n).String()
 }
 
 // linkCommand finds out what COPY --from and RUN --mount=from mean, in stage i.
@@ -208,7 +189,7 @@ func (f *File) find(i int, name string, byNumber bool, line int) (ref, error) {
 	switch {
 	case r.stage >= i:
 		return r, &Error{Line: line, What: fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage", name)}
-	case r.stage >= 0 || name == scratch || f.isContext(name):
+	case r.stage >= 0 || name == scratch:
 		return r, nil
 	}
 	r.base = Base{name, f.o.TargetPlatform}
@@ -411,13 +392,8 @@ func (f *File) readTrigger(text string, stage int) (*instruction, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := cmd.(*instructions.OnbuildCommand); ok { // no Dockerfile can say that, but docker commit can
+		return nil, fmt.Errorf("it has a trigger of its own, which some versions of the Engine would run")
+	}
 	return &instruction{node: n, cmd: cmd, stage: stage}, nil
 }
-
-// expand replaces variables in a word.
-func (f *File) expand(word string, e env) (string, error) {
-	result, _, err := f.lex.ProcessWord(word, e)
-	return result, err
-}
-
-var _ shell.EnvGetter = env{}

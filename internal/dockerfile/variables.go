@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,14 +15,54 @@ import (
 // env are variables.
 type env map[string]string
 
-// Get is how the expansion reads it.
-func (e env) Get(key string) (string, bool) {
-	v, ok := e[key]
-	return v, ok
-}
-
 // Keys is for the expansion's messages.
 func (e env) Keys() []string { return slices.Sorted(maps.Keys(e)) }
+
+// What the expansion of variables may handle: a few lines, each of which has the one before twice, would make more than there
+// is memory. A substitution has its replacement as often as its pattern is found.
+const (
+	maxExpanded    = 32 << 20
+	maxSubstituted = 4 << 10
+)
+
+var substitution = regexp.MustCompile(`\$\{(\w+|.)/`)
+
+// expand replaces variables in a word.
+func (f *File) expand(word string, e env) (string, error) {
+	limit := maxExpanded - f.expanded
+	if at := substitution.FindStringIndex(word); at != nil {
+		if strings.Contains(word[at[1]:], "$") {
+			return "", fmt.Errorf("there is a variable in or behind the substitution %s…: give its result a name with ARG first", word[at[0]:at[1]])
+		}
+		limit = min(limit, maxSubstituted)
+	}
+	m := &metered{e, limit - len(word)}
+	result := ""
+	var err error
+	if m.left >= 0 {
+		result, _, err = f.lex.ProcessWord(word, m)
+	}
+	if m.left < 0 {
+		return "", fmt.Errorf("its variables are too long")
+	}
+	f.expanded += limit - m.left + len(result)
+	return result, err
+}
+
+// metered are variables of which only so much is read.
+type metered struct {
+	env
+	left int // in bytes; less than none: there was more
+}
+
+// Get is how the expansion reads it.
+func (m *metered) Get(key string) (string, bool) {
+	v, ok := m.env[key]
+	if m.left -= len(v); m.left < 0 {
+		return "", ok
+	}
+	return v, ok
+}
 
 // readGlobals gives the arguments above the first FROM their values, after the platform's.
 func (f *File) readGlobals() error {
@@ -54,6 +95,10 @@ func (f *File) readGlobals() error {
 				continue
 			}
 			if !ok {
+				if arg.Key == epoch && strings.Contains(*arg.Value, "$") {
+					// Of the platform's arguments the Engine may think otherwise: x86_64 is amd64 there.
+					return notEpoch(*arg.Value, in.line())
+				}
 				var err error
 				if v, err = f.expand(*arg.Value, f.globals); err != nil {
 					return f.mistake(err, in.line())
@@ -62,20 +107,21 @@ func (f *File) readGlobals() error {
 			f.globals[arg.Key] = v
 		}
 	}
-	return f.checkEpoch()
-}
-
-// checkEpoch refuses an epoch that is not a number: newer Engines take it from a URL or a repository then.
-func (f *File) checkEpoch() error {
-	const name = "SOURCE_DATE_EPOCH"
-	v, ok := f.o.BuildArgs[name]
+	v, ok := f.o.BuildArgs[epoch]
 	if !ok {
-		v = f.globals[name]
+		v = f.globals[epoch]
 	}
 	if strings.Trim(v, "0123456789") != "" {
-		return &Error{Line: 1, What: fmt.Sprintf("%s is %q", name, v), Cure: "it must be a number of seconds"}
+		return notEpoch(v, 1)
 	}
 	return nil
+}
+
+// epoch is the argument that newer Engines take for a URL or a repository if it is no number.
+const epoch = "SOURCE_DATE_EPOCH"
+
+func notEpoch(value string, line int) error {
+	return &Error{Line: line, What: fmt.Sprintf("%s is %q", epoch, value), Cure: "it must be a number of seconds"}
 }
 
 // Remote is something that a build fetches from the network.
@@ -117,7 +163,7 @@ func (f *File) Remotes() ([]Remote, error) {
 func (f *File) step(in *instruction, e env) ([]Remote, error) {
 	switch c := in.cmd.(type) {
 	case *instructions.EnvCommand:
-		next := maps.Clone(e)
+		next := env{}
 		for _, kv := range c.Env {
 			k, err := f.expand(kv.Key, e)
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -181,29 +182,36 @@ func cleanHeader(h *tar.Header) error {
 	switch h.Typeflag {
 	case tar.TypeChar, tar.TypeBlock:
 		return deny("archive-device", "leave /dev out of the archive", "the archive has the device %s", printable(h.Name))
-	case tar.TypeGNUSparse:
-		return denySparse(h)
 	}
-	for k := range h.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return denySparse(h)
-		}
-		// Attributes of file systems (overlay's) that a container cannot set itself.
-		if strings.HasPrefix(k, "SCHILY.xattr.trusted.") {
-			delete(h.PAXRecords, k)
-		}
+	// A few bytes stand for any size there, which would be written out.
+	if sparse(h) {
+		return deny("archive-sparse", "pack it without --sparse", "the archive has the sparse file %s", printable(h.Name))
 	}
-	h.Xattrs = nil //lint:ignore SA1019 the reader fills it, and the writer would take the dropped ones from it
+	dropTrusted(h)
 	if h.Format == tar.FormatUSTAR {
 		h.Format = tar.FormatUnknown // a long name may need another
 	}
 	return nil
 }
 
-// denySparse refuses files with holes: a few bytes stand for any size, which would be written out.
-func denySparse(h *tar.Header) error {
-	return deny("archive-sparse", "pack it without --sparse", "the archive has the sparse file %s", printable(h.Name))
+// sparse reports a file with holes.
+func sparse(h *tar.Header) bool {
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			return true
+		}
+	}
+	return h.Typeflag == tar.TypeGNUSparse
 }
+
+// dropTrusted takes out the attributes of file systems (overlay's) that a container cannot set itself.
+func dropTrusted(h *tar.Header) {
+	maps.DeleteFunc(h.PAXRecords, func(k, _ string) bool { return strings.HasPrefix(k, "SCHILY.xattr."+trustedAttributes) })
+	h.Xattrs = nil //lint:ignore SA1019 the reader fills it, and the writer would take the dropped ones from it
+}
+
+// trustedAttributes begin the names of what only the machine's root can set.
+const trustedAttributes = "trusted."
 
 // patchedCopy is the first Engine whose copies cannot be led astray by what runs in the container.
 const patchedCopy = "29.5.1"

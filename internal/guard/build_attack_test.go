@@ -75,6 +75,7 @@ func TestBuildAttacks(t *testing.T) {
 		"a repository":          {query: "remote=git://127.0.0.1/x.git", rule: "build-remote"},
 		"two build arguments":   {query: "buildargs=" + url.QueryEscape(`{"A":"1","A":"2"}`)},
 		"two values":            {query: "networkmode=none&networkmode=host"},
+		"a host and a zone":     {query: "extrahosts=" + url.QueryEscape("x:fe80::1%a,pz"+saltSuffix+"=127.0.0.1")},
 		"host step":             {body: plain("RUN --network=host id\n"), rule: "build-network-host"},
 		"insecure step":         {body: plain("RUN --security=insecure id\n"), rule: "build-insecure"},
 		"repository":            {body: plain("ADD git@github.com:a/b.git /x\n"), rule: "build-remote"},

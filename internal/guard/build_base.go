@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -87,9 +88,10 @@ func (c *call) variant(ctx context.Context, doc imageDoc, platform string) (chos
 	}
 	var all struct {
 		Manifests []struct {
-			Available bool
-			Kind      string
-			ImageData *struct{ Platform imagePlatform }
+			Available  bool
+			Kind       string
+			Descriptor struct{ Platform *imagePlatform }
+			ImageData  *struct{ Platform imagePlatform }
 		}
 	}
 	path := "/images/" + doc.ID + "/json"
@@ -97,11 +99,22 @@ func (c *call) variant(ctx context.Context, doc imageDoc, platform string) (chos
 		return doc, false, err
 	}
 	seen := map[imagePlatform]bool{}
-	images := 0
+	images, exact := 0, false
+	var missing []*imagePlatform
 	for _, m := range all.Manifests {
-		if m.Available && m.Kind == "image" && m.ImageData != nil {
+		p := m.Descriptor.Platform // the Engine goes by that, where there is one
+		if !m.Available {
+			missing = append(missing, p)
+		} else if m.Kind == "image" && m.ImageData != nil {
 			images++
 			seen[m.ImageData.Platform] = true
+			exact = exact || exactPlatform(cmp.Or(p, &m.ImageData.Platform), platform)
+		}
+	}
+	for _, p := range missing {
+		// It may be there before the Engine looks, and then it may be the one that the Engine takes.
+		if p == nil || exactPlatform(p, platform) || !exact && p.OS == platformParts(platform)[0] && p.Architecture == platformParts(platform)[1] {
+			return doc, false, nil
 		}
 	}
 	if images <= 1 {
@@ -132,6 +145,12 @@ func (c *call) variant(ctx context.Context, doc imageDoc, platform string) (chos
 func samePlatform(doc imageDoc, platform string) bool {
 	parts := platformParts(platform)
 	return doc.Os == "" || doc.Os == parts[0] && doc.Architecture == parts[1] && (parts[2] == "" || doc.Variant == "" || doc.Variant == parts[2])
+}
+
+// exactPlatform reports whether no other platform is closer to the one that is asked for.
+func exactPlatform(p *imagePlatform, asked string) bool {
+	parts, usual := platformParts(asked), map[string]string{"amd64": "v1", "arm64": "v8", "arm": "v7"}[p.Architecture]
+	return p.OS == parts[0] && p.Architecture == parts[1] && cmp.Or(p.Variant, usual) == cmp.Or(parts[2], usual)
 }
 
 // platformParts are system, architecture and variant of a platform, "" = not said. The system may be left out.

@@ -23,6 +23,15 @@ func TestVariants(t *testing.T) {
 	manifest := func(arch string, available bool, kind string) m {
 		return m{"Available": available, "Kind": kind, "ImageData": m{"Platform": platform(arch)}}
 	}
+	part := func(arch, variant string, available bool) m {
+		p := platform(arch)
+		p["variant"] = variant
+		out := m{"Available": available, "Kind": "unknown", "Descriptor": m{"platform": p}}
+		if available {
+			out["Kind"], out["ImageData"] = "image", m{"Platform": platform(arch)}
+		}
+		return out
+	}
 	for name, c := range map[string]struct {
 		first     m
 		manifests []m
@@ -30,11 +39,16 @@ func TestVariants(t *testing.T) {
 		want      string // the variable, "" = none is for the platform
 		rule      string
 	}{
-		"one":          {first: image("arm64", "x"), manifests: []m{manifest("arm64", true, "image"), manifest("arm64", true, "attestation")}, want: "A=arm64"},
-		"another one":  {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), manifest("arm64", false, "image")}},
-		"two":          {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), manifest("arm64", true, "image")}, want: "A=arm64"},
-		"not alike":    {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), manifest("arm64", true, "image")}, others: map[string]m{"arm64": image("arm64", "COPY --from=victim / /")}, rule: "build-onbuild"},
-		"one is twice": {first: image("arm64"), manifests: []m{manifest("arm64", true, "image"), manifest("arm64", true, "image")}, rule: "build-onbuild"},
+		"one":         {first: image("arm64", "x"), manifests: []m{manifest("arm64", true, "image"), manifest("arm64", true, "attestation")}, want: "A=arm64"},
+		"another one": {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), part("arm64", "", false)}},
+		// What is not there when the guard looks can be pulled before the Engine looks.
+		"others are missing":      {first: image("arm64"), manifests: []m{part("arm64", "v8", true), part("amd64", "", false), part("arm", "v7", false), part("arm64", "v9", false), part("unknown", "", false)}, want: "A=arm64"},
+		"a closer one is missing": {first: image("arm64"), manifests: []m{part("arm64", "v9", true), part("arm64", "", false)}},
+		"its like is missing":     {first: image("arm64"), manifests: []m{part("arm64", "", true), part("arm64", "v8", false)}},
+		"who knows what":          {first: image("arm64"), manifests: []m{part("arm64", "", true), {"Kind": "unknown"}}},
+		"two":                     {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), manifest("arm64", true, "image")}, want: "A=arm64"},
+		"not alike":               {first: image("amd64"), manifests: []m{manifest("amd64", true, "image"), manifest("arm64", true, "image")}, others: map[string]m{"arm64": image("arm64", "COPY --from=victim / /")}, rule: "build-onbuild"},
+		"one is twice":            {first: image("arm64"), manifests: []m{manifest("arm64", true, "image"), manifest("arm64", true, "image")}, rule: "build-onbuild"},
 	} {
 		engine := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var p imagePlatform

@@ -203,7 +203,7 @@ func (b *buildRequest) readRefused() error {
 	if remote := c.query.Get("remote"); remote != "" && remote != "client-session" {
 		b.options.Set("remote", remote) // audit mode goes on
 		return c.refuse(deny("build-remote", "fetch it in the job and build from the folder",
-			"the Engine would fetch %s itself, from a place that the job may not reach", printable(remote)))
+			"the Engine would fetch %s itself, from a place that the job may not reach", shownURL(remote)))
 	}
 	return nil
 }
@@ -219,7 +219,7 @@ func (b *buildRequest) readHosts() error {
 			return badRequest("invalid add-host: %q", printable(h))
 		}
 		name, address := h[:i], strings.Trim(h[i+1:], "[]")
-		if _, err := netip.ParseAddr(address); err != nil && address != "host-gateway" {
+		if a, err := netip.ParseAddr(address); (err != nil || a.Zone() != "") && address != "host-gateway" { // a zone can be any text
 			return badRequest("invalid IP address in add-host: %q", printable(address))
 		}
 		if strings.HasSuffix(strings.TrimRight(strings.ToLower(name), "."), saltSuffix) {

@@ -39,8 +39,9 @@ func (c *call) checkRemote(ctx context.Context, r dockerfile.Remote) error {
 	return badRequest("line %d of the Dockerfile: ADD %s: %v", r.Line, shownURL(r.URL), err)
 }
 
-// shownURL is a URL for messages and logs, without the credentials that may be in it.
+// shownURL is a URL for messages and logs, without the credentials and the query that may be in it.
 func shownURL(text string) string {
+	text, _, _ = strings.Cut(text, "?")
 	scheme, rest, ok := strings.Cut(text, "://")
 	if !ok {
 		return printable(text)

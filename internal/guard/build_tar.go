@@ -67,8 +67,8 @@ func (t *buildContext) open() error {
 	if len(head) == 0 {
 		return badRequest("slipway: the build's context is empty: %v", err)
 	}
-	switch {
-	case bytes.HasPrefix(head, []byte{0x1f, 0x8b}):
+	switch name := looksCompressed(head); {
+	case name == "gzip":
 		unzip, err := gzip.NewReader(t.in)
 		if err != nil {
 			return badRequest("slipway: the build's context cannot be decompressed: %v", err)
@@ -77,24 +77,14 @@ func (t *buildContext) open() error {
 		if head, err = t.in.Peek(512); len(head) == 0 {
 			return badRequest("slipway: the build's context is empty: %v", err)
 		}
-	case compressed(head):
-		return deny("build-compression", "send it as it is, or compressed by gzip", "the build's context is compressed in a way that is not decompressed here")
+	case name != "" && !isTar(head):
+		return deny("build-compression", "send it as it is, or compressed by gzip", "the build's context is compressed with %s", name)
 	}
 	if t.bare = !isTar(head); t.bare {
 		t.b.dockerfile = "Dockerfile"
 		t.b.options.Set("dockerfile", t.b.dockerfile)
 	}
 	return nil
-}
-
-// compressed reports the beginnings of bzip2, xz and zstd, which the Engine decompresses.
-func compressed(head []byte) bool {
-	for _, magic := range []string{"BZh", "\xfd7zXZ\x00", "\x28\xb5\x2f\xfd"} {
-		if bytes.HasPrefix(head, []byte(magic)) && !isTar(head) {
-			return true
-		}
-	}
-	return false
 }
 
 // isTar reports whether that is a header by its sum, or the zeros at the end of an archive.
@@ -358,7 +348,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return t.dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
 		return t.dangerous("the device %s", printable(name))
-	case h.Typeflag == tar.TypeGNUSparse || sparse(h):
+	case sparse(h):
 		return t.dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
 	switch h.Typeflag {
@@ -368,18 +358,10 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 	return t.dangerous("%s of the unknown type %q", printable(name), h.Typeflag)
 }
 
-func sparse(h *tar.Header) bool {
-	for k := range h.PAXRecords {
-		if strings.HasPrefix(k, "GNU.sparse.") {
-			return true
-		}
-	}
-	return false
-}
-
 // writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
 // it, one that can is taken.
 func writeHeader(w *tar.Writer, h *tar.Header) error {
+	dropTrusted(h)
 	h.PAXRecords = maps.Clone(h.PAXRecords)
 	err := w.WriteHeader(h)
 	if err != nil && h.Format != tar.FormatPAX {

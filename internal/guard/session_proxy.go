@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"strings"
 	"sync"
 
 	buildkit "github.com/moby/buildkit/session"
@@ -67,6 +69,7 @@ func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 		return filesync.NewFileSyncClient(s.client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
 		if p, ok := m.(*fstypes.Packet); ok && p.Type == fstypes.PACKET_STAT && p.Stat != nil {
+			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, trustedAttributes) })
 			return checkStat(p.Stat)
 		}
 		return nil
