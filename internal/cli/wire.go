@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
@@ -131,7 +133,26 @@ func (s *service) connect(r *config.Runner) (runner.Server, error) {
 		return nil, err
 	}
 	s.clients.Store(credentials{r.URL, r.Token.Reveal()}, client)
-	return &server{client: client, engine: s.engines.of(r.Docker), log: s.log}, nil
+	engine := s.engines.of(r.Docker)
+	return &server{client: client, engine: engine, log: s.log, check: sync.OnceFunc(func() { s.checkVolumes(r, engine) })}, nil
+}
+
+// checkVolumes tells the operator at the start what every job of a runner would fail for.
+func (s *service) checkVolumes(r *config.Runner, e *engine) {
+	engine, machine, images, err := e.reached(context.Background())
+	if err != nil {
+		return // it is away again; the jobs will tell
+	}
+	settings := s.settings(r, engine, machine, images)
+	if err := settings.CheckVolumes(); err != nil {
+		s.log.Error("every job of this runner will fail", "runner", r.Name, "error", err, "hint", job.ResultOf(err, nil).Hint)
+	}
+}
+
+func (s *service) settings(r *config.Runner, engine *docker.Engine, machine docker.Machine, images *ledger.Ledger) executor.Settings {
+	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
+	settings.Guard = guardSettings(r, s.guards, images, machine)
+	return settings
 }
 
 // run runs one job.
@@ -147,9 +168,7 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 		refuse(ctx, remote, err, log)
 		return
 	}
-	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
-	settings.Guard = guardSettings(r, s.guards, images, machine)
-	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: settings}
+	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: s.settings(r, engine, machine, images)}
 	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
@@ -172,6 +191,7 @@ type server struct {
 	client *gitlab.Client
 	engine *engine
 	log    *slog.Logger
+	check  func() // the configuration, once the Engine is there
 }
 
 // RequestJob implements runner.Server.
@@ -182,6 +202,7 @@ func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 		}
 		return nil, err
 	}
+	s.check()
 	spec, err := s.client.RequestJob(ctx)
 	var unreadable *gitlab.PayloadError
 	if errors.As(err, &unreadable) {

@@ -328,6 +328,7 @@ func TestVolumesAroundTheGuard(t *testing.T) {
 			log := r.fails(job.ConfigurationError, 0, spec("echo never"))
 			wants(t, log, fmt.Sprintf("volume %q of `volumes` in [runners.docker] gives jobs", volume), "trust_config = true")
 			lacks(t, log, "\nnever")
+			wants(t, r.log.String(), "every job of this runner will fail", "trust_config = true")
 		})
 	}
 	// A volume of the Engine's that is a folder of the machine.

@@ -80,6 +80,12 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 	return l, out, nil
 }
 
+// CheckVolumes says what is wrong with the configured volumes whatever the job. The error is a *job.Error with a hint.
+func (s Settings) CheckVolumes() error {
+	_, _, err := s.volumes(Slot{}, &job.Spec{})
+	return err
+}
+
 // checkFolder refuses a folder of the host, in which jobs have folders of their own, if jobs may write to it as a whole.
 func (s Settings) checkFolder(key, dir string) error {
 	if !s.strict() || dir == "" {
