@@ -61,7 +61,7 @@ func (c *call) roomForExec(rec containerRecord) error {
 	if c.objects.liveExecs() < c.policy.Limits.Execs {
 		return nil
 	}
-	return c.refuse(deny("exec-limit", "let some end first", "the job has %d execs at work already", c.policy.Limits.Execs))
+	return c.refuse(deny("limit-execs", "let some end first", "the job has %d execs at work already", c.policy.Limits.Execs))
 }
 
 func execInspect(c *call) error {

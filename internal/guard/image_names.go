@@ -297,6 +297,11 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 	if !ok {
 		return "", nil, badRequest("invalid reference format")
 	}
+	if !c.objects.countName(tagged.String(), c.policy.Limits.Names) {
+		if err := c.refuse(deny("limit-names", "give one image fewer names", "this job has named %d images", c.policy.Limits.Names)); err != nil {
+			return "", nil, err
+		}
+	}
 	if c.policy.scope().Holds(named) {
 		return "", func(id string) error {
 			if id == "" {

@@ -328,3 +328,15 @@ func TestImageAudit(t *testing.T) {
 		t.Error("the operator's name was taken")
 	}
 }
+
+func TestNamesLimit(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.Limits.Names = 2 })
+	for _, name := range []string{"one", "two", "one"} {
+		r.docker("tag", alpine, name)
+	}
+	r.refused("limit-names", "tag", alpine, "three")
+	lacks(t, r.host("image", "ls", "--format", "{{.Repository}}"), r.policy.Scope+"/docker.io/library/three")
+	r.docker("tag", alpine, "two")
+	r.docker("rmi", "one", "two")
+}

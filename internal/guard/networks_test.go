@@ -261,7 +261,7 @@ func TestNetworkOfOthers(t *testing.T) {
 	}
 	// A link to another job's container.
 	status, text := r.do("POST", "/networks/mine/connect", jsonBody{"Container": own, "EndpointConfig": jsonBody{"Links": []string{theirContainer + ":x"}}})
-	if status != http.StatusNotFound {
+	if status != http.StatusBadRequest || text != `{"message":"No such container: `+theirContainer+"\"}\n" {
 		t.Errorf("link: %d %s", status, text)
 	}
 	if n := strings.Count(r.calls.String(), "\n"); n != before {

@@ -23,6 +23,7 @@ type objects struct {
 	execs      map[string]string           // ID → full ID of the container
 	images     map[string]bool             // IDs that the job built or committed, whatever they are named
 	aliases    map[string][]*ledger.Shared // the temporary names of images
+	named      map[string]bool             // names that the job gave to images
 	holds      map[string]bool             // the names by which the job holds images that it made
 	job        string                      // full ID of the job's own container, "" = none
 	told       map[string]bool
@@ -63,7 +64,7 @@ type networkRecord struct {
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
-		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, holds: map[string]bool{}, told: map[string]bool{},
+		volumes: map[string]bool{}, execs: map[string]string{}, images: map[string]bool{}, aliases: map[string][]*ledger.Shared{}, holds: map[string]bool{}, named: map[string]bool{}, told: map[string]bool{},
 		gone: map[string]string{}, ended: map[string]time.Time{},
 	}
 }
@@ -362,6 +363,17 @@ func (o *objects) dropOldExecs(before time.Time) {
 			delete(o.ended, id)
 		}
 	}
+}
+
+// countName notes that the job names an image so, and reports whether it may: it has fewer names, or had this one.
+func (o *objects) countName(name string, limit int) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.named[name] && len(o.named) >= limit {
+		return false
+	}
+	o.named[name] = true
+	return true
 }
 
 func (o *objects) addImage(id string) {

@@ -62,6 +62,7 @@ type Mount struct {
 // Limits bound what one job may make.
 type Limits struct {
 	Containers, Networks, Volumes, Execs, Builds int
+	Names                                        int   // of images, in all: each is a line of the ledger for days
 	Memory                                       int64 // bytes per container, 0 = none
 	NanoCPUs                                     int64 // 1e-9 CPUs per container, 0 = none
 	PIDs                                         int64 // per container
@@ -71,14 +72,14 @@ type Limits struct {
 
 // DefaultLimits are generous for honest jobs, and far below what hurts a machine.
 var DefaultLimits = Limits{
-	Containers: 50, Networks: 8, Volumes: 50, Execs: 500, Builds: 4,
+	Containers: 50, Networks: 8, Volumes: 50, Execs: 500, Builds: 4, Names: 1000,
 	PIDs: 16384, ShmSize: 1 << 30, Tmpfs: 4 << 30,
 }
 
 func (l Limits) withDefaults() Limits {
 	d := DefaultLimits
 	for _, f := range []struct{ to, from *int }{
-		{&d.Containers, &l.Containers}, {&d.Networks, &l.Networks}, {&d.Volumes, &l.Volumes}, {&d.Execs, &l.Execs}, {&d.Builds, &l.Builds},
+		{&d.Containers, &l.Containers}, {&d.Networks, &l.Networks}, {&d.Volumes, &l.Volumes}, {&d.Execs, &l.Execs}, {&d.Builds, &l.Builds}, {&d.Names, &l.Names},
 	} {
 		if *f.from > 0 {
 			*f.to = *f.from

@@ -149,7 +149,7 @@ func (s *sessions) add(id string, client *clientSession) (over bool, err error) 
 		return false, badRequest("session %s already exists", id)
 	}
 	if len(s.open) >= maxSessions {
-		return false, deny("too-many-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
+		return false, deny("limit-sessions", "end builds before starting others", "the job has %d build sessions open", len(s.open))
 	}
 	s.open[id] = client
 	return slices.Contains(s.over, id), nil

@@ -438,7 +438,7 @@ func TestSessionLimit(t *testing.T) {
 		if err == nil {
 			conns = append(conns, conn)
 		} else {
-			wants(t, err.Error(), "[too-many-sessions]")
+			wants(t, err.Error(), "[limit-sessions]")
 		}
 	}
 	for _, c := range conns {

@@ -31,7 +31,7 @@ func (s *sessions) meet(id string) (*meeting, error) {
 	m := s.meetings[id]
 	if m == nil {
 		if len(s.meetings) >= maxSessions {
-			return nil, deny("too-many-sessions", "end builds before starting others", "the job has %d build archives waiting", len(s.meetings))
+			return nil, deny("limit-sessions", "end builds before starting others", "the job has %d build archives waiting", len(s.meetings))
 		}
 		m = &meeting{archives: make(chan *archive)}
 		s.meetings[id] = m

@@ -62,7 +62,7 @@ func TestExecLimit(t *testing.T) {
 	for range 3 {
 		r.docker("exec", "-d", "db", "sleep", "600")
 	}
-	r.refused("exec-limit", "exec", "db", "true")
+	r.refused("limit-execs", "exec", "db", "true")
 }
 
 // TestHalfClose is what proxies in front of Docker often get wrong: the end of the input is not the end of the output.
