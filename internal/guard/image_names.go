@@ -384,26 +384,16 @@ func (g *Guard) hold(ctx context.Context, id string) (string, error) {
 
 // letGo ends the hold of images. Those that nobody else holds or names are gone then.
 func (g *Guard) letGo(ctx context.Context, names ...string) error {
-	var gone []string
+	if len(names) == 0 {
+		return nil
+	}
 	for _, name := range names {
-		// A scope may read an image by a name that the Engine has given to another one: then the hold ends with its age.
-		_, id := splitTag(name)
-		read, err := g.images.Reads("sha256:" + id)
-		if err != nil {
+		if err := (imageCalls{g}).Untag(ctx, name); err != nil {
 			return err
-		}
-		if !read {
-			if err := (imageCalls{g}).Untag(ctx, name); err != nil {
-				return err
-			}
-			gone = append(gone, name)
 		}
 		g.objects.dropHold(name)
 	}
-	if len(gone) == 0 {
-		return nil
-	}
-	return g.images.Forget(gone...)
+	return g.images.Forget(names...)
 }
 
 // dropAliases ends the names that alias and hold gave.

@@ -103,26 +103,6 @@ func (l *Ledger) Names(scope string) (Names, error) {
 	return n, nil
 }
 
-// Reads reports whether some scope reads an image under a name, be it that the Engine has another image under it.
-func (l *Ledger) Reads(id string) (bool, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.refresh(); err != nil {
-		return false, err
-	}
-	for name, k := range l.entries {
-		if strings.Contains(name, "@") {
-			continue
-		}
-		for _, has := range k.Readers {
-			if has == id {
-				return true, nil
-			}
-		}
-	}
-	return false, nil
-}
-
 // Entries lists the record, by name.
 func (l *Ledger) Entries() ([]Entry, error) {
 	l.mu.Lock()
