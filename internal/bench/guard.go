@@ -126,18 +126,18 @@ func (r *rig) guard(ctx context.Context, slipway string, runs int, t *table) (er
 	t.row("guard: small call", millis(small.ours), millis(small.minimum), "+"+(median(small.ours)-median(small.minimum)).Round(10*time.Microsecond).String(), "≤ +0.5 ms")
 
 	files := tarball(map[string]string{"Dockerfile": "FROM " + g.base + "\nRUN echo " + filepath.Base(r.dir) + " > /warm\nCOPY app.txt /\nRUN cat /warm\n", "app.txt": "hello\n"})
-	warm, err := g.inTurn(runs, func(c *http.Client) error { return g.build(ctx, c, "2", bytes.NewReader(files)) })
+	warm, err := g.inTurn(runs, func(c *http.Client) error { return g.build(ctx, c, "warm", "2", bytes.NewReader(files)) })
 	if err != nil {
 		return fmt.Errorf("warm build: %w", err)
 	}
 	t.row("guard: warm build", millis(warm.ours), millis(warm.minimum), warm.ratio(), "≤ 1.05× the same BuildKit request")
-	classic, err := g.inTurn(runs, func(c *http.Client) error { return g.build(ctx, c, "1", bytes.NewReader(files)) })
+	classic, err := g.inTurn(runs, func(c *http.Client) error { return g.build(ctx, c, "classic", "1", bytes.NewReader(files)) })
 	if err != nil {
 		return fmt.Errorf("warm classic build: %w", err)
 	}
 	t.row("guard: warm build, classic clients", millis(classic.ours), millis(classic.minimum), classic.ratio(), "≤ 1.35× the classic builder")
 
-	huge, err := g.inTurn(5, func(c *http.Client) error { return g.build(ctx, c, "2", g.hugeContext()) })
+	huge, err := g.inTurn(5, func(c *http.Client) error { return g.build(ctx, c, "huge", "2", g.hugeContext()) })
 	if err != nil {
 		return fmt.Errorf("huge context: %w", err)
 	}
@@ -179,8 +179,9 @@ func (g *guarded) inTurn(runs int, do func(c *http.Client) error) (p pair, err e
 	return p, nil
 }
 
-func (g *guarded) build(ctx context.Context, c *http.Client, version string, context io.Reader) error {
-	_, err := send(ctx, c, http.MethodPost, "/v1.41/build?q=1&t=slipway.bench%2Fguarded&version="+version, context)
+// build tags each kind of build apart: an image that lost its name would stay.
+func (g *guarded) build(ctx context.Context, c *http.Client, tag, version string, context io.Reader) error {
+	_, err := send(ctx, c, http.MethodPost, "/v1.41/build?q=1&t=slipway.bench%2Fguarded-"+tag+"&version="+version, context)
 	return err
 }
 
