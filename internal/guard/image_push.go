@@ -20,14 +20,7 @@ func imagePush(c *call) error {
 	if err := c.noBody(); err != nil { // credentials in the body, as clients had them before 1.1
 		return err
 	}
-	named, err := parseName(c.vars["name"])
-	if err != nil {
-		return err
-	}
-	if err := c.allowHost(c.ctx, reference.Domain(named)); err != nil {
-		return err
-	}
-	auth, _, err := registryAuth(c.r.Header.Get("X-Registry-Auth"))
+	named, auth, err := c.atRegistry()
 	if err != nil {
 		return err
 	}
@@ -147,16 +140,21 @@ func imageSearch(c *call) error {
 	return c.forwardWithAuth("/images/search", query, auth)
 }
 
-// distribution asks a registry for an image's digest.
-func distribution(c *call) error {
-	named, err := parseName(c.vars["name"])
-	if err != nil {
-		return err
+// atRegistry is the image of a call that goes to its registry, which must be allowed, and the credentials for that.
+func (c *call) atRegistry() (named reference.Named, auth string, err error) {
+	if named, err = parseName(c.vars["name"]); err != nil {
+		return nil, "", err
 	}
 	if err := c.allowHost(c.ctx, reference.Domain(named)); err != nil {
-		return err
+		return nil, "", err
 	}
-	auth, _, err := registryAuth(c.r.Header.Get("X-Registry-Auth"))
+	auth, _, err = registryAuth(c.r.Header.Get("X-Registry-Auth"))
+	return named, auth, err
+}
+
+// distribution asks a registry for an image's digest.
+func distribution(c *call) error {
+	named, auth, err := c.atRegistry()
 	if err != nil {
 		return err
 	}

@@ -508,7 +508,8 @@ func TestSessionHostileContext(t *testing.T) {
 		id, end := r.clientSession("key", h)
 		status, answer := r.postBuild(id)
 		end()
-		if !strings.Contains(answer, errTransfer.Error()) {
+		// The Engine may hear that the transfer was ended before it hears why.
+		if !strings.Contains(answer, errTransfer.Error()) && !strings.Contains(answer, `"errorDetail":{"message":"context canceled"}`) {
 			t.Errorf("%s: %d %s", name, status, answer)
 		}
 	}
