@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
 )
@@ -131,7 +132,7 @@ const rawSockets = "NET_RAW"
 // wantsRawSockets reports whether the operator gives them all the same: cap_add wins over cap_drop at the Engine.
 func wantsRawSockets(capAdd []string) bool {
 	return slices.ContainsFunc(capAdd, func(name string) bool {
-		name = strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+		name = guard.Capability(name)
 		return name == rawSockets || name == "ALL"
 	})
 }

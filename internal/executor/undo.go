@@ -9,16 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/guard"
 )
 
 // strict reports whether the configuration must not undo the guard: neither raw nor trust_config says that it may.
 func (s Settings) strict() bool { return s.Socket != socketRaw && !s.Guard.TrustConfig }
-
-// What every container may do on an Engine of its own accord: Docker's default capabilities.
-var defaultCapabilities = []string{
-	"CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE",
-	"SYS_CHROOT", "KILL", "AUDIT_WRITE",
-}
 
 // withhold takes from a container what would let a job around its guard, and names the keys of [runners.docker].
 func withhold(c docker.Container) (docker.Container, []string) {
@@ -37,12 +32,12 @@ func withhold(c docker.Container) (docker.Container, []string) {
 			*m.mode = ""
 		}
 	}
-	kept := keep(sec.CapAdd, isDefaultCapability)
+	kept := keep(sec.CapAdd, guard.IsDefaultCapability)
 	if len(kept) < len(sec.CapAdd) {
 		keys = append(keys, "cap_add")
 	}
 	sec.CapAdd = kept
-	kept = keep(sec.SecurityOpt, isNoNewPrivileges)
+	kept = keep(sec.SecurityOpt, guard.IsNoNewPrivileges)
 	if len(kept) < len(sec.SecurityOpt) {
 		keys = append(keys, "security_opt")
 	}
@@ -67,18 +62,6 @@ func keep(list []string, ok func(string) bool) (out []string) {
 		}
 	}
 	return out
-}
-
-func isDefaultCapability(name string) bool {
-	return slices.Contains(defaultCapabilities, strings.TrimPrefix(strings.ToUpper(name), "CAP_"))
-}
-
-func isNoNewPrivileges(opt string) bool {
-	switch strings.ReplaceAll(opt, ":", "=") {
-	case "no-new-privileges", "no-new-privileges=true":
-		return true
-	}
-	return false
 }
 
 // otherSockets are those of containerd and of other engines: whoever reaches one owns the machine as with the Engine's.

@@ -124,15 +124,11 @@ func (a *buildAnswer) replacer() *strings.Replacer {
 func (a *buildAnswer) take(m *buildMessage) error {
 	switch {
 	case m.ID == traceMessage && a.steps != nil:
-		var data []byte
-		var status control.StatusResponse
-		if err := json.Unmarshal(m.Aux, &data); err != nil {
-			return fmt.Errorf("read the Engine's answer: %w", err)
+		status, err := m.status()
+		if err != nil {
+			return err
 		}
-		if err := status.UnmarshalVT(data); err != nil {
-			return fmt.Errorf("read the Engine's answer: %w", err)
-		}
-		a.steps.take(&status)
+		a.steps.take(status)
 		return nil
 	case m.ID == traceMessage && a.b.classic:
 		return nil // without a file there are no steps to tell of
@@ -151,15 +147,24 @@ func (a *buildAnswer) take(m *buildMessage) error {
 	return nil // the names of the image are told when it has them all
 }
 
-// trace passes BuildKit's own message on, with the names that the client knows.
-func (a *buildAnswer) trace(m *buildMessage) error {
+// status is what a message of BuildKit's trace says.
+func (m *buildMessage) status() (*control.StatusResponse, error) {
 	var data []byte
 	var status control.StatusResponse
 	if err := json.Unmarshal(m.Aux, &data); err != nil {
-		return fmt.Errorf("read the Engine's answer: %w", err)
+		return nil, fmt.Errorf("read the Engine's answer: %w", err)
 	}
 	if err := status.UnmarshalVT(data); err != nil {
-		return fmt.Errorf("read the Engine's answer: %w", err)
+		return nil, fmt.Errorf("read the Engine's answer: %w", err)
+	}
+	return &status, nil
+}
+
+// trace passes BuildKit's own message on, with the names that the client knows.
+func (a *buildAnswer) trace(m *buildMessage) error {
+	status, err := m.status()
+	if err != nil {
+		return err
 	}
 	for _, v := range status.Vertexes {
 		v.Name, v.Error = a.names.Replace(v.Name), a.names.Replace(v.Error)

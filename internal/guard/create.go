@@ -13,13 +13,9 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/moby/moby/api/types/container"
 )
-
-// createTimeout bounds what is done for a create whose client may be gone.
-const createTimeout = time.Minute
 
 // nameForm is the Engine's grammar of container names.
 var nameForm = regexp.MustCompile(`^/?[a-zA-Z0-9][a-zA-Z0-9_.-]+$`)
@@ -46,7 +42,7 @@ func containerCreate(c *call) error {
 		return err
 	}
 	// A container that is made must be recorded, whether or not its client still waits.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), createTimeout)
+	ctx, cancel := detached(c.ctx)
 	defer cancel()
 	p := c.planner(ctx)
 	planned, err := p.plan(name, &in)

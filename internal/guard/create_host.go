@@ -99,19 +99,34 @@ var defaultCapabilities = []string{
 	"SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
 }
 
-func capability(s string) string { return strings.TrimPrefix(strings.ToUpper(s), "CAP_") }
+// IsDefaultCapability reports whether every container has a capability, with or without CAP_ before its name.
+//
+// Source: Docker's default set.
+func IsDefaultCapability(name string) bool { return slices.Contains(defaultCapabilities, Capability(name)) }
+
+// Capability is a capability's name in its one spelling: upper case, without CAP_.
+func Capability(name string) string { return strings.TrimPrefix(strings.ToUpper(name), "CAP_") }
+
+// IsNoNewPrivileges reports whether a security option is the one that only makes a container's walls stronger.
+func IsNoNewPrivileges(option string) bool {
+	switch option {
+	case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true":
+		return true
+	}
+	return false
+}
 
 func (p *planner) capabilities(in *hostConfig, out *container.HostConfig) error {
 	allowed := slices.Clone(defaultCapabilities)
 	for _, c := range p.policy.CapAdd {
-		allowed = append(allowed, capability(c))
+		allowed = append(allowed, Capability(c))
 	}
 	var dropped []string
 	for _, c := range p.policy.CapDrop {
-		dropped = append(dropped, capability(c))
+		dropped = append(dropped, Capability(c))
 	}
 	for _, c := range in.CapAdd {
-		c = capability(c)
+		c = Capability(c)
 		if !slices.Contains(allowed, c) {
 			err := p.refuse(deny("capability", "leave --cap-add out, or ask the runner's operator to allow it", "the capability %s reaches beyond the container", printable(c)))
 			if err != nil {
@@ -126,7 +141,7 @@ func (p *planner) capabilities(in *hostConfig, out *container.HostConfig) error 
 		out.CapAdd = append(out.CapAdd, c)
 	}
 	for _, c := range in.CapDrop {
-		out.CapDrop = append(out.CapDrop, capability(c))
+		out.CapDrop = append(out.CapDrop, Capability(c))
 	}
 	out.CapDrop = append(out.CapDrop, dropped...)
 	return nil
@@ -134,9 +149,7 @@ func (p *planner) capabilities(in *hostConfig, out *container.HostConfig) error 
 
 func (p *planner) securityOptions(in *hostConfig, out *container.HostConfig) error {
 	for _, o := range in.SecurityOpt {
-		switch o {
-		case "no-new-privileges", "no-new-privileges:true", "no-new-privileges=true":
-		default:
+		if !IsNoNewPrivileges(o) {
 			if err := p.refuse(deny("security-opt", "leave the option out", "the security option %q weakens the container's walls", printable(o))); err != nil {
 				return err
 			}
