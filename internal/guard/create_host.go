@@ -102,7 +102,9 @@ var defaultCapabilities = []string{
 // IsDefaultCapability reports whether every container has a capability, with or without CAP_ before its name.
 //
 // Source: Docker's default set.
-func IsDefaultCapability(name string) bool { return slices.Contains(defaultCapabilities, Capability(name)) }
+func IsDefaultCapability(name string) bool {
+	return slices.Contains(defaultCapabilities, Capability(name))
+}
 
 // Capability is a capability's name in its one spelling: upper case, without CAP_.
 func Capability(name string) string { return strings.TrimPrefix(strings.ToUpper(name), "CAP_") }
