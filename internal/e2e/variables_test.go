@@ -144,6 +144,11 @@ func (r *rig) fileVariables() {
 		log := r.must(job.Success, s)
 		wants(t, log, "\nas expected\n", "\n200000\n", "\nmode 666\n", "\nmore\n")
 	}
+	// The server has a job's end before the runner has removed its log.
+	r.eventually("the last job's log is removed", func() bool {
+		left, err := os.ReadDir(filepath.Join(r.stateDir(), "jobs"))
+		return err == nil && len(left) == 0
+	})
 	err := filepath.WalkDir(r.stateDir(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
