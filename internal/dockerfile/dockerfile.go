@@ -19,6 +19,8 @@ type Options struct {
 	Target string
 	// BuildPlatform and TargetPlatform are os/arch[/variant]; TargetPlatform "" is BuildPlatform.
 	BuildPlatform, TargetPlatform string
+	// Contexts are named contexts, as the client wrote their names; a name may end in ::os/arch[/variant].
+	Contexts map[string]Context
 	// Heredocs says that the Engine's own parser knows here-documents. Where it does not, what follows one would be
 	// read in two ways.
 	Heredocs bool
@@ -62,6 +64,8 @@ type File struct {
 	expanded  int // bytes that the expansion of variables has handled
 	read      int // instructions, those of triggers too
 	hadSyntax string
+	src       []byte
+	lines     []lines // of the copy
 }
 
 // instruction is one line, continuations joined.
@@ -98,7 +102,7 @@ func Read(src []byte, o Options) (*File, error) {
 	if o.TargetPlatform == "" {
 		o.TargetPlatform = o.BuildPlatform
 	}
-	f := &File{o: o, images: map[Base]Image{}, reported: map[string]bool{}}
+	f := &File{o: o, src: src, images: map[Base]Image{}, reported: map[string]bool{}}
 	f.hadSyntax, _, _, _ = parser.DetectSyntax(src)
 	f.check, _ = directive("check", src)
 	parsed, err := parser.Parse(bytes.NewReader(src))

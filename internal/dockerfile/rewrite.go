@@ -35,6 +35,7 @@ func (f *File) Rewrite() ([]byte, error) {
 		write("# check=" + f.check)
 	}
 	var written []*instruction
+	f.lines = nil
 	for _, in := range f.all {
 		text, err := f.render(in)
 		if err != nil {
@@ -46,7 +47,9 @@ func (f *File) Rewrite() ([]byte, error) {
 		for line < in.line() {
 			write("")
 		}
+		at := line
 		write(text)
+		f.lines = append(f.lines, lines{at, line - 1, in.node.StartLine, max(in.node.StartLine, in.node.EndLine)})
 		written = append(written, in)
 	}
 	return b.Bytes(), f.verify(b.Bytes(), written)
@@ -60,7 +63,7 @@ func (f *File) render(in *instruction) (string, error) {
 		switch {
 		case in == s.from:
 			return f.renderFrom(in.stage, s)
-		case !s.needed:
+		case !s.needed || s.replaced:
 			return "", nil
 		}
 	}
@@ -94,8 +97,10 @@ func (f *File) renderFrom(i int, s *stage) (string, error) {
 	}
 	platform := ""
 	switch {
-	case !s.needed:
+	case !s.needed || s.scratch:
 		name = scratch // never built: it is here for the numbers of the others
+	case s.elsewhere != "":
+		name = s.elsewhere
 	case s.base.Name != "":
 		img, ok := f.images[s.base]
 		if !ok {
@@ -190,7 +195,10 @@ func (f *File) flags(in *instruction) ([]string, error) {
 }
 
 func (f *File) rename(in *instruction, r ref) (string, error) {
-	if r.base.Name == "" {
+	switch {
+	case r.elsewhere != "":
+		return r.elsewhere, nil
+	case r.base.Name == "":
 		return r.name, nil
 	}
 	img, ok := f.images[r.base]

@@ -35,6 +35,8 @@ type ref struct {
 	name  string // as it was written
 	stage int    // -1: it is the image base, or nothing
 	base  Base
+	// elsewhere is the copy's name for files from elsewhere, "" = it is none of them.
+	elsewhere string
 }
 
 // stage is what begins with a FROM.
@@ -48,6 +50,9 @@ type stage struct {
 	commands  []*instruction
 	triggers  []*instruction // of its base, once that is known
 	needed    bool
+	elsewhere string // the copy's name for files from elsewhere, which it is made from; "" = it is not
+	scratch   bool   // a context says that it is made from nothing
+	replaced  bool   // a context has taken its place
 }
 
 // link finds out what each name means.
@@ -109,6 +114,9 @@ func (f *File) linkFrom(i int, s *stage) error {
 	if s.cmd.Platform != "" && !plainPlatform(s.platform) {
 		return &Error{Line: line, What: fmt.Sprintf("%q (%s) is no platform", s.platform, s.cmd.Platform)}
 	}
+	if c, ok := f.stageContext(s); ok {
+		return f.replace(s, c)
+	}
 	for j := range i {
 		if f.stages[j].name != "" && f.stages[j].name == name {
 			s.baseStage = j // the last one of that name
@@ -117,12 +125,14 @@ func (f *File) linkFrom(i int, s *stage) error {
 	if s.baseStage >= 0 || name == scratch {
 		return nil
 	}
-	platform := s.platform
-	if platform == "" {
-		platform = f.o.TargetPlatform
+	if c, ok := f.context(name, f.platformOf(s)); ok {
+		if c.Image == "" {
+			s.elsewhere = c.Name
+			return nil
+		}
+		name = c.Image
 	}
-	s.base = Base{name, platform}
-	return f.checkName(name, line)
+	return f.takeImage(s, name)
 }
 
 func plainPlatform(s string) bool {
@@ -191,6 +201,16 @@ func (f *File) find(i int, name string, byNumber bool, line int) (ref, error) {
 		return r, &Error{Line: line, What: fmt.Sprintf("cannot copy from stage %q, it needs to be defined before current stage", name)}
 	case r.stage >= 0 || name == scratch:
 		return r, nil
+	}
+	if c, ok := f.context(name, f.o.TargetPlatform); ok {
+		if c.Image == "" {
+			r.elsewhere = c.Name
+			return r, nil
+		}
+		if name = c.Image; name == scratch {
+			r.elsewhere = scratch
+			return r, nil
+		}
 	}
 	r.base = Base{name, f.o.TargetPlatform}
 	return r, f.checkName(name, line)
@@ -303,6 +323,9 @@ func (f *File) Resolve(b Base, img Image) error {
 	f.images[b] = img
 	for i, s := range f.stages {
 		if s.base == b && s.base.Name != "" {
+			if s.replaced && len(img.OnBuild) > 0 {
+				f.problem(s.from.line(), "build-onbuild", "use an image without triggers as the context", "the image %s, which takes the place of the stage %s, has triggers", b.Name, s.name)
+			}
 			if err := f.takeTriggers(s, img.OnBuild); err != nil {
 				return err
 			}

@@ -47,7 +47,7 @@ func TestBridgeCannotBeSpoofed(t *testing.T) {
 		<-done
 	}()
 	// With Docker's own capabilities.
-	out, err := run("unix:///var/run/docker.sock", "", append([]string{
+	out, err := run(engineHost(), "", append([]string{
 		"run", "--rm", "--network", bridge, "--volume", r.workspace + ":/w", alpine, "/w/arp",
 	}, attack...)...)
 	if !strings.Contains(out, "intercepted") {

@@ -163,9 +163,11 @@ func (g *Guard) heredocs() bool { return g.engine.version.atLeast("1.42") }
 
 // checkedFile is a Dockerfile that the Engine may build.
 type checkedFile struct {
-	file *dockerfile.File
-	copy []byte
-	ids  map[string]string // written base → the image's ID
+	file    *dockerfile.File
+	copy    []byte
+	name    string
+	ids     map[string]string // written base → the image's ID
+	remotes []dockerfile.Remote
 }
 
 // checkDockerfile reads a build's Dockerfile, asks the rules, and gives each image that it names a name for exactly the
@@ -173,7 +175,7 @@ type checkedFile struct {
 func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest, progress func(line []byte) error) (*checkedFile, error) {
 	platform := c.engine.platform
 	f, err := dockerfile.Read(src, dockerfile.Options{
-		BuildArgs: b.args, Target: b.target, BuildPlatform: platform, TargetPlatform: b.platform, Heredocs: c.heredocs(),
+		BuildArgs: b.args, Target: b.target, BuildPlatform: platform, TargetPlatform: b.platform, Heredocs: c.heredocs(), Contexts: b.contexts,
 	})
 	if err != nil {
 		return nil, dockerfileError(err)
@@ -181,7 +183,7 @@ func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest,
 	if syntax := f.Syntax(); syntax != "" {
 		c.once("syntax "+syntax, "slipway: the frontend "+printable(syntax)+" of a syntax line is not used: the Engine's own one builds")
 	}
-	checked := &checkedFile{file: f, ids: map[string]string{}}
+	checked := &checkedFile{file: f, name: b.dockerfile, ids: map[string]string{}}
 	if err := c.refuseProblems(f, 0); err != nil {
 		return nil, err
 	}
@@ -208,11 +210,10 @@ func (c *call) checkDockerfile(ctx context.Context, src []byte, b *buildRequest,
 			}
 		}
 	}
-	remotes, err := f.Remotes()
-	if err != nil {
+	if checked.remotes, err = f.Remotes(); err != nil {
 		return nil, dockerfileError(err)
 	}
-	for _, r := range remotes {
+	for _, r := range checked.remotes {
 		if err := c.checkRemote(ctx, r); err != nil {
 			return nil, err
 		}

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"github.com/distribution/reference"
+
+	"github.com/slipway-ci/slipway/internal/dockerfile"
 )
 
 // buildRequest is what a client's query asks for, checked.
@@ -30,7 +32,8 @@ type buildRequest struct {
 	target     string
 	platform   string // "" = the Engine's
 	args       map[string]string
-	auths      map[string]json.RawMessage // by registry host, as X-Registry-Config had them
+	contexts   map[string]dockerfile.Context // named ones, of builds by gRPC
+	auths      map[string]json.RawMessage    // by registry host, as X-Registry-Config had them
 	// credentials asks the client of a session for X-Registry-Auth; nil without one.
 	credentials func(host string) string
 	options     url.Values // for the Engine, without names
@@ -58,16 +61,24 @@ const saltSuffix = ".guard.invalid"
 // newBuild reads the query of a build and counts the build in. end must be called.
 func (c *call) newBuild() (*buildRequest, error) {
 	b := &buildRequest{c: c, clientID: c.query.Get("buildid"), options: url.Values{}}
-	for _, read := range []func() error{b.readForm, b.readNetwork, b.readRefused, b.readOutputs, b.readHosts, b.readArgs, b.readLabels, b.readLimits, b.readAuths} {
-		if err := read(); err != nil {
-			return nil, err
-		}
+	if err := b.readAll(); err != nil {
+		return nil, err
 	}
 	if err := c.builds.begin(b); err != nil {
 		return nil, err
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
 	return b, nil
+}
+
+// readAll reads the query, or the options of a build by gRPC in the form of one.
+func (b *buildRequest) readAll() error {
+	for _, read := range []func() error{b.readForm, b.readNetwork, b.readRefused, b.readOutputs, b.readHosts, b.readArgs, b.readLabels, b.readLimits, b.readAuths} {
+		if err := read(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // end counts the build out.
@@ -198,7 +209,7 @@ func (b *buildRequest) readRefused() error {
 		}
 	}
 	if v := c.query.Get("cachefrom"); v != "" && v != "[]" && v != "null" {
-		c.once("cachefrom", "slipway: --cache-from is not used: steps come out of the build cache that this project has on the machine")
+		b.noCacheFrom()
 	}
 	if remote := c.query.Get("remote"); remote != "" && remote != "client-session" {
 		b.options.Set("remote", remote) // audit mode goes on
@@ -206,6 +217,12 @@ func (b *buildRequest) readRefused() error {
 			"the Engine would fetch %s itself, from a place that the job may not reach", shownURL(remote)))
 	}
 	return nil
+}
+
+// noCacheFrom says that a cache from elsewhere is not used. With one, its author could put layers under keys of the
+// machine's build cache that projects have in common: those of the steps before the first RUN.
+func (b *buildRequest) noCacheFrom() {
+	b.c.once("cachefrom", "slipway: --cache-from is not used: steps come out of the build cache that this project has on the machine")
 }
 
 // readHosts takes the client's extra hosts and adds the scope's.

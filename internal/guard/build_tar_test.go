@@ -74,7 +74,7 @@ func TestBuildContextIsKept(t *testing.T) {
 		t.Fatalf("%s", answer)
 	}
 	id := string(answer[i+6 : i+6+71])
-	defer func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", id) }()
+	defer func() { _, _ = run(engineHost(), "", "rmi", id) }()
 	if want := r.host("image", "inspect", "--format", "{{.RootFS.Layers}}", id); got != want {
 		t.Errorf("the layers are %s, without a guard %s", got, want)
 	}

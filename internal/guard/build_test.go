@@ -322,7 +322,7 @@ func TestBuildPrivateBase(t *testing.T) {
 		}
 	}
 	push("first")
-	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", base) })
+	t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", base) })
 	r, other := rigs(t, withRegistry(reg.Host, reg.Host+"/group/app"))
 	dir := folder(t, "Dockerfile", "FROM "+base+"\nRUN : "+r.policy.Token+"\n")
 	login, err := json.Marshal(map[string]any{"auths": map[string]any{reg.Host: map[string]string{"auth": basic(reg.User, reg.Password)}}})

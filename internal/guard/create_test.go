@@ -555,7 +555,7 @@ func TestCreateRace(t *testing.T) {
 		case made < 4:
 			made++
 			// An Engine that looks the name up again at the start may refuse it then.
-			out, err := run("unix:///var/run/docker.sock", "", "start", "--attach", r.policy.prefix()+fmt.Sprintf("race%d", i))
+			out, err := run(engineHost(), "", "start", "--attach", r.policy.prefix()+fmt.Sprintf("race%d", i))
 			if out != "mine\n" && (err == nil || !r.engine.version.atLeast("1.45") || !strings.Contains(out, "escapes")) {
 				t.Errorf("run %d shows %q %v", i, out, err)
 			}

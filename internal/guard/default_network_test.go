@@ -16,7 +16,7 @@ import (
 func (r *rig) jobOn(network string) string {
 	r.t.Helper()
 	id := strings.TrimSpace(r.host("run", "--detach", "--network", network, "--stop-signal", "KILL", "--entrypoint", "sleep", client, "600"))
-	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rm", "--force", "--volumes", id) })
+	r.t.Cleanup(func() { _, _ = run(engineHost(), "", "rm", "--force", "--volumes", id) })
 	r.JobContainer(id, strings.TrimPrefix(strings.TrimSpace(r.host("inspect", "--format", "{{.Name}}", id)), "/"))
 	if err := r.JobStarted(r.t.Context()); err != nil {
 		r.t.Fatal(err)
@@ -30,7 +30,7 @@ func (r *rig) sharedBridge(options ...string) string {
 	name := "slipway-" + r.policy.Token
 	line := append([]string{"network", "create", "--opt", "com.docker.network.bridge.enable_icc=false"}, options...)
 	r.host(append(line, name)...)
-	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "network", "rm", name) })
+	r.t.Cleanup(func() { _, _ = run(engineHost(), "", "network", "rm", name) })
 	return name
 }
 
@@ -43,7 +43,7 @@ func TestDefaultRoute(t *testing.T) {
 	if r.engine.version.atLeast("1.48") { // where the order of names does not matter
 		bridge = "zz-" + r.policy.Token
 		r.host("network", "create", bridge)
-		t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "network", "rm", bridge) })
+		t.Cleanup(func() { _, _ = run(engineHost(), "", "network", "rm", bridge) })
 	}
 	job := r.jobOn(bridge)
 	inside := r.within(job)

@@ -49,33 +49,35 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial     func(ctx context.Context) (net.Conn, error)
-	dir      string
-	socket   string
-	policy   Policy
-	images   *ledger.Ledger
-	log      *slog.Logger
-	report   func(string)
-	engine   *upstream
-	lease    *ledger.Lease // of the job, for the names that it borrows
-	objects  *objects
-	ports    *ports
-	making   sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
-	builds   *builds
-	made     *made
-	sessions *sessions
-	copies   copies
-	large    chan struct{} // one for each call at work that takes much memory
-	watching sync.Once
-	router   *router
-	server   *http.Server
-	listener net.Listener
-	ctx      context.Context // of everything that the guard does for the job; ends with Close
-	cancel   context.CancelFunc
-	calls    sync.WaitGroup // calls at work, hijacked ones too
-	served   chan struct{}
-	closing  sync.Once
-	closed   error
+	dial       func(ctx context.Context) (net.Conn, error)
+	dir        string
+	socket     string
+	policy     Policy
+	images     *ledger.Ledger
+	log        *slog.Logger
+	report     func(string)
+	engine     *upstream
+	lease      *ledger.Lease // of the job, for the names that it borrows
+	objects    *objects
+	ports      *ports
+	making     sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
+	builds     *builds
+	grpc       engineGRPC
+	grpcBuilds *grpcBuilds
+	made       *made
+	sessions   *sessions
+	copies     copies
+	large      chan struct{} // one for each call at work that takes much memory
+	watching   sync.Once
+	router     *router
+	server     *http.Server
+	listener   net.Listener
+	ctx        context.Context // of everything that the guard does for the job; ends with Close
+	cancel     context.CancelFunc
+	calls      sync.WaitGroup // calls at work, hijacked ones too
+	served     chan struct{}
+	closing    sync.Once
+	closed     error
 }
 
 // Open makes the job's socket and serves it until Close. The error says why the Engine or the folder cannot be used.
@@ -104,6 +106,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
+	g.grpcBuilds = newGRPCBuilds()
 	g.made = newMade(g)
 	if g.sessions, err = newSessions(); err != nil {
 		return nil, err
@@ -223,6 +226,7 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.ports.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
 		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeDir(), g.lease.End())
+		g.closeBuildkit()
 		g.engine.close()
 	})
 	return g.closed

@@ -181,7 +181,7 @@ func TestHeadersStayHere(t *testing.T) {
 // teeDial notes what is sent to the Engine.
 func teeDial(to io.Writer) func(context.Context) (net.Conn, error) {
 	return func(context.Context) (net.Conn, error) {
-		conn, err := net.Dial("unix", "/var/run/docker.sock")
+		conn, err := net.Dial("unix", strings.TrimPrefix(engineHost(), "unix://"))
 		if err != nil {
 			return nil, err
 		}

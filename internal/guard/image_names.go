@@ -334,7 +334,7 @@ func (c *call) writeName(ctx context.Context, ref string) (stored string, done f
 // alias gives an image a name for its ID, by which a Dockerfile can name exactly this image; it ends with the last job
 // that uses it. All jobs of the scope have the same one: it stands in the Dockerfile, which COPY . . puts into a layer.
 func (c *call) alias(ctx context.Context, img image) (string, error) {
-	name := ledger.TemporaryName(c.policy.Scope, "id", strings.TrimPrefix(img.ID, "sha256:"))
+	name := c.aliasPrefix() + strings.TrimPrefix(img.ID, "sha256:")
 	if c.objects.hasAlias(name) {
 		return name, nil
 	}
@@ -350,6 +350,9 @@ func (c *call) alias(ctx context.Context, img image) (string, error) {
 	c.objects.addAlias(name, use)
 	return name, nil
 }
+
+// aliasPrefix begins all names that alias gives.
+func (g *Guard) aliasPrefix() string { return ledger.TemporaryName(g.policy.Scope, "id", "") }
 
 // ownImage records that the job made an image, and holds it.
 func (g *Guard) ownImage(ctx context.Context, id string) error {

@@ -30,7 +30,7 @@ func imagePush(c *call) error {
 	}
 	out := &lineAnswer{c: c}
 	for _, n := range names {
-		if err := c.push(n, auth, out); err != nil {
+		if err := c.push(n, auth, c.query.Get("platform"), out.line); err != nil {
 			return out.fail(err)
 		}
 	}
@@ -70,7 +70,8 @@ func (c *call) pushNames(named reference.Named, tag string) ([]reference.NamedTa
 	return []reference.NamedTagged{tagged}, nil
 }
 
-func (c *call) push(name reference.NamedTagged, auth string, out *lineAnswer) error {
+// push sends one image of the job's. each gets the Engine's lines.
+func (c *call) push(name reference.NamedTagged, auth, platform string, each func(line []byte) error) error {
 	img, err := c.readImage(c.ctx, name.String())
 	if isStatus(err, http.StatusNotFound) {
 		// As the Engine says it, in the stream.
@@ -80,11 +81,11 @@ func (c *call) push(name reference.NamedTagged, auth string, out *lineAnswer) er
 		return err
 	}
 	query := url.Values{"tag": {name.Tag()}}
-	if p := c.query.Get("platform"); p != "" && c.engine.version.atLeast("1.46") {
-		query.Set("platform", p)
+	if platform != "" && c.engine.version.atLeast("1.46") {
+		query.Set("platform", platform)
 	}
 	return c.images.Lend(c.ctx, imageCalls{c.Guard}, name.String(), c.policy.Scope, img.ID, func(ctx context.Context) error {
-		return c.streamLines(ctx, "/images/"+name.Name()+"/push", query, auth, out.line)
+		return c.streamLines(ctx, "/images/"+name.Name()+"/push", query, auth, each)
 	})
 }
 

@@ -243,7 +243,7 @@ func TestPruneRemovesWhatTheJobLeft(t *testing.T) {
 	t.Parallel()
 	a, b := rigs(t)
 	gone := func(id string) bool {
-		_, err := run("unix:///var/run/docker.sock", "", "image", "inspect", id)
+		_, err := run(engineHost(), "", "image", "inspect", id)
 		return err != nil
 	}
 	one, theirs := a.commitImage("app", "one"), b.commitImage("app", "two")
@@ -308,7 +308,7 @@ func TestSameImageOfTwoJobs(t *testing.T) {
 	if err := b.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", id); err == nil {
+	if out, err := run(engineHost(), "", "image", "inspect", id); err == nil {
 		t.Errorf("left behind: %s", out)
 	}
 }

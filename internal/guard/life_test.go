@@ -34,7 +34,7 @@ func (r *rig) sleeper(name string, args ...string) string {
 
 // state is what the Engine says of a container: running, exited, paused, or "" if there is none.
 func (r *rig) state(id string) string {
-	out, err := run("unix:///var/run/docker.sock", "", "inspect", "--type", "container", "--format", "{{.State.Status}}", id)
+	out, err := run(engineHost(), "", "inspect", "--type", "container", "--format", "{{.State.Status}}", id)
 	if err != nil {
 		return ""
 	}

@@ -72,7 +72,7 @@ type Limits struct {
 
 // DefaultLimits are generous for honest jobs, and far below what hurts a machine.
 var DefaultLimits = Limits{
-	Containers: 50, Networks: 8, Volumes: 50, Execs: 500, Builds: 4, Names: 1000,
+	Containers: 50, Networks: 8, Volumes: 50, Execs: 500, Builds: 32, Names: 1000,
 	PIDs: 16384, ShmSize: 1 << 30, Tmpfs: 4 << 30,
 }
 

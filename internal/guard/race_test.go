@@ -44,5 +44,5 @@ func TestCopyRace(t *testing.T) {
 	if info, err := os.Stat(out); err != nil || info.Size() == 0 {
 		t.Errorf("nothing was copied: %v", err)
 	}
-	t.Logf("on the raw socket it is reached by copy %d (0 = not this time)", reached("unix:///var/run/docker.sock", id))
+	t.Logf("on the raw socket it is reached by copy %d (0 = not this time)", reached(engineHost(), id))
 }

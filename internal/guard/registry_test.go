@@ -58,7 +58,7 @@ func credentials(user, password string) []string {
 // pullImage pulls by the API. It returns what went wrong.
 func (r *rig) pullImage(name string, headers ...string) string {
 	r.t.Helper()
-	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", name) })
+	r.t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", name) })
 	repo, tag := splitTag(name)
 	if at, digest, ok := strings.Cut(name, "@"); ok {
 		repo, tag = at, digest
@@ -124,7 +124,7 @@ func TestPrivatePull(t *testing.T) {
 		t.Error("a removal is for the scope alone")
 	}
 	a.docker("rmi", name)
-	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+	if out, err := run(engineHost(), "", "image", "inspect", name); err == nil {
 		t.Errorf("nobody reads it, and it is still there: %s", out)
 	}
 	for _, secret := range []string{registry.Password, right[1]} {
@@ -203,7 +203,7 @@ func TestPullForAnotherPlatform(t *testing.T) {
 	if !a.sees(name) || b.sees(name) {
 		t.Error("the name is not the scope's alone")
 	}
-	if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+	if out, err := run(engineHost(), "", "image", "inspect", name); err == nil {
 		t.Error(out)
 	}
 	build := func() string {
@@ -257,7 +257,7 @@ func TestPush(t *testing.T) {
 		wants(t, b.docker("image", "inspect", "--format", "{{.Id}}", path+"/app:1"), id)
 		a.docker("rmi", path+"/app:1")
 		b.docker("rmi", path+"/app:1")
-		if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", path+"/app:1"); err == nil {
+		if out, err := run(engineHost(), "", "image", "inspect", path+"/app:1"); err == nil {
 			t.Error(out)
 		}
 	})
@@ -274,7 +274,7 @@ func TestPush(t *testing.T) {
 			}()
 		}
 		all.Wait()
-		if out, err := run("unix:///var/run/docker.sock", "", "image", "inspect", name); err == nil {
+		if out, err := run(engineHost(), "", "image", "inspect", name); err == nil {
 			t.Errorf("the name is still there: %s", out)
 		}
 		for i, r := range []*rig{a, b} {
@@ -303,7 +303,7 @@ func TestKilledWhilePushing(t *testing.T) {
 	a := newRig(t)
 	lent := fmt.Sprintf("slipway.test/lent:%d", os.Getpid())
 	a.host("tag", alpine, lent)
-	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", lent) })
+	t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", lent) })
 	before := a.imageID(lent)
 	evil := a.commitImage("app", "evil")
 	cmd := exec.Command(os.Args[0], "-test.run=^TestLendAndDie$")
@@ -455,7 +455,7 @@ func TestLookWhileANameIsLent(t *testing.T) {
 	a, b := rigs(t, withRegistry(registry.Host, ""))
 	name := registry.Host + "/race/app:1"
 	a.host("tag", alpine, name)
-	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", name) })
+	t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", name) })
 	theirs := a.imageID(name)
 	secret := a.commitImage(name, "secret")
 	done := make(chan struct{})

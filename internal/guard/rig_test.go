@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -37,7 +38,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// engine is the Engine of the machine, with the test images. Without one the test is skipped, or fails where one is
+// engineHost is the Engine that the tests use: the machine's own, or the one that make test-engine has started.
+func engineHost() string { return cmp.Or(os.Getenv("SLIPWAY_ENGINE"), "unix:///var/run/docker.sock") }
+
+// engine is the Engine of the tests, with the test images. Without one the test is skipped, or fails where one is
 // required.
 func engine(t *testing.T) *docker.Engine {
 	t.Helper()
@@ -151,7 +155,7 @@ func testLedger(t *testing.T, dir string) *ledger.Ledger {
 		}
 		for _, e := range entries {
 			// What a test leaves there on purpose may be in use no more.
-			_, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", e.Name)
+			_, _ = run(engineHost(), "", "rmi", "--force", e.Name)
 		}
 	})
 	return l
@@ -173,7 +177,7 @@ func (r *rig) leftovers() {
 func (r *rig) recorder() func(ctx context.Context) (net.Conn, error) {
 	return func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
-		conn, err := d.DialContext(ctx, "unix", "/var/run/docker.sock")
+		conn, err := d.DialContext(ctx, "unix", strings.TrimPrefix(engineHost(), "unix://"))
 		if err != nil {
 			return nil, err
 		}
@@ -223,7 +227,7 @@ func (r *rig) refused(rule string, args ...string) {
 // host runs the docker client on the Engine's own socket.
 func (r *rig) host(args ...string) string {
 	r.t.Helper()
-	out, err := run("unix:///var/run/docker.sock", "", args...)
+	out, err := run(engineHost(), "", args...)
 	if err != nil {
 		r.t.Fatalf("docker (raw) %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
@@ -248,7 +252,7 @@ func (r *rig) job() string {
 	id := strings.TrimSpace(r.host("run", "--detach", "--label", LabelGuard+".job="+r.policy.Token,
 		"--volume", r.workspace+":"+jobDir, "--volume", r.Socket()+":/var/run/docker.sock", "--workdir", jobDir,
 		"--stop-signal", "KILL", "--entrypoint", "sleep", client, "600"))
-	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rm", "--force", "--volumes", id) })
+	r.t.Cleanup(func() { _, _ = run(engineHost(), "", "rm", "--force", "--volumes", id) })
 	r.JobContainer(id, "runner-job-"+r.policy.Token)
 	if err := r.JobStarted(r.t.Context()); err != nil {
 		r.t.Fatal(err)
@@ -258,7 +262,7 @@ func (r *rig) job() string {
 
 // inJob runs a shell line in the job's container.
 func (r *rig) inJob(id, line string) (string, error) {
-	return run("unix:///var/run/docker.sock", "", "exec", id, "sh", "-c", line)
+	return run(engineHost(), "", "exec", id, "sh", "-c", line)
 }
 
 // do sends a request to the guard and returns status and body. body may be nil, a string, or a value for JSON.

@@ -152,12 +152,12 @@ func routes() []route {
 		del("/images/{name}", imageRemove),
 		get("/distribution/{name}/json", distribution),
 
-		// build.go, session.go
+		// build.go, session.go, grpc.go
 		raw(post("/build", build)),
 		post("/build/prune", buildPrune),
 		post("/build/cancel", buildCancel),
 		post("/session", sessionOpen),
-		post("/grpc", grpcRefused),
+		post("/grpc", grpcOpen),
 
 		// refused.go: what a job gets no part of, with the words that clients expect
 		get("/swarm", noSwarm),

@@ -14,9 +14,6 @@ import (
 	"time"
 
 	buildkit "github.com/moby/buildkit/session"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // sessions are the connections over which BuildKit asks the job's clients for files, secrets and credentials. The guard
@@ -39,7 +36,7 @@ type clientSession struct {
 }
 
 // maxSessions bounds what one job may hold open at once. A client has one per build.
-const maxSessions = 32
+const maxSessions = 100
 
 func newSessions() (*sessions, error) {
 	manager, err := buildkit.NewManager()
@@ -67,64 +64,47 @@ func sessionOpen(c *call) error {
 	if c.r.ContentLength != 0 {
 		return badRequest("slipway: a session's request has no body")
 	}
-	id := c.r.Header.Get(sessionID)
+	return c.holdSession(c.r.Header, func() (net.Conn, error) {
+		conn, buffered, err := http.NewResponseController(c.w).Hijack()
+		if err != nil {
+			return nil, fmt.Errorf("take over the client's connection: %w", err)
+		}
+		fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+		if err := buffered.Flush(); err != nil {
+			conn.Close()
+			return nil, fmt.Errorf("%w: %w", errAnswered, err)
+		}
+		return &stream{Conn: conn, r: buffered.Reader}, nil
+	})
+}
+
+// holdSession takes a session with the headers that the client sent, on the connection that accept gives it.
+func (c *call) holdSession(header http.Header, accept func() (net.Conn, error)) error {
+	id := header.Get(sessionID)
 	if !sessionIDForm.MatchString(id) {
 		return badRequest("slipway: the session's ID is not of letters, digits, - and _")
 	}
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	over, err := c.sessions.add(id, &clientSession{sharedKey: c.r.Header.Get(sessionSharedKey), end: cancel})
+	over, err := c.sessions.add(id, &clientSession{sharedKey: header.Get(sessionSharedKey), end: cancel})
 	if err != nil {
 		return err
 	}
 	defer c.sessions.drop(id)
-	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	conn, err := accept()
 	if err != nil {
-		return fmt.Errorf("take over the client's connection: %w", err)
+		return err
 	}
 	defer conn.Close()
-	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
-	if err := buffered.Flush(); err != nil {
-		return fmt.Errorf("%w: %w", errAnswered, err)
-	}
 	if over {
 		return nil
 	}
-	if c.policy.Audit {
-		defer c.mirror(ctx, id, c.r.Header.Get(sessionSharedKey))()
-	}
-	watched := &watchedConn{Conn: &stream{Conn: conn, r: buffered.Reader}, ended: cancel}
+	watched := &watchedConn{Conn: conn, ended: cancel}
 	// Of the client's headers only the methods: others set how BuildKit watches the connection.
-	if err := c.sessions.manager.HandleConn(ctx, watched, map[string][]string{sessionID: {id}, sessionMethod: c.r.Header.Values(sessionMethod)}); err != nil {
+	if err := c.sessions.manager.HandleConn(ctx, watched, map[string][]string{sessionID: {id}, sessionMethod: header.Values(sessionMethod)}); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
 	return nil
-}
-
-// mirror opens a client's session with the Engine too, for a build by gRPC that audit mode lets pass: it names the session
-// to the Engine by the client's ID. The connections themselves are not joined here either.
-func (c *call) mirror(ctx context.Context, id, sharedKey string) (end func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, client, err := c.sessions.find(ctx, id)
-		if err != nil {
-			return
-		}
-		services := append(c.sessionServices(client), &fileService{client: client})
-		_, end, err := c.engineSessionAs(ctx, id, sharedKey, services...)
-		if err != nil {
-			c.log.Warn("the Engine does not take the session of a client", "error", err)
-			return
-		}
-		<-ctx.Done()
-		end()
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
 }
 
 // watchedConn tells when the connection ends. BuildKit itself would notice at its next health check but one.
@@ -213,11 +193,6 @@ func (p Policy) engineKey(sharedKey string) string {
 // engineSession opens a session of the guard's own with the Engine, which can then ask for nothing but the services. end
 // must be called.
 func (g *Guard) engineSession(ctx context.Context, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
-	return g.engineSessionAs(ctx, "", sharedKey, services...)
-}
-
-// engineSessionAs does the same under an ID that is given, "" = a new one.
-func (g *Guard) engineSessionAs(ctx context.Context, as, sharedKey string, services ...buildkit.Attachable) (id string, end func(), err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	s, err := buildkit.NewSession(ctx, g.policy.engineKey(sharedKey))
 	if err != nil {
@@ -232,10 +207,7 @@ func (g *Guard) engineSessionAs(ctx context.Context, as, sharedKey string, servi
 	go func() {
 		defer close(done)
 		err := s.Run(ctx, func(ctx context.Context, protocol string, headers map[string][]string) (net.Conn, error) {
-			if as != "" {
-				headers[sessionID] = []string{as}
-			}
-			conn, err := g.dialSession(ctx, protocol, headers)
+			conn, err := g.dialUpgraded(ctx, "/session", protocol, headers)
 			opened <- err
 			return conn, err
 		})
@@ -252,82 +224,18 @@ func (g *Guard) engineSessionAs(ctx context.Context, as, sharedKey string, servi
 		end()
 		return "", nil, err
 	}
-	if as == "" {
-		as = s.ID()
-	}
-	return as, end, nil
+	return s.ID(), end, nil
 }
 
-func (g *Guard) dialSession(ctx context.Context, protocol string, headers http.Header) (net.Conn, error) {
-	up, resp, err := g.engine.upgrade(ctx, "/session", nil, headers, protocol, nil)
+// dialUpgraded opens a connection of another protocol with the Engine.
+func (g *Guard) dialUpgraded(ctx context.Context, path, protocol string, headers http.Header) (net.Conn, error) {
+	up, resp, err := g.engine.upgrade(ctx, path, nil, headers, protocol, nil)
 	if err != nil {
 		return nil, err
 	}
 	if up == nil {
 		defer resp.Body.Close()
-		return nil, fmt.Errorf("open a session with the Engine: %w", readError(resp))
+		return nil, fmt.Errorf("open %s with the Engine: %w", path, readError(resp))
 	}
 	return up, nil
-}
-
-// grpcRefused refuses builds that come as gRPC. The connection itself is taken, and the calls on it are refused: without
-// it, buildx would try to start a builder of its own, and tell its user of that only.
-func grpcRefused(c *call) error {
-	d := deny("grpc-later", "DOCKER_BUILDKIT=0 docker build … makes the same image with the same cache", "builds through buildx's gRPC come with the next version")
-	if !wantsUpgrade(c.r, "h2c") {
-		return d
-	}
-	if err := c.refuse(d); err == nil { // audit mode
-		return c.hijackAs("h2c", "/grpc", nil, nil)
-	}
-	conn, buffered, err := http.NewResponseController(c.w).Hijack()
-	if err != nil {
-		return fmt.Errorf("take over the client's connection: %w", err)
-	}
-	defer conn.Close()
-	stop := c.cutAtEnd(conn)
-	defer stop()
-	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
-	if err := buffered.Flush(); err != nil {
-		return fmt.Errorf("%w: %w", errAnswered, err)
-	}
-	server := grpc.NewServer(grpc.UnknownServiceHandler(func(any, grpc.ServerStream) error {
-		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
-		c.once(d.Rule, d.Error())
-		return status.Error(codes.PermissionDenied, d.Error())
-	}))
-	defer server.Stop()
-	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
-	return nil
-}
-
-// single is a listener that has one connection, and ends with it.
-type single struct {
-	net.Conn
-	conns chan net.Conn
-	ended chan struct{}
-	end   func()
-}
-
-func newSingle(conn net.Conn) *single {
-	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
-	l.end = sync.OnceFunc(func() { close(l.ended) })
-	l.conns <- &watchedConn{Conn: conn, ended: l.end}
-	return l
-}
-
-func (l *single) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.ended:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *single) Addr() net.Addr { return l.LocalAddr() }
-
-func (l *single) Close() error {
-	l.end()
-	return l.Conn.Close()
 }

@@ -30,11 +30,15 @@ func sessionBuild(c *call) error {
 	}
 	b.credentials = credentialsOf(b.ctx, caller)
 	out := newBuildAnswer(c, b)
-	served, err := b.readDockerfile(caller, out)
+	served, checked, err := b.readDockerfile(caller, dirDockerfile, nil)
 	if err != nil {
 		return err
 	}
-	services := append(c.sessionServices(caller), &fileService{client: caller, dockerfile: served})
+	out.file = checked
+	files := &buildFiles{}
+	files.offer(dirContext, caller)
+	files.serve(dirDockerfile, *served)
+	services := append(c.sessionServices(caller), files)
 	// The Engine's session ends with the client's.
 	id, end, err := c.engineSession(caller.Context(b.ctx), client.sharedKey, services...)
 	if err != nil {
@@ -56,31 +60,30 @@ func sessionBuild(c *call) error {
 
 // readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
 // in no folder, wherever the client has it.
-func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) (*servedFiles, error) {
+func (b *buildRequest) readDockerfile(caller buildkit.Caller, dir string, progress func(line []byte) error) (*servedFiles, *checkedFile, error) {
 	ignore, lower := b.dockerfile+".dockerignore", lowerName(b.dockerfile)
 	names := []string{b.dockerfile, ignore}
 	if lower != "" {
 		names = append(names, lower) // an empty name would stand for the whole folder
 	}
-	files, err := readFiles(b.ctx, caller, dirDockerfile, names...)
+	files, err := readFiles(b.ctx, caller, dir, names...)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	src, ok := files[b.dockerfile]
 	if !ok {
 		src, ok = files[lower] // the Engine's second choice
 	}
 	if !ok {
-		return nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
+		return nil, nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
 	}
-	checked, err := b.c.checkDockerfile(b.ctx, src, b, nil)
+	checked, err := b.c.checkDockerfile(b.ctx, src, b, progress)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	out.file = checked
 	served, err := newServedFiles()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	name := path.Base(b.dockerfile)
 	served.files[name] = checked.copy
@@ -88,7 +91,7 @@ func (b *buildRequest) readDockerfile(caller buildkit.Caller, out *buildAnswer) 
 		served.files[name+".dockerignore"] = data
 	}
 	b.options.Set("dockerfile", name)
-	return &served, nil
+	return &served, checked, nil
 }
 
 // output is where a build's result goes.

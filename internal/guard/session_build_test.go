@@ -86,7 +86,7 @@ func (r *rig) built(file string) string {
 	if err != nil || len(id) == 0 {
 		r.t.Fatalf("the build wrote no ID: %v", err)
 	}
-	r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", string(id)) })
+	r.t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", string(id)) })
 	return string(id)
 }
 
@@ -297,7 +297,7 @@ func TestSessionBuildPrivateBase(t *testing.T) {
 	if err := reg.Push(t.Context(), "private/base:1", demo.Alpine()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", reg.Host+"/private/base:1") })
+	t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", reg.Host+"/private/base:1") })
 	dir := write(t, t.TempDir(), "Dockerfile", "FROM "+reg.Host+"/private/base:1\nRUN echo private > /form\n")
 	if out, err := r.oldDocker(dir, "", "--config", t.TempDir(), "build", "."); err == nil {
 		t.Errorf("it was built without credentials:\n%s", out)
@@ -339,7 +339,7 @@ func (r *rig) imageOf(answer string) string {
 		}
 		var image struct{ ID string }
 		if m.ID == "moby.image.id" && json.Unmarshal(m.Aux, &image) == nil {
-			r.t.Cleanup(func() { _, _ = run("unix:///var/run/docker.sock", "", "rmi", "--force", image.ID) })
+			r.t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", image.ID) })
 			return image.ID
 		}
 	}

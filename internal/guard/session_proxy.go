@@ -43,30 +43,65 @@ func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
 	return services
 }
 
-// fileService sends files to the Engine: those of the context from the client, and the Dockerfile that the guard has
-// checked. Without one (audit mode) all folders are the client's.
-type fileService struct {
-	client     buildkit.Caller
-	dockerfile *servedFiles
+// buildFiles sends files to the Engine: those of the folders that the client has offered to the build, and in the place of
+// others what the guard has checked.
+type buildFiles struct {
+	mu      sync.Mutex
+	folders map[string]buildkit.Caller // the client that has the folder
+	checked map[string]servedFiles
+	rest    buildkit.Caller // has all other folders; nil but in audit mode
 }
 
-func (s *fileService) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
+// serve gives what the guard has checked for a folder.
+func (s *buildFiles) serve(dir string, files servedFiles) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.checked == nil {
+		s.checked = map[string]servedFiles{}
+	}
+	s.checked[dir] = files
+}
+
+// offer gives a folder of the client's.
+func (s *buildFiles) offer(dir string, client buildkit.Caller) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.folders == nil {
+		s.folders = map[string]buildkit.Caller{}
+	}
+	s.folders[dir] = client
+}
+
+// find is who has a folder: the guard, if client is nil.
+func (s *buildFiles) find(dir string) (files servedFiles, client buildkit.Caller, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if files, ok = s.checked[dir]; ok {
+		return files, nil, true
+	}
+	if client = s.folders[dir]; client == nil {
+		client = s.rest
+	}
+	return servedFiles{}, client, client != nil
+}
+
+func (s *buildFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
 
 // fileKeys are what the Engine says of the files that it wants.
 var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-patterns", "override-excludes"}
 
-func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
+func (s *buildFiles) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
-	switch dir := asked.Get(keyDir); {
-	case s.dockerfile == nil:
-	case len(dir) == 1 && dir[0] == dirDockerfile:
-		return fsutil.Send(engine.Context(), engine, *s.dockerfile, nil)
-	case len(dir) == 1 && dir[0] == dirContext:
-	default:
+	dir := strings.Join(asked.Get(keyDir), "\x00")
+	files, client, ok := s.find(dir)
+	if !ok {
 		return status.Errorf(codes.NotFound, "no access allowed to dir %q", dir)
 	}
-	return relayStream(s.client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
-		return filesync.NewFileSyncClient(s.client.Conn()).DiffCopy(ctx)
+	if client == nil {
+		return fsutil.Send(engine.Context(), engine, files, nil)
+	}
+	return relayStream(client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
+		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
 		if p, ok := m.(*fstypes.Packet); ok && p.Type == fstypes.PACKET_STAT && p.Stat != nil {
 			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, trustedAttributes) })
@@ -77,7 +112,7 @@ func (s *fileService) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 }
 
 // TarStream is a form of the transfer that no Engine asks for.
-func (s *fileService) TarStream(filesync.FileSync_TarStreamServer) error {
+func (s *buildFiles) TarStream(filesync.FileSync_TarStreamServer) error {
 	return status.Error(codes.Unimplemented, "slipway: files are sent by DiffCopy only")
 }
 

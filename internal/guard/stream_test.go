@@ -426,7 +426,7 @@ func TestCommit(t *testing.T) {
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run("unix:///var/run/docker.sock", "", "image", "inspect", made.ID); err == nil {
+	if _, err := run(engineHost(), "", "image", "inspect", made.ID); err == nil {
 		t.Error("the nameless image was left behind")
 	}
 }

@@ -1,0 +1,139 @@
+package guard
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+
+	control "github.com/moby/buildkit/api/services/control"
+	gateway "github.com/moby/buildkit/frontend/gateway/pb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+)
+
+// grpcServer is what a client of BuildKit's gRPC API speaks with: buildx, and compose through it. Each message is decoded
+// and made anew for the Engine. Methods that are not here do not exist.
+type grpcServer struct {
+	control.UnimplementedControlServer
+	gateway.UnimplementedLLBBridgeServer
+	c *call
+}
+
+// The bounds of a client's gRPC connection.
+const (
+	maxGRPCMessage = 16 << 20
+	maxGRPCStreams = 200
+)
+
+// grpcOpen takes a client's connection for BuildKit's API. It is ours alone: what is asked on it goes to the Engine over a
+// connection of the guard's own.
+func grpcOpen(c *call) error {
+	if !wantsUpgrade(c.r, "h2c") {
+		return badRequest("slipway: BuildKit's API needs an upgrade to h2c")
+	}
+	if c.r.ContentLength != 0 {
+		return badRequest("slipway: the request for BuildKit's API has no body")
+	}
+	conn, buffered, err := http.NewResponseController(c.w).Hijack()
+	if err != nil {
+		return fmt.Errorf("take over the client's connection: %w", err)
+	}
+	defer conn.Close()
+	stop := c.cutAtEnd(conn)
+	defer stop()
+	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+	if err := buffered.Flush(); err != nil {
+		return fmt.Errorf("%w: %w", errAnswered, err)
+	}
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.MaxConcurrentStreams(maxGRPCStreams),
+		grpc.UnknownServiceHandler(c.unknownMethod))
+	s := &grpcServer{c: c}
+	control.RegisterControlServer(server, s)
+	gateway.RegisterLLBBridgeServer(server, bridgeServer{s})
+	defer server.Stop()
+	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
+	return nil
+}
+
+// exportTraces is where clients send their own measurements.
+const exportTraces = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+// unknownMethod answers for services that are not in the table.
+func (c *call) unknownMethod(_ any, s grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(s)
+	if method == exportTraces {
+		return status.Error(codes.Unimplemented, "slipway: traces are not collected")
+	}
+	return c.onMethod(s.Context(), method).refusedMethod()
+}
+
+// onMethod is a call by gRPC as the rules see it.
+func (c *call) onMethod(ctx context.Context, method string) *call {
+	r := &http.Request{Method: http.MethodPost, Header: http.Header{}, Body: http.NoBody}
+	return &call{Guard: c.Guard, r: r, ctx: ctx, row: "gRPC " + printable(strings.TrimPrefix(method, "/")), version: c.version}
+}
+
+// refusedMethod ends a call of a method that no job gets.
+func (c *call) refusedMethod() error {
+	return c.told(deny("grpc-method", "", "%s is no call that a job may make", strings.TrimPrefix(c.row, "gRPC ")))
+}
+
+// engineGRPC is the guard's own connection for BuildKit's API of the Engine, made when it is first needed.
+type engineGRPC struct {
+	once sync.Once
+	conn *grpc.ClientConn
+	err  error
+}
+
+func (g *Guard) buildkit() (*grpc.ClientConn, error) {
+	g.grpc.once.Do(func() {
+		g.grpc.conn, g.grpc.err = grpc.NewClient("passthrough:///engine",
+			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.dialUpgraded(ctx, "/grpc", "h2c", nil) }),
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*maxGRPCMessage), grpc.MaxCallSendMsgSize(4*maxGRPCMessage)))
+	})
+	return g.grpc.conn, g.grpc.err
+}
+
+func (g *Guard) closeBuildkit() {
+	g.grpc.once.Do(func() { g.grpc.err = net.ErrClosed })
+	if g.grpc.conn != nil {
+		_ = g.grpc.conn.Close() // nothing is asked on it any more
+	}
+}
+
+// single is a listener that has one connection, and ends with it.
+type single struct {
+	net.Conn
+	conns chan net.Conn
+	ended chan struct{}
+	end   func()
+}
+
+func newSingle(conn net.Conn) *single {
+	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
+	l.end = sync.OnceFunc(func() { close(l.ended) })
+	l.conns <- &watchedConn{Conn: conn, ended: l.end}
+	return l
+}
+
+func (l *single) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.ended:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *single) Addr() net.Addr { return l.LocalAddr() }
+
+func (l *single) Close() error {
+	l.end()
+	return l.Conn.Close()
+}
