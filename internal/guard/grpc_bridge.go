@@ -5,8 +5,9 @@ import (
 
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
-	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // bridgeServer is LLBBridge: what a client says of a build while its Control/Solve waits. The two services have methods of
@@ -55,7 +56,7 @@ func (s bridgeServer) Return(ctx context.Context, r *gateway.ReturnRequest) (*ga
 		out := &gateway.ReturnRequest{}
 		if r.Error != nil {
 			b.clientFailed(r.Error.Message)
-			out.Error = &rpcstatus.Status{Code: r.Error.Code, Message: r.Error.Message}
+			out.Error = status.New(codes.Code(r.Error.Code), r.Error.Message).Proto() // without its details
 		} else {
 			out.Result = plainResult(r.Result)
 		}
