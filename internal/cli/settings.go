@@ -29,7 +29,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		User: d.User, AllowedUsers: d.AllowedUsers, AllowedPrivilegedImages: d.AllowedPrivilegedImages,
 		DisableEntrypointOverwrite: d.DisableEntrypointOverwrite, ContainerLabels: d.ContainerLabels,
 		BuildsDir: r.BuildsDir, CacheDir: r.CacheDir, Volumes: d.Volumes, DisableCache: d.DisableCache, VolumeHostDir: d.CacheDir,
-		EngineSocket: socket, Socket: r.Slipway.Socket,
+		EngineSocket: socket, Socket: r.Slipway.Socket, Dind: r.Slipway.Dind, DindImages: r.Slipway.DindImages,
 		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r), ServerTLS: c.serverTLS(r),
 		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
@@ -50,7 +50,7 @@ func guardSettings(r *config.Runner, dir string, images *ledger.Ledger, machine 
 	return executor.GuardSettings{
 		Dir: dir, Ledger: images, Machine: machine,
 		Audit: s.SocketPolicy == config.PolicyAudit, TrustConfig: s.TrustConfig, CacheScope: s.CacheScope,
-		AllowedRegistries: s.AllowedRegistries,
+		AllowedRegistries: s.AllowedRegistries, NoPorts: !executor.IsAdmin(),
 		Limits: guard.Limits{
 			Containers: l.Containers, Networks: l.Networks, Volumes: l.Volumes, Execs: l.Execs, Builds: l.Builds,
 			Memory: int64(l.Memory), NanoCPUs: int64(l.CPUs), PIDs: l.PIDs, ShmSize: int64(l.ShmSize), Tmpfs: int64(l.Tmpfs),

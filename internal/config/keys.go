@@ -95,9 +95,6 @@ func Unimplemented() []Setting {
 
 		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.allowed_frontends", Later, 3, "frontends of Dockerfiles (# syntax=)"},
-		{"runners.slipway.dind", Later, 3, "warm Docker-in-Docker"},
-		{"runners.slipway.dind_images", Later, 3, "warm Docker-in-Docker"},
-		{"runners.slipway.build_secrets", Later, 3, "secrets found in images"},
 		{"runners.slipway.git_dir", Later, 4, "a Git directory outside of the project's"},
 		{"runners.slipway.allowed_projects", Later, 4, "projects that may run here"},
 		{"runners.slipway.protected_only", Later, 4, "refs that may run here"},

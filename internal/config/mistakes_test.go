@@ -257,12 +257,15 @@ var mistakes = []struct {
 		warnings: []string{"f:14: runners.slipway.limits.many: unknown key, ignored"},
 	},
 	{
-		name: "values of the guard", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\n[runners.slipway.limits]\nbuilds = -1\n",
+		name: "values of the guard", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\ndind = \"cold\"\nbuild_secrets = \"no\"\ndind_images = [\"a b\"]\n[runners.slipway.limits]\nbuilds = -1\n",
 		errs: []string{
 			`f:7: runners.slipway.socket_policy: "log" is not known (write enforce or audit)`,
 			`f:8: runners.slipway.cache_scope: "group" is not known (write project, protected or runner)`,
 			`f:10: runners.slipway.allowed_registries: "https://b.example" is not the host of a registry, with its port if it has one (write allowed_registries = ["registry.example.com:5050", "*.example.com"])`,
-			`f:12: runners.slipway.limits.builds: a limit cannot be less than nothing (leave it out for the default)`,
+			`f:11: runners.slipway.dind: "cold" is not known (write warm or start)`,
+			`f:12: runners.slipway.build_secrets: "no" is not known (write warn, deny or off)`,
+			`f:13: runners.slipway.dind_images: "a b" is no image, nor a pattern for images (write dind_images = ["registry.example.com/ci/docker-dind:*"])`,
+			`f:15: runners.slipway.limits.builds: a limit cannot be less than nothing (leave it out for the default)`,
 		},
 	},
 	{

@@ -55,6 +55,13 @@ type RunnerSlipway struct {
 	TrustConfig bool `toml:"trust_config,omitempty"`
 	// CacheScope says which jobs share a build cache and local image names; ScopeProject by default.
 	CacheScope string `toml:"cache_scope,omitempty"`
+	// Dind says what becomes of a service that is a Docker-in-Docker; DindWarm by default.
+	Dind string `toml:"dind,omitempty"`
+	// DindImages are images that are a Docker-in-Docker, beside Docker's own: globs as in allowed_images.
+	DindImages []string `toml:"dind_images,omitempty"`
+	// BuildSecrets says what the guard does when a masked variable's value is about to be part of an image; SecretsWarn by
+	// default.
+	BuildSecrets string `toml:"build_secrets,omitempty"`
 	// AllowedRegistries are the only ones, beside the job's own, that a guarded job may use: host[:port], *.example.com.
 	AllowedRegistries []string `toml:"allowed_registries,omitempty"`
 	// Limits of what one job may make through a guarded socket.
@@ -86,6 +93,19 @@ const (
 const (
 	PolicyEnforce = "enforce" // refuse it
 	PolicyAudit   = "audit"   // log it and let it pass
+)
+
+// What becomes of a service that is a Docker-in-Docker.
+const (
+	DindWarm  = "warm"  // the job's guarded socket takes its place
+	DindStart = "start" // it is started as it is written
+)
+
+// What the guard does when a secret is about to be part of an image.
+const (
+	SecretsWarn = "warn" // tell the job's author
+	SecretsDeny = "deny" // refuse it
+	SecretsOff  = "off"  // not look
 )
 
 // Who shares a build cache.

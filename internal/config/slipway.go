@@ -12,7 +12,7 @@ func (s *RunnerSlipway) defaults() {
 		value *string
 		def   string
 	}{
-		{&s.Socket, SocketGuarded}, {&s.SocketPolicy, PolicyEnforce}, {&s.CacheScope, ScopeProject},
+		{&s.Socket, SocketGuarded}, {&s.SocketPolicy, PolicyEnforce}, {&s.CacheScope, ScopeProject}, {&s.Dind, DindWarm}, {&s.BuildSecrets, SecretsWarn},
 	} {
 		if *f.value == "" {
 			*f.value = f.def
@@ -28,6 +28,13 @@ func (c *checker) slipway(at string, s *RunnerSlipway) {
 	c.oneOf(child(at, "socket"), s.Socket, []string{SocketGuarded, SocketRaw, SocketOff})
 	c.oneOf(child(at, "socket_policy"), s.SocketPolicy, []string{PolicyEnforce, PolicyAudit})
 	c.oneOf(child(at, "cache_scope"), s.CacheScope, []string{ScopeProject, ScopeProtected, ScopeRunner})
+	c.oneOf(child(at, "dind"), s.Dind, []string{DindWarm, DindStart})
+	c.oneOf(child(at, "build_secrets"), s.BuildSecrets, []string{SecretsWarn, SecretsDeny, SecretsOff})
+	for i, image := range s.DindImages {
+		if image == "" || strings.ContainsAny(image, " \t\n") {
+			c.fail(element(child(at, "dind_images"), i), `write dind_images = ["registry.example.com/ci/docker-dind:*"]`, "%q is no image, nor a pattern for images", image)
+		}
+	}
 	for i, host := range s.AllowedRegistries {
 		if !registryForm.MatchString(host) {
 			c.fail(element(child(at, "allowed_registries"), i), `write allowed_registries = ["registry.example.com:5050", "*.example.com"]`,

@@ -14,6 +14,9 @@ type Machine struct {
 	DataRoot         string // where its images, volumes and containers lie
 	CgroupDriver     string // cgroupfs, systemd or none
 	ContainerdSocket string // "" if an older Engine does not say
+	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
+	InsecureRegistries []string
+	Experimental       bool
 }
 
 // Machine asks the Engine about its machine.
@@ -25,6 +28,17 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	m := Machine{ID: r.Info.ID, DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver}
 	if r.Info.Containerd != nil {
 		m.ContainerdSocket = r.Info.Containerd.Address
+	}
+	m.Experimental = r.Info.ExperimentalBuild
+	if c := r.Info.RegistryConfig; c != nil {
+		for _, block := range c.InsecureRegistryCIDRs {
+			m.InsecureRegistries = append(m.InsecureRegistries, block.String())
+		}
+		for host, index := range c.IndexConfigs {
+			if index != nil && !index.Secure {
+				m.InsecureRegistries = append(m.InsecureRegistries, host)
+			}
+		}
 	}
 	return m, nil
 }

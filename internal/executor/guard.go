@@ -52,8 +52,13 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 			c.Limits.CgroupParent = cg.path
 		}
 	}
+	var daemon *guard.Daemon
+	if p.dind != nil && p.dind.ports {
+		daemon = &guard.Daemon{Names: p.dind.names}
+	}
 	g, err := guard.Open(ctx, guard.Options{
-		Dial: e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
+		Daemon: daemon,
+		Dial:   e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
 		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
 	})
 	if err != nil {
@@ -61,6 +66,11 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		return nil, fmt.Errorf("open the job's socket: %w", err)
 	}
 	socket.Guard = g
+	if daemon != nil {
+		for _, folder := range p.dind.certs {
+			c.Mounts = append(c.Mounts, docker.Mount{Source: g.Certificates(), Target: folder, ReadOnly: true})
+		}
+	}
 	for _, v := range p.volumes {
 		if v.socket {
 			c.Mounts = append(c.Mounts, docker.Mount{Source: g.Socket(), Target: v.target})

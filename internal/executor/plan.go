@@ -36,6 +36,7 @@ type plan struct {
 	container docker.Container // without image ID and mounts of the workspace
 	layout    layout
 	volumes   []volume
+	dind      *dindPlan // nil = none
 	source    sourcePlan
 
 	dir, tempDir string // in the container
@@ -70,6 +71,13 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	p.dir = path.Join(s.BuildsDir, p.layout.below, projectPath)
 	p.tempDir = p.dir + ".tmp"
 	p.vars = s.variables(slot, spec, p.dir, p.tempDir)
+	services := spec.Services
+	if s.hasWarmDind(p.volumes) {
+		services = s.warmDind(p)
+	}
+	if p.dind != nil {
+		s.setDind(p)
+	}
 	for _, v := range p.vars {
 		if v.File {
 			p.files = append(p.files, v)
@@ -83,7 +91,7 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	if err := unsupported(spec); err != nil && p.err == nil {
+	if err := unsupported(spec, services); err != nil && p.err == nil {
 		p.err = err
 	}
 	p.stages = s.stages(p)
@@ -110,6 +118,7 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	c.User = p.image.user
 	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
 	c.Labels[labelName] = c.Name
+	c.Extras.ExtraHosts = slices.Concat(p.dindExtraHosts(), c.Extras.ExtraHosts)
 	if c.Network == "" {
 		c.Network = s.Network
 		if len(c.Extras.Links) > 0 {
@@ -194,10 +203,10 @@ func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
 }
 
 // unsupported finds what a job needs and Slipway cannot do yet: better no job than half of one.
-func unsupported(spec *job.Spec) error {
+func unsupported(spec *job.Spec, services []job.Service) error {
 	missing := ""
 	switch {
-	case len(spec.Services) > 0:
+	case len(services) > 0:
 		missing = "services"
 	case len(spec.Artifacts) > 0:
 		missing = "artifacts"

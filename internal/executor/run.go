@@ -70,6 +70,9 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 	s := e.Settings
 	tr.Printf("Running with slipway %s (%s)", s.Version, s.Revision)
 	tr.Printf("  on %s %s, system ID: %s", s.RunnerName, s.ShortToken, s.SystemID)
+	if p.dind != nil && p.err == nil {
+		tr.Printf("%s", p.dindNotice())
+	}
 	for _, w := range p.warnings {
 		tr.Warnf("%s", w)
 	}

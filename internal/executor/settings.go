@@ -47,6 +47,8 @@ type Settings struct {
 	EngineSocket        string // path on the host
 	Socket              string // what a volume that is the Engine's socket gives: guarded, raw or off
 	Guard               GuardSettings
+	Dind                string   // what becomes of a service that is a Docker-in-Docker: warm or start
+	DindImages          []string // globs of images that are one, beside Docker's own
 
 	Environment         []string // KEY=value
 	Shell               string   // "sh" leaves bash out
@@ -79,6 +81,7 @@ type GuardSettings struct {
 	CacheScope        string // project, protected or runner
 	AllowedRegistries []string
 	Limits            guard.Limits
+	NoPorts           bool // this process cannot enter a container's network namespace
 	Machine           docker.Machine
 }
 

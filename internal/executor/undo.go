@@ -180,6 +180,9 @@ func (s Settings) socketWarnings(p *plan) (out []string) {
 		out = append(out, `socket_policy = "audit" in [runners.slipway]: what the guard of the Engine's socket would refuse is only noted`)
 	}
 	for _, key := range p.withheld {
+		if key == "privileged" && p.dind != nil {
+			continue // it was for the Docker-in-Docker
+		}
 		out = append(out, key+" in [runners.docker] is not given to this job, because it would undo the guard of the Engine's socket "+
 			"(the runner's operator can write trust_config = true in [runners.slipway])")
 	}

@@ -36,6 +36,8 @@ type Options struct {
 	// serves any more is replaced. It is up to the caller to open it to others than its owner.
 	Socket string
 	Policy Policy
+	// Daemon opens the socket also on TCP in the job's container; nil = not.
+	Daemon *Daemon
 	// Images is the record of whose the Engine's images are, which all guards of an Engine share.
 	Images *ledger.Ledger
 	// Log gets the audit: one line per decision.
@@ -60,6 +62,7 @@ type Guard struct {
 	lease      *ledger.Lease // of the job, for the names that it borrows
 	objects    *objects
 	ports      *ports
+	daemon     daemonPorts
 	making     sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
 	builds     *builds
 	grpc       engineGRPC
@@ -102,6 +105,11 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	if err := makeDir(o.Dir); err != nil {
 		return nil, err
+	}
+	if o.Daemon != nil {
+		if g.daemon.config, err = makeCertificates(g.certificates(), o.Daemon.Names); err != nil {
+			return nil, err
+		}
 	}
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
@@ -223,9 +231,10 @@ func (g *Guard) Close(ctx context.Context) error {
 		wait, stop := context.WithTimeout(ctx, closeTimeout/2) // the rest is for the removal
 		g.waitForCalls(wait)
 		stop()
+		g.daemon.close()
 		g.ports.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
-		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeDir(), g.lease.End())
+		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeCertificates(), g.removeDir(), g.lease.End())
 		g.closeBuildkit()
 		g.engine.close()
 	})
@@ -262,4 +271,6 @@ func (g *Guard) JobContainer(id, name string) {
 
 // JobStarted tells the guard that the job's container was started, for the first time or again: its network namespace is
 // a new one.
-func (g *Guard) JobStarted(ctx context.Context) error { return g.ports.reopen(ctx) }
+func (g *Guard) JobStarted(ctx context.Context) error {
+	return errors.Join(g.openDaemon(ctx), g.ports.reopen(ctx))
+}
