@@ -29,8 +29,11 @@ type pullOptions struct {
 
 // imageCreate pulls. Imports, the other thing that the call can do, would bring a URL that the Engine asks.
 func imageCreate(c *call) error {
+	if c.query.Get("fromSrc") == "-" {
+		return importImage(c)
+	}
 	if c.query.Get("fromSrc") != "" {
-		if err := c.refuse(deny("image-import", "use FROM scratch and ADD in a Dockerfile", "images cannot be imported: %s", shownURL(c.query.Get("fromSrc")))); err != nil {
+		if err := c.refuse(deny("image-import", "fetch it in the job and import the file", "the Engine would fetch %s itself, from a place that the job may not reach", shownURL(c.query.Get("fromSrc")))); err != nil {
 			return err
 		}
 		return c.forward(http.MethodPost, "/images/create", c.pick("fromSrc", "repo", "tag", "message", "changes", "platform"), c.r.Body)

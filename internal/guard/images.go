@@ -93,15 +93,3 @@ func (i *lookingCalls) Image(ctx context.Context, ref string) (ledger.Image, err
 	}
 	return i.doc.image(), nil
 }
-
-func imageLoad(c *call) error    { return c.noArchive("/images/load") }
-func imageSave(c *call) error    { return c.noArchive("/images/get") }
-func imageSaveOne(c *call) error { return c.noArchive("/images/" + c.vars["name"] + "/get") }
-
-func (c *call) noArchive(path string) error {
-	if err := c.refuse(deny("image-archive", "build the image in the job, or push it to a registry and pull it there; archives come with the next version",
-		"images cannot be loaded from archives or saved to them yet")); err != nil {
-		return err
-	}
-	return c.passThrough(path)
-}

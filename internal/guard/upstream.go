@@ -21,6 +21,8 @@ type upstream struct {
 	version   apiVersion // spoken, and the newest that clients may speak
 	release   string     // of the Engine: 20.10.24
 	platform  string     // that it builds for if nobody says otherwise: linux/amd64
+	// containerd says that it keeps images in containerd, and not in a store of its own.
+	containerd bool
 }
 
 // newUpstream asks the Engine for its versions.
@@ -45,6 +47,13 @@ func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, 
 		engine = newest
 	}
 	u.version, u.release, u.platform = engine, v.Version, v.Os+"/"+v.Arch
+	var info struct{ DriverStatus [][2]string }
+	if u.version.atLeast("1.44") {
+		if err := u.getJSON(ctx, "/info", nil, &info); err != nil {
+			return nil, fmt.Errorf("ask the Engine about itself: %w", err)
+		}
+	}
+	u.containerd = storesInContainerd(info.DriverStatus)
 	return u, nil
 }
 
