@@ -21,7 +21,7 @@ var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor"},
 	"github.com/containerd/errdefs":          {"docker"},
-	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile"}, // the Engine's own grammar of names
+	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
 	"github.com/docker/go-units":             {"config", "docker"},
 	"github.com/google/go-containerregistry": {"demo"},

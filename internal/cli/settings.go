@@ -50,7 +50,7 @@ func guardSettings(r *config.Runner, dir string, images *ledger.Ledger, machine 
 	return executor.GuardSettings{
 		Dir: dir, Ledger: images, Machine: machine,
 		Audit: s.SocketPolicy == config.PolicyAudit, TrustConfig: s.TrustConfig, CacheScope: s.CacheScope,
-		AllowedRegistries: s.AllowedRegistries, NoPorts: !executor.IsAdmin(),
+		AllowedRegistries: s.AllowedRegistries, NoPorts: !executor.IsAdmin(), Secrets: s.BuildSecrets,
 		Limits: guard.Limits{
 			Containers: l.Containers, Networks: l.Networks, Volumes: l.Volumes, Execs: l.Execs, Builds: l.Builds,
 			Memory: int64(l.Memory), NanoCPUs: int64(l.CPUs), PIDs: l.PIDs, ShmSize: int64(l.ShmSize), Tmpfs: int64(l.Tmpfs),

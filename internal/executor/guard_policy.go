@@ -14,7 +14,7 @@ import (
 )
 
 // guardPolicy is what the job may do through its socket. It comes from the settings and from the payload's own fields:
-// nothing in it comes from variables, which a pipeline can set.
+// nothing in it comes from variables, which a pipeline can set, but for the secrets: they only restrict the job.
 func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount, token string) guard.Policy {
 	registry, others := registries(p.spec)
 	policy := guard.Policy{
@@ -27,6 +27,9 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		Audit:   s.Guard.Audit, Root: IsAdmin(),
 	}
 	policy.ImagePath = ownImagePath(p.spec)
+	if s.Guard.Secrets != "off" {
+		policy.Secrets, policy.DenySecrets = secrets(p.vars), s.Guard.Secrets == "deny"
+	}
 	if len(policy.AllowedRegistries) > 0 {
 		policy.AllowedRegistries = slices.Concat(policy.AllowedRegistries, others)
 	}
@@ -40,6 +43,17 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		policy.Limits.NanoCPUs = c.Limits.NanoCPUs
 	}
 	return policy
+}
+
+// secrets are the masked variables. They are what the guard looks for, and give the job nothing.
+func secrets(vars job.Variables) []guard.Secret {
+	var out []guard.Secret
+	for _, v := range vars {
+		if v.Masked && v.Value != "" {
+			out = append(out, guard.Secret{Name: v.Key, Value: v.Value})
+		}
+	}
+	return out
 }
 
 // ownImagePath is the project's own place in GitLab's registry, "" if there is none.

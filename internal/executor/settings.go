@@ -81,7 +81,8 @@ type GuardSettings struct {
 	CacheScope        string // project, protected or runner
 	AllowedRegistries []string
 	Limits            guard.Limits
-	NoPorts           bool // this process cannot enter a container's network namespace
+	Secrets           string // what the guard does with masked values that get into images: warn, deny or off
+	NoPorts           bool   // this process cannot enter a container's network namespace
 	Machine           docker.Machine
 }
 

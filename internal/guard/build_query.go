@@ -273,7 +273,10 @@ func (b *buildRequest) readArgs() error {
 
 func (b *buildRequest) readLabels() error {
 	var labels map[string]string
-	if err := b.decode("labels", &labels); err != nil || len(labels) == 0 {
+	if err := b.decode("labels", &labels); err != nil {
+		return err
+	}
+	if err := b.checkBuildSecrets(labels); err != nil || len(labels) == 0 {
 		return err
 	}
 	for k := range labels {

@@ -29,6 +29,9 @@ func commit(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkCommitSecrets(rec.ID, body, changes); err != nil {
+		return err
+	}
 	q := c.pick("author", "comment", "pause")
 	q.Set("container", rec.ID)
 	if len(changes) > 0 {
@@ -59,6 +62,48 @@ func commit(c *call) error {
 		return c.written(err)
 	}
 	c.json(http.StatusCreated, map[string]string{"Id": made.ID})
+	return nil
+}
+
+// checkCommitSecrets looks at what a commit would put into an image: what the container was started with, and what the
+// client changes of it.
+func (c *call) checkCommitSecrets(id string, body container.Config, changes []string) error {
+	if len(c.policy.Secrets) == 0 {
+		return nil
+	}
+	const cure = "start the container without it, or commit it from one that had it in a file only"
+	var of struct{ Config map[string]json.RawMessage }
+	if err := c.engine.getJSON(c.ctx, "/containers/"+id+"/json", nil, &of); err != nil {
+		return err
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	var changed map[string]json.RawMessage
+	if err := json.Unmarshal(data, &changed); err != nil {
+		return err
+	}
+	for _, config := range []map[string]json.RawMessage{of.Config, changed} {
+		if err := c.checkConfigSecrets("the container", config, cure); err != nil {
+			return err
+		}
+	}
+	return c.checkChangeSecrets(changes)
+}
+
+// checkChangeSecrets looks at the instructions of a commit or an import.
+func (c *call) checkChangeSecrets(changes []string) error {
+	for _, line := range changes {
+		words := strings.Fields(line)
+		if len(words) > 2 {
+			words = words[:2]
+		}
+		name, _, _ := strings.Cut(strings.Join(words, " "), "=")
+		if err := c.baked("--change "+name, line, "leave it out"); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

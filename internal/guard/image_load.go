@@ -459,6 +459,9 @@ func importImage(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.checkChangeSecrets(changes); err != nil {
+		return err
+	}
 	q := c.pick("message", "platform")
 	q.Set("fromSrc", "-")
 	if len(changes) > 0 {

@@ -80,6 +80,9 @@ func (c *call) push(name reference.NamedTagged, auth, platform string, each func
 	if err != nil {
 		return err
 	}
+	if err := c.checkPushedSecrets(c.ctx, img.ID, reference.FamiliarString(name)); err != nil {
+		return err
+	}
 	query := url.Values{"tag": {name.Tag()}}
 	if platform != "" && c.engine.version.atLeast("1.46") {
 		query.Set("platform", platform)

@@ -6,7 +6,8 @@ import (
 	"regexp"
 )
 
-// Policy is what one job may do. Nothing in it may come from what the job's author can set.
+// Policy is what one job may do. Nothing in it may come from what the job's author can set, but for Secrets, which only
+// restrict it.
 type Policy struct {
 	// Token names the job on the Engine, in names and labels: 12 lower-case hex digits, never used twice.
 	Token string
@@ -42,6 +43,11 @@ type Policy struct {
 	CapAdd []string
 	// CapDrop are taken from every container of the job.
 	CapDrop []string
+
+	// Secrets are the values of the job's masked variables; DenySecrets refuses to make them part of an image, instead of
+	// telling the job's author.
+	Secrets     []Secret
+	DenySecrets bool
 
 	// PublishLocal opens published ports on the machine's 127.0.0.1, for a guard without a job container.
 	PublishLocal bool
