@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/distribution/reference"
 	"github.com/moby/moby/api/types/container"
 )
 
@@ -45,9 +46,28 @@ func (p *planner) privileges(in *hostConfig, out *container.HostConfig) error {
 	if !in.Privileged {
 		return nil
 	}
+	cure := "for Docker in a container mount /var/run/docker.sock instead, for a single capability ask the runner's operator"
+	switch repository(p.asked) {
+	case "testcontainers/ryuk":
+		// It asks for what it does not need, and it only speaks with the job's own socket.
+		p.warn("Ryuk is not privileged: it does without")
+		return nil
+	case "moby/buildkit":
+		cure = "the default builder (docker buildx use default) has this project's warm cache already: no other is needed"
+	case "tonistiigi/binfmt", "multiarch/qemu-user-static":
+		cure = "ask the runner's operator to install binfmt on the machine, once for all jobs"
+	}
 	out.Privileged = true // in audit mode
-	return p.refuse(deny("privileged", "for Docker in a container mount /var/run/docker.sock instead, for a single capability ask the runner's operator",
-		"a privileged container is root on the machine"))
+	return p.refuse(deny("privileged", cure, "a privileged container is root on the machine"))
+}
+
+// repository is an image's path below its registry, without tag.
+func repository(image string) string {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return ""
+	}
+	return reference.Path(named)
 }
 
 // namespaces decides whose namespaces a container lives in. Networks are decided elsewhere.

@@ -19,6 +19,7 @@ type planner struct {
 	image     func(ref string) (image, error)
 	info      func() (engineInfo, error)
 
+	asked    string // the image, as the client wrote it
 	warnings []string
 }
 
@@ -47,6 +48,7 @@ func (p *planner) plan(name string, in *createRequest) (*plan, error) {
 	if in.Image == "" {
 		return nil, badRequest("no command specified: the image is missing")
 	}
+	p.asked = in.Image
 	if in.unknown != "" {
 		p.warn("the field %q is not known and was dropped", in.unknown)
 	}

@@ -9,21 +9,16 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
-
-	"github.com/slipway-ci/slipway/internal/netns"
 )
 
 // TestDaemon calls the ports of the job's socket from within the job's container: the plain one takes both, the other only
 // who has the certificate.
 func TestDaemon(t *testing.T) {
 	t.Parallel()
+	needRoot(t)
 	r := newRig(t, func(o *Options) { o.Daemon = &Daemon{Names: []string{"docker", "dind"}} })
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
 	job := r.job()
 	if err := r.JobStarted(t.Context()); err != nil {
 		t.Fatal(err)
@@ -90,15 +85,7 @@ func TestDaemon(t *testing.T) {
 // askDaemon asks for a sign of life from within a container's network.
 func (r *rig) askDaemon(container, address string, config *tls.Config) error {
 	r.t.Helper()
-	pid, err := strconv.Atoi(strings.TrimSpace(r.host("inspect", "--format", "{{.State.Pid}}", container)))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	ns, err := netns.Open(pid)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	defer ns.Close()
+	ns := r.within(container)
 	scheme := "http"
 	if config != nil {
 		scheme = "https"

@@ -45,7 +45,9 @@ func TestSecretsInImages(t *testing.T) {
 			return r.try("build", "--build-arg", "TOKEN="+base64.StdEncoding.EncodeToString([]byte(theSecret)), dir)
 		}, "--build-arg TOKEN"},
 		{"label", func(r *rig) (string, error) { return r.try("build", "--label", "x="+theSecret, dir) }, "--label x"},
-		{"buildx", func(r *rig) (string, error) { return r.buildxIn(dir, "", "build", "--build-arg", "TOKEN="+theSecret, ".") }, "--build-arg TOKEN"},
+		{"buildx", func(r *rig) (string, error) {
+			return r.buildxIn(dir, "", "build", "--build-arg", "TOKEN="+theSecret, ".")
+		}, "--build-arg TOKEN"},
 		{"commit", func(r *rig) (string, error) {
 			r.docker("run", "--name", "carrier", "-e", "T="+theSecret, alpine, "true")
 			return r.try("commit", "carrier", "committed")

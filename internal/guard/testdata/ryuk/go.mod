@@ -1,0 +1,3 @@
+module ryuk.test
+
+go 1.26.0
