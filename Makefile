@@ -6,7 +6,7 @@ SLEEP ?= 10s
 GOFUMPT := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test lint bench fmt
+.PHONY: build demo test test-engine lint bench fmt
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/slipway ./cmd/slipway
@@ -17,7 +17,12 @@ demo: build ## watch a real job build and push an image, twice
 
 test: build lint ## everything, on a real Engine
 	scripts/engine tests
-	SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 12m ./...
+	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 14m ./...
+
+test-engine: ## the guard's tests on a Docker Engine of today, which is made and started for them; needs root, and some minutes
+	scripts/engine tests
+	go test -c -o bin/guard.test ./internal/guard
+	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 scripts/current-engine sh -c 'cd internal/guard && exec ../../bin/guard.test -test.count=1 -test.timeout 20m $(ARGS)'
 
 lint:
 	@out=$$($(GOFUMPT) -l .) && test -z "$$out" || { echo "run make fmt:"; echo "$$out"; exit 1; }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	control "github.com/moby/buildkit/api/services/control"
 	buildkit "github.com/moby/buildkit/session"
@@ -37,6 +38,8 @@ type grpcBuild struct {
 
 // grpcBuilds are the job's builds by gRPC, by the client's reference.
 type grpcBuilds struct {
+	wait time.Duration // for a build that is asked about before it comes
+
 	mu     sync.Mutex
 	byRef  map[string]*grpcBuild
 	over   []endedBuild  // those that ended last
@@ -47,7 +50,7 @@ type grpcBuilds struct {
 }
 
 func newGRPCBuilds() *grpcBuilds {
-	return &grpcBuilds{byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
+	return &grpcBuilds{wait: sessionWait, byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
 }
 
 func (l *grpcBuilds) add(b *grpcBuild) error {
@@ -99,7 +102,7 @@ func noBuild(ref string) error {
 
 // find is the build of a reference. A client asks for its state, and says what is built, on the way of its Solve.
 func (l *grpcBuilds) find(ctx context.Context, ref string) (*grpcBuild, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionWait)
+	ctx, cancel := context.WithTimeout(ctx, l.wait)
 	defer cancel()
 	for {
 		l.mu.Lock()
@@ -132,6 +135,8 @@ func (c *call) bridged() (*grpcBuild, context.Context, error) {
 	}
 	select {
 	case <-b.asked:
+	case <-b.ctx.Done():
+		return nil, nil, noBuild(ids[0]) // it was refused, and its Solve says why
 	case <-c.ctx.Done():
 		return nil, nil, c.ctx.Err()
 	}
