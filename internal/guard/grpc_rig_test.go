@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	grpcmeta "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 )
 
 // plugins is a folder for DOCKER_CONFIG with docker's own plugins in it. scripts/plugins makes them; without them the test
@@ -93,14 +95,16 @@ func (r *rig) asBuildx(dir string, change func(solve *control.SolveRequest, fron
 	resp, err := bridge.Solve(of, front)
 	answer := &gateway.ReturnRequest{}
 	if err != nil {
-		cancel() // the client gives up
+		st, _ := status.FromError(err)
+		answer.Error = st.Proto()
 	} else {
 		answer.Result = resp.Result
-		_, err = bridge.Return(of, answer)
 	}
+	_, returned := bridge.Return(of, answer) // fails where the build is over
 	m := <-made
-	if m.err != nil && err == nil {
-		err = m.err
+	err = errors.Join(err, m.err)
+	if err == nil {
+		err = returned
 	}
 	return m.resp.GetExporterResponse(), err
 }
