@@ -31,7 +31,7 @@ lint:
 
 bench: build ## the figures of README, side by side with a hand-written minimum
 	scripts/engine
-	go run ./internal/bench -slipway bin/slipway $(ARGS)
+	SLIPWAY_PLUGINS=$$(scripts/plugins) go run ./internal/bench -slipway bin/slipway $(ARGS)
 
 fmt:
 	$(GOFUMPT) -w .

@@ -137,6 +137,10 @@ func (r *rig) guard(ctx context.Context, slipway string, runs int, t *table) (er
 	}
 	t.row("guard: warm build, classic clients", millis(classic.ours), millis(classic.minimum), classic.ratio(), "≤ 1.35× the classic builder")
 
+	if err := r.buildx(runs, g, t); err != nil {
+		return fmt.Errorf("buildx: %w", err)
+	}
+
 	huge, err := g.inTurn(5, func(c *http.Client) error { return g.build(ctx, c, "huge", "2", g.hugeContext()) })
 	if err != nil {
 		return fmt.Errorf("huge context: %w", err)

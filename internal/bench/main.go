@@ -70,6 +70,9 @@ func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (
 		return fmt.Errorf("throughput: %w", err)
 	}
 	t.row("20 trivial jobs, concurrent = 8", perMinute(20, ours), perMinute(20, minimum), ratio(ours, minimum), "≥ 100 a minute")
+	if err := r.dind(ctx, max(runs/3, 3), &t); err != nil {
+		return fmt.Errorf("Docker-in-Docker: %w", err)
+	}
 	if err := r.guard(ctx, slipway, runs, &t); err != nil {
 		return fmt.Errorf("guard: %w", err)
 	}

@@ -39,6 +39,7 @@ type rig struct {
 	dir      string // everything on disk
 	checkout string // of the sample, for the minimum
 	head     string // its commit
+	dindHead string // the commit of the project with a Docker-in-Docker
 	process  *exec.Cmd
 	log      bytes.Buffer // read when the process has ended
 }

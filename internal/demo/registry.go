@@ -37,10 +37,25 @@ type Registry struct {
 
 // Requests counts what a registry was asked for.
 type Requests struct {
-	Manifests int // manifests read: one for each look at an image, pulled or already there
-	Layers    int // blobs read: layers and image configs
-	Pushes    int // manifests written
-	Refused   int // requests without the right password
+	Manifests int   // manifests read: one for each look at an image, pulled or already there
+	Layers    int   // blobs read: layers and image configs
+	Pushes    int   // manifests written
+	Refused   int   // requests without the right password
+	Sent      int64 // bytes of answers
+}
+
+// sentWriter counts what a client is sent.
+type sentWriter struct {
+	http.ResponseWriter
+	r *Registry
+}
+
+func (w *sentWriter) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	w.r.mu.Lock()
+	defer w.r.mu.Unlock()
+	w.r.requests.Sent += int64(n)
+	return n, err
 }
 
 // StartRegistry serves an empty registry on a free port of 127.0.0.1, where every Engine of this machine speaks
@@ -80,7 +95,7 @@ func (r *Registry) guard(next http.Handler) http.Handler {
 			io.WriteString(w, `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`)
 			return
 		}
-		next.ServeHTTP(w, req)
+		next.ServeHTTP(&sentWriter{w, r}, req)
 	})
 }
 

@@ -60,14 +60,18 @@ func archiveBuild(c *call) error {
 	if err != nil {
 		return out.fail(err)
 	}
-	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
-	if err != nil {
+	// What is wrong with the context says more than what the Engine makes of it.
+	out.cause = func(err error) error {
 		b.cancel()
 		<-body.done
 		if body.err != nil && !errors.Is(body.err, context.Canceled) {
-			err = body.err
+			return body.err
 		}
-		return out.fail(err)
+		return err
+	}
+	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
+	if err != nil {
+		return out.fail(out.cause(err))
 	}
 	return out.relay(resp)
 }

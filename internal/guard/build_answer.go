@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	control "github.com/moby/buildkit/api/services/control"
+
+	"github.com/slipway-ci/slipway/internal/ledger"
 )
 
 // buildAnswer tells the client of its build: in the classic builder's words, or in BuildKit's own messages, with the
@@ -25,8 +27,15 @@ type buildAnswer struct {
 	steps *classicSteps // nil for a client that reads BuildKit's messages
 	quiet bytes.Buffer  // what a quiet client reads only if the build fails
 	id    string        // of the image
-	names *strings.Replacer
+	names replacer
+	cause func(err error) error // what is behind an error of the Engine's connection; may be nil
 }
+
+// replacer turns the Engine's text into the client's.
+type replacer func(text string) string
+
+// Replace applies it.
+func (r replacer) Replace(text string) string { return r(text) }
 
 func newBuildAnswer(c *call, b *buildRequest) *buildAnswer { return &buildAnswer{c: c, b: b} }
 
@@ -73,6 +82,9 @@ func (a *buildAnswer) relay(resp *http.Response) error {
 		if err == io.EOF {
 			break
 		}
+		if err != nil && a.cause != nil {
+			err = a.cause(err)
+		}
 		if err == nil {
 			err = a.take(&m)
 		}
@@ -105,7 +117,7 @@ func (a *buildAnswer) begin() {
 }
 
 // replacer turns names of ours into those that the client knows.
-func (a *buildAnswer) replacer() *strings.Replacer {
+func (a *buildAnswer) replacer() replacer {
 	var pairs []string
 	if a.file != nil {
 		for ours, written := range a.file.file.Written() {
@@ -117,8 +129,16 @@ func (a *buildAnswer) replacer() *strings.Replacer {
 			pairs = append(pairs, "docker.io/"+t.stored, t.written, t.stored, t.written)
 		}
 	}
-	return strings.NewReplacer(pairs...)
+	names := strings.NewReplacer(pairs...)
+	return func(text string) string { return hideAliases(names.Replace(text)) }
 }
+
+// anyAlias is a name that a guard has given to a base.
+var anyAlias = regexp.MustCompile(`(?:docker\.io/)?` + strings.ReplaceAll(regexp.QuoteMeta(ledger.TemporaryName("SCOPE", "id", "")), "SCOPE", `[a-z0-9]+`) + `[0-9a-f]{64}`)
+
+// hideAliases takes out the names of other jobs' guards: BuildKit tells each build of a step that several have in common
+// in the words of the first.
+func hideAliases(text string) string { return anyAlias.ReplaceAllString(text, "the base image") }
 
 // take reads one message.
 func (a *buildAnswer) take(m *buildMessage) error {

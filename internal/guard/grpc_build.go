@@ -203,7 +203,7 @@ func (b *grpcBuild) written(text string) string {
 		text = strings.ReplaceAll(text, "docker.io/"+ours, theirs)
 		text = strings.ReplaceAll(text, ours, theirs)
 	}
-	return engineFolder.ReplaceAllString(text, "")
+	return engineFolder.ReplaceAllString(hideAliases(text), "")
 }
 
 // told is an error for a client of gRPC. What a rule refused is told to the operator and the job's author, too.

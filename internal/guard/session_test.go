@@ -428,7 +428,7 @@ func TestSessionEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wants(t, r.calls.String(), "POST /v1.41/session")
+	wants(t, r.calls.String(), "POST /v"+r.engine.version.String()+"/session")
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
