@@ -80,7 +80,8 @@ func (r *rig) dindProject(ctx context.Context, registry *demo.Registry) (coordin
 		}
 	}
 	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"}, {"add", "-A"},
+		{"init", "-q", "-b", "main"},
+		{"add", "-A"},
 		{"-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "bench"},
 		{"clone", "-q", "--bare", ".", p.RepoDir},
 	} {

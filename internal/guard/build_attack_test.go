@@ -416,7 +416,8 @@ func TestBuildLateRefusal(t *testing.T) {
 	status, answer := r.do("POST", "/build?t=late", entries(t,
 		tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}, tar.Header{Name: "big", Typeflag: tar.TypeReg, Linkname: big},
 		tar.Header{Name: "./Dockerfile", Typeflag: tar.TypeReg, Linkname: text}))
-	if status != http.StatusForbidden {
+	// Engines of today have begun their answer by then.
+	if status != http.StatusForbidden && !strings.Contains(answer, "errorDetail") {
 		t.Errorf("%d %s", status, answer)
 	}
 	wants(t, answer, "denied by slipway [build-context]")

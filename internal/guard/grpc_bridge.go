@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 )
 
 // bridgeServer is LLBBridge: what a client says of a build while its Control/Solve waits. The two services have methods of
@@ -60,11 +61,31 @@ func (s bridgeServer) Return(ctx context.Context, r *gateway.ReturnRequest) (*ga
 		} else {
 			out.Result = plainResult(r.Result)
 		}
+		out, err := known(out)
+		if err != nil {
+			return nil, err
+		}
 		if _, err := engine.Return(ctx, out); err != nil {
 			return nil, err
 		}
 		return &gateway.ReturnResponse{}, nil
 	})
+}
+
+// known is a message without the fields that this version of BuildKit's types does not know: the Engine might.
+func known[M any, P interface {
+	*M
+	proto.Message
+}](m P) (P, error) {
+	data, err := proto.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	out := P(new(M))
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // plainResult is a result as the client gives it back: which of the build's own snapshots it is, by their IDs.

@@ -55,6 +55,9 @@ func (c *call) solve(r *control.SolveRequest) (*control.SolveResponse, error) {
 	if err != nil {
 		return nil, err
 	}
+	if request, err = known(request); err != nil {
+		return nil, err
+	}
 	close(b.asked)
 	resp, err := control.NewControlClient(conn).Solve(b.ctx, request)
 	if err != nil {
@@ -136,6 +139,11 @@ func (c *call) status(ref string, client statusStream) error {
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
+			// The guard itself may have something to tell yet: of names, and of a push.
+			select {
+			case <-b.ctx.Done():
+			case <-c.ctx.Done():
+			}
 			return nil
 		}
 		if err != nil {

@@ -150,8 +150,12 @@ func (b *grpcBuild) finishExports(response map[string]string) error {
 		if x.image && id != "" {
 			keep(b.c.ownImage(b.ctx, id))
 		}
-		for _, t := range x.names {
-			keep(t.done(id))
+		for i, t := range x.names {
+			err := t.done(id)
+			if err == nil && id != "" && t.stored == "" {
+				b.tellName(x.written[i])
+			}
+			keep(err)
 		}
 		if x.push && id != "" && failed == nil {
 			keep(b.push(x))
@@ -159,6 +163,16 @@ func (b *grpcBuild) finishExports(response map[string]string) error {
 		x.names = nil
 	}
 	return failed
+}
+
+// tellName shows that an image got a name, as BuildKit does for names that it gives itself.
+func (b *grpcBuild) tellName(name string) {
+	line, done := b.progress.step("[internal] name the image")
+	data, err := json.Marshal(map[string]string{"status": "naming to " + name + " done"})
+	if err == nil {
+		err = line(data)
+	}
+	done(err)
 }
 
 // push sends an image to its registry as POST /images/{name}/push does, with the credentials of the session.

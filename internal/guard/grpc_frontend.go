@@ -44,6 +44,9 @@ func (b *grpcBuild) solveFrontend(engine gateway.LLBBridgeClient, ctx context.Co
 			return nil, err
 		}
 	}
+	if request, err = known(request); err != nil {
+		return nil, err
+	}
 	resp, err := engine.Solve(ctx, request)
 	if err != nil {
 		return nil, err

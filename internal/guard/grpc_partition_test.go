@@ -67,7 +67,7 @@ func TestPoisonedCache(t *testing.T) {
 			}
 			made := func(r *rig, secret string, args []string) (id, output string) {
 				output = b.build(r, dir(secret), where(b, append([]string{"-t", "made:1"}, args...))...)
-				return r.docker("run", "--rm", "made:1", "cat", "/id"), output
+				return r.docker("run", "--rm", "--network", "none", "made:1", "cat", "/id"), output
 			}
 			evil, _ := made(attacker, h.secretA, h.attacker)
 			for _, r := range []*rig{protected, victim} {
@@ -102,7 +102,7 @@ func TestCacheFromCannotPoison(t *testing.T) {
 	wants(t, attacker.reports.String(), "--cache-from is not used")
 	lacks(t, attacker.calls.String(), "registry.invalid")
 	victim.buildx(dir, "build", "-t", "x", ".")
-	got := victim.docker("run", "--rm", "x", "cat", "/f")
+	got := victim.docker("run", "--rm", "--network", "none", "x", "cat", "/f")
 	want, err := os.ReadFile(filepath.Join(dir, "f"))
 	if err != nil || got != string(want) {
 		t.Errorf("the file is %q, %v", got, err)

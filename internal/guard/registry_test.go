@@ -485,7 +485,7 @@ func TestLookWhileANameIsLent(t *testing.T) {
 			t.Fatalf("listed: %s", body)
 		}
 	}
-	if now := a.imageID(name); now != theirs || looks < 10 {
+	if now := a.imageID(name); now != theirs || looks < 3 {
 		t.Errorf("after %d looks, the name is %s", looks, now)
 	}
 }
