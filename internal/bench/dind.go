@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
@@ -67,35 +64,14 @@ func (r *rig) dindProject(ctx context.Context, registry *demo.Registry) (coordin
 	if err := registry.Push(ctx, p.Path+"/base:1", demo.Alpine()); err != nil {
 		return p, err
 	}
-	dir := filepath.Join(r.dir, "dind")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return p, err
-	}
-	for name, text := range map[string]string{
+	var err error
+	r.dindHead, err = repository(ctx, filepath.Join(r.dir, "dind"), p.RepoDir, map[string]string{
 		"Dockerfile": "FROM " + registry.Host + "/" + p.Path + "/base:1\nRUN echo " + filepath.Base(r.dir) + " > /long && sleep 5\nCOPY app.txt /\nRUN cat /long\n",
 		"app.txt":    "hello\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
-			return p, err
-		}
-	}
-	for _, args := range [][]string{
-		{"init", "-q", "-b", "main"},
-		{"add", "-A"},
-		{"-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "bench"},
-		{"clone", "-q", "--bare", ".", p.RepoDir},
-	} {
-		cmd := exec.CommandContext(ctx, "git", args...)
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return p, fmt.Errorf("git %s: %w: %s", args[0], err, out)
-		}
-	}
-	head, err := exec.CommandContext(ctx, "git", "-C", dir, "rev-parse", "HEAD").Output()
+	})
 	if err != nil {
-		return p, fmt.Errorf("git rev-parse: %w", err)
+		return p, err
 	}
-	r.dindHead = strings.TrimSpace(string(head))
 	return r.AddProject(p), nil
 }
 

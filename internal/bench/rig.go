@@ -101,33 +101,38 @@ func (r *rig) config() string { return filepath.Join(r.dir, "config.toml") }
 func (r *rig) state() string  { return filepath.Join(r.dir, "state") }
 
 // makeProject makes the article's project, with a long step that is only long the first time.
-func (r *rig) makeProject(ctx context.Context) error {
-	for name, text := range map[string]string{
+func (r *rig) makeProject(ctx context.Context) (err error) {
+	r.head, err = repository(ctx, r.checkout, r.checkout+".git", map[string]string{
 		"Dockerfile": "FROM " + baseImage + "\nRUN echo " + filepath.Base(r.dir) + " > /long && sleep 1\nCOPY app.txt /\nRUN cat /long\n",
 		"app.txt":    "hello\n",
-	} {
-		if err := os.MkdirAll(r.checkout, 0o755); err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(r.checkout, name), []byte(text), 0o644); err != nil {
-			return err
+	})
+	return err
+}
+
+// repository makes a checkout with these files, and a bare repository of it. It returns the commit.
+func repository(ctx context.Context, dir, bare string, files map[string]string) (head string, err error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			return "", err
 		}
 	}
 	for _, args := range [][]string{
 		{"init", "-q", "-b", "main"},
 		{"add", "-A"},
 		{"-c", "user.name=bench", "-c", "user.email=bench@localhost", "commit", "-qm", "bench"},
-		{"clone", "-q", "--bare", ".", r.checkout + ".git"},
+		{"clone", "-q", "--bare", ".", bare},
 	} {
 		cmd := exec.CommandContext(ctx, "git", args...)
-		cmd.Dir = r.checkout
+		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("git %s: %w: %s", args[0], err, out)
+			return "", fmt.Errorf("git %s: %w: %s", args[0], err, out)
 		}
 	}
-	out, err := exec.CommandContext(ctx, "git", "-C", r.checkout, "rev-parse", "HEAD").Output()
-	r.head = strings.TrimSpace(string(out))
-	return err
+	out, err := exec.CommandContext(ctx, "git", "-C", dir, "rev-parse", "HEAD").Output()
+	return strings.TrimSpace(string(out)), err
 }
 
 func (r *rig) close(ctx context.Context) error {

@@ -128,23 +128,39 @@ func (c *call) plainTar(body io.Reader) (io.Reader, error) {
 	}
 }
 
-// rewriteTar copies an archive entry by entry.
-func rewriteTar(w io.Writer, in io.Reader) error {
-	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, streamBuffer)
-	out := tar.NewWriter(buffered)
+// eachEntry reads an archive entry by entry. what names it in the error of one that cannot be read.
+func eachEntry(in io.Reader, what string, do func(r *tar.Reader, h *tar.Header, buf []byte) error) error {
 	r := tar.NewReader(in)
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	for {
 		h, err := r.Next()
 		if err == io.EOF {
-			break
+			return nil
 		}
 		if err != nil {
-			return badRequest("slipway: the archive cannot be read: %v", err)
+			return badRequest("slipway: %s cannot be read: %v", what, err)
 		}
+		if err := do(r, h, *buf); err != nil {
+			return err
+		}
+	}
+}
+
+// readRest reads what follows an archive's end, so that the client can write it.
+func readRest(in io.Reader) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf) // it means nothing
+}
+
+// rewriteTar copies an archive entry by entry.
+func rewriteTar(w io.Writer, in io.Reader) error {
+	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, streamBuffer)
+	out := tar.NewWriter(buffered)
+	err := eachEntry(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
 		if h.Typeflag == tar.TypeXGlobalHeader {
-			continue // of git archive; the Engine leaves it out too
+			return nil // of git archive; the Engine leaves it out too
 		}
 		if err := cleanHeader(h); err != nil {
 			return err
@@ -152,9 +168,13 @@ func rewriteTar(w io.Writer, in io.Reader) error {
 		if err := out.WriteHeader(h); err != nil {
 			return badRequest("slipway: the archive's entry %q cannot be kept: %v", printable(h.Name), err)
 		}
-		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, r, *buf); err != nil {
+		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, r, buf); err != nil {
 			return copyError(err)
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if err := out.Close(); err != nil {
 		return copyError(err)
@@ -162,8 +182,7 @@ func rewriteTar(w io.Writer, in io.Reader) error {
 	if err := buffered.Flush(); err != nil {
 		return copyError(err)
 	}
-	// What follows the archive's end is read, so that the client can write it.
-	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf)
+	readRest(in)
 	return nil
 }
 

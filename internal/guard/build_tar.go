@@ -227,20 +227,9 @@ func (t *buildContext) write(w *tar.Writer) error {
 		}
 		return w.Close()
 	}
-	r := tar.NewReader(t.in)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return badRequest("slipway: the build's context cannot be read: %v", err)
-		}
-		if err := t.entry(w, r, h, *buf); err != nil {
-			return err
-		}
+	err := eachEntry(t.in, "the build's context", func(r *tar.Reader, h *tar.Header, buf []byte) error { return t.entry(w, r, h, buf) })
+	if err != nil {
+		return err
 	}
 	if m := t.fallback; m != nil { // there was no other
 		t.fallback = nil

@@ -3,14 +3,11 @@ package guard
 import (
 	"archive/tar"
 	"bytes"
-	"compress/gzip"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"net/url"
@@ -81,20 +78,9 @@ type imageLoader struct {
 // can take their place.
 func (l *imageLoader) rewrite(w io.Writer, in io.Reader) error {
 	out := tar.NewWriter(&plainWriter{Writer: w})
-	r := tar.NewReader(in)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return badRequest("slipway: the archive cannot be read: %v", err)
-		}
-		if err := l.entry(out, r, h, *buf); err != nil {
-			return err
-		}
+	err := eachEntry(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error { return l.entry(out, r, h, buf) })
+	if err != nil {
+		return err
 	}
 	if err := l.writeNames(out); err != nil {
 		return err
@@ -102,7 +88,7 @@ func (l *imageLoader) rewrite(w io.Writer, in io.Reader) error {
 	if err := out.Close(); err != nil {
 		return copyError(err)
 	}
-	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf) // so that the client can write its end
+	readRest(in)
 	return nil
 }
 
@@ -384,142 +370,4 @@ func (l *imageLoader) finish(ids []string) error {
 	c.w.WriteHeader(http.StatusOK)
 	_, _ = c.w.Write(told.Bytes()) // the client may have gone
 	return nil
-}
-
-// digester finds the digests of a file, as it is and, if it is compressed with gzip, decompressed.
-type digester struct {
-	plain hash.Hash
-	inner *io.PipeWriter
-	begun bool
-	done  chan string
-}
-
-func newDigester() *digester { return &digester{plain: sha256.New()} }
-
-func (d *digester) Write(p []byte) (int, error) {
-	if !d.begun && len(p) > 0 {
-		d.begun = true
-		if looksCompressed(p) == "gzip" {
-			d.unpack()
-		}
-	}
-	d.plain.Write(p)
-	if d.inner != nil {
-		if _, err := d.inner.Write(p); err != nil {
-			d.inner = nil // it is no gzip after all
-		}
-	}
-	return len(p), nil
-}
-
-// unpack begins to decompress what follows.
-func (d *digester) unpack() {
-	r, w := io.Pipe()
-	d.inner, d.done = w, make(chan string, 1)
-	go func() {
-		sum := sha256.New()
-		z, err := gzip.NewReader(r)
-		if err == nil {
-			_, err = io.Copy(sum, z)
-		}
-		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
-		if err != nil {
-			d.done <- ""
-			return
-		}
-		d.done <- digestOf(sum)
-	}()
-}
-
-func digestOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
-
-// end returns the digests.
-func (d *digester) end() []string {
-	out := []string{digestOf(d.plain)}
-	if d.done == nil {
-		return out
-	}
-	if d.inner != nil {
-		d.inner.Close()
-	}
-	if inner := <-d.done; inner != "" {
-		out = append(out, inner)
-	}
-	return out
-}
-
-// importImage makes an image of the files of an archive: docker import.
-func importImage(c *call) error {
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
-	if err := c.wantType("application/x-tar", "text/plain", "application/octet-stream", "application/tar", "application/gzip", "application/x-gzip"); err != nil {
-		return err
-	}
-	changes, err := commitChanges(c.query["changes"])
-	if err != nil {
-		return err
-	}
-	if err := c.checkChangeSecrets(changes); err != nil {
-		return err
-	}
-	q := c.pick("message", "platform")
-	q.Set("fromSrc", "-")
-	if len(changes) > 0 {
-		q["changes"] = changes
-	}
-	in, err := c.plainTar(c.r.Body)
-	if err != nil {
-		return err
-	}
-	resp, err := c.engine.do(ctx, http.MethodPost, "/images/create", q, nil, io.NopCloser(in))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	id, err := importedID(resp)
-	if err != nil {
-		return err
-	}
-	made, stop := detached(c.ctx)
-	defer stop()
-	if err := c.ownImage(made, id); err != nil {
-		return err
-	}
-	if repo := c.query.Get("repo"); repo != "" {
-		ref, err := repoAndTag(repo, c.query.Get("tag"))
-		if err != nil {
-			return err
-		}
-		if err := c.nameImage(id, ref); err != nil {
-			return err
-		}
-	}
-	c.json(http.StatusOK, map[string]string{"status": id})
-	return nil
-}
-
-// importedID reads the Engine's answer to an import.
-func importedID(resp *http.Response) (id string, err error) {
-	if resp.StatusCode >= http.StatusBadRequest {
-		return "", readError(resp)
-	}
-	dec := json.NewDecoder(resp.Body)
-	for {
-		var m struct{ Status, Error string }
-		if err := dec.Decode(&m); err == io.EOF {
-			break
-		} else if err != nil {
-			return "", fmt.Errorf("read the Engine's answer: %w", err)
-		}
-		if m.Error != "" {
-			return "", &apiError{http.StatusInternalServerError, m.Error}
-		}
-		if fullID.MatchString(m.Status) {
-			id = m.Status
-		}
-	}
-	if id == "" {
-		return "", errors.New("the Engine told of no image")
-	}
-	return id, nil
 }

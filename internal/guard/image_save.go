@@ -100,29 +100,18 @@ func (s *imageSaver) take(id, name string) {
 func (s *imageSaver) rewrite(w io.Writer, in io.Reader) error {
 	buffered := bufio.NewWriterSize(w, streamBuffer)
 	out := tar.NewWriter(buffered)
-	r := tar.NewReader(in)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
-	for {
-		h, err := r.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return err
-		}
+	err := eachEntry(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
 		if name := path.Clean("/" + h.Name)[1:]; isNamesFile(name) {
-			if err := s.writeNames(out, r, name); err != nil {
-				return err
-			}
-			continue
+			return s.writeNames(out, r, name)
 		}
 		if err := out.WriteHeader(h); err != nil {
 			return err
 		}
-		if _, err := io.CopyBuffer(struct{ io.Writer }{out}, r, *buf); err != nil {
-			return err
-		}
+		_, err := io.CopyBuffer(struct{ io.Writer }{out}, r, buf)
+		return err
+	})
+	if err != nil {
+		return err
 	}
 	if err := out.Close(); err != nil {
 		return err
