@@ -141,3 +141,39 @@ func TestDindStart(t *testing.T) {
 	r := newRig(t, slipwayKeys(`dind = "start"`))
 	wants(t, r.must(job.Failed, withDind(withDocker("true"), "")), "this runner does not do services yet")
 }
+
+// TestDindBesideTheSocket is a pipeline for a Docker-in-Docker on a runner whose jobs have the socket, and on one whose
+// operator has set it up for that: privileged, with a volume for the certificates.
+func TestDindBesideTheSocket(t *testing.T) {
+	t.Parallel()
+	for _, options := range map[string][]option{
+		"socket":     {withSocket()},
+		"privileged": {dockerKeys(`    privileged = true`), dockerKeys(`    volumes = ["/certs/client", "/cache"]`)},
+	} {
+		r := newRig(t, options...)
+		out := r.must(job.Success, withVariables(withDind(withDocker(
+			"docker run --rm "+alpine+" echo from the daemon", "ls /certs/client",
+			"grep CapEff /proc/self/status",
+		), ""), "DOCKER_HOST", "tcp://docker:2376", "DOCKER_TLS_CERTDIR", "/certs", "DOCKER_TLS_VERIFY", "1", "DOCKER_CERT_PATH", "/certs/client"))
+		wants(t, out, "from the daemon", "ca.pem")
+		lacks(t, out, "privileged in [runners.docker]", "CapEff:\t0000003fffffffff", "CapEff:\t000001ffffffffff")
+		r.cleanAfter()
+	}
+}
+
+// TestSecretInABuild: a masked variable as a build argument is told in the job's log, with what to do instead.
+func TestSecretInABuild(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"warn", "deny"} {
+		r := newRig(t, withSocket(), slipwayKeys(`build_secrets = "`+mode+`"`))
+		s := withDocker("printf 'FROM "+alpine+"\\nARG NPM_TOKEN\\nRUN true\\n' >Dockerfile", "docker build --build-arg NPM_TOKEN=$NPM_TOKEN .")
+		s.Variables = append(s.Variables, job.Variable{Key: "NPM_TOKEN", Value: "npm_0123456789abcdef", Masked: true})
+		state := job.Success
+		if mode == "deny" {
+			state = job.Failed
+		}
+		out := r.must(state, s)
+		wants(t, out, "--build-arg NPM_TOKEN holds the value of the masked variable NPM_TOKEN", "--secret id=NPM_TOKEN,env=NPM_TOKEN")
+		lacks(t, out, "npm_0123456789abcdef")
+	}
+}

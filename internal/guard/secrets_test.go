@@ -62,11 +62,15 @@ func TestSecretsInImages(t *testing.T) {
 			return r.try("push", registry.Host+"/group/demo/written")
 		}, "ENV A of the image"},
 		{"push of a history", func(r *rig) (string, error) {
-			r.policy.Secrets = nil // the build was by a job that did not look
-			r.docker("build", "--build-arg", "TOKEN="+theSecret, "-t", registry.Host+"/group/demo/history", dir)
-			r.docker("login", "-u", registry.User, "-p", registry.Password, registry.Host)
-			r.policy.Secrets = []Secret{{"DEPLOY_TOKEN", theSecret}}
-			return r.try("push", registry.Host+"/group/demo/history")
+			name := registry.Host + "/group/demo/history"
+			careless := newRig(t, withRegistry(registry.Host, registry.Host+"/group/demo")) // this job did not look
+			for _, job := range []*rig{careless, r} {
+				job.docker("login", "-u", registry.User, "-p", registry.Password, registry.Host)
+			}
+			careless.docker("build", "--build-arg", "TOKEN="+theSecret, "-t", name, dir)
+			careless.docker("push", name)
+			r.docker("pull", name)
+			return r.try("push", name)
 		}, "in the history of the image"},
 	} {
 		for _, denied := range []bool{false, true} {

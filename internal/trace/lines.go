@@ -126,13 +126,13 @@ func (t *Trace) line(text string) {
 
 func (t *Trace) say(text string) { t.put(strings.TrimSuffix(text, "\n") + reset + "\n") }
 
-// put writes what the runner says. It is whole, so that nothing of it is held back.
+// put writes what the runner says. It is a whole, and goes on in one piece: the viewer knows a section's mark only when
+// no entry ends within it.
 func (t *Trace) put(text string) {
 	if t.closed {
 		return
 	}
-	t.runner.mask.write([]byte(text))
-	t.runner.mask.release()
+	t.runner.mask.writeLast([]byte(text))
 	t.stored()
 }
 

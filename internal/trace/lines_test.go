@@ -49,6 +49,20 @@ func TestLogLooksLikeGitLabs(t *testing.T) {
 	})
 }
 
+// TestMarkThatEndsLikeASecret: a mark of a section stays in one entry though its last byte begins a masked value.
+func TestMarkThatEndsLikeASecret(t *testing.T) {
+	k := func(o *Options, _ *server) { o.Timestamps, o.Sections, o.Masked = true, true, []string{"Kilimanjaro"} }
+	bubble(t, k, func(t *testing.T, tr *Trace, s *server, _ context.Context) {
+		tr.Section("step_script", "Script")()
+		mustClose(t, tr, succeeded)
+		for _, mark := range []string{"start", "end"} {
+			if want := "section_" + mark + ":946684800:step_script\r\x1b[0K\n"; !strings.Contains(s.text(), want) {
+				t.Errorf("%q is not in the log:\n%q", want, s.text())
+			}
+		}
+	})
+}
+
 func TestLogWithoutTimestamps(t *testing.T) {
 	sections := func(o *Options, _ *server) { o.Sections = true }
 	bubble(t, sections, func(t *testing.T, tr *Trace, s *server, _ context.Context) {

@@ -31,9 +31,18 @@ func (m *valueMask) write(p []byte) {
 	n := len(m.held)
 	m.held = append(m.held, p...)
 	m.scan(n)
+	m.letMost()
 }
 
-// scan looks at what is held from byte from on and lets go of what begins no value.
+// writeLast writes p and lets go of all that is held, in one piece: nothing more comes that could make it a value.
+func (m *valueMask) writeLast(p []byte) {
+	n := len(m.held)
+	m.held = append(m.held, p...)
+	m.scan(n)
+	m.release()
+}
+
+// scan looks at what is held from byte from on.
 func (m *valueMask) scan(from int) {
 	for i := from; i < len(m.held); i++ {
 		if m.state == 0 {
@@ -48,8 +57,10 @@ func (m *valueMask) scan(from int) {
 			m.hide(span{start: end - n, end: end})
 		}
 	}
-	m.let(len(m.held) - m.values.nodes[m.state].hold)
 }
+
+// letMost lets go of what begins no value.
+func (m *valueMask) letMost() { m.let(len(m.held) - m.values.nodes[m.state].hold) }
 
 func (m *valueMask) hide(s span) {
 	for len(m.spans) > 0 && m.spans[len(m.spans)-1].end > s.start {
@@ -103,6 +114,7 @@ func (m *valueMask) use(values *matcher) {
 		m.spans = nil
 	}
 	m.scan(0)
+	m.letMost()
 }
 
 // markMask hides what follows one of its marks ("?private_token=", "glpat-"), up to a byte that ends it. It holds
@@ -197,9 +209,12 @@ func (m *mask) write(p []byte) {
 	m.values.write(p)
 }
 
-// release passes on what is held back and forgets what was begun.
-func (m *mask) release() {
-	m.values.release()
+// writeLast writes p, which is a whole, in one piece.
+func (m *mask) writeLast(p []byte) {
+	m.values.writeLast(p)
 	m.urls.release()
 	m.tokens.release()
 }
+
+// release passes on what is held back and forgets what was begun.
+func (m *mask) release() { m.writeLast(nil) }
