@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -51,13 +52,29 @@ func grpcOpen(c *call) error {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.MaxConcurrentStreams(maxGRPCStreams),
-		grpc.UnknownServiceHandler(c.unknownMethod))
+		grpc.UnknownServiceHandler(c.unknownMethod),
+		grpc.UnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (_ any, err error) {
+			defer c.survive(info.FullMethod, &err)
+			return h(ctx, r)
+		}),
+		grpc.StreamInterceptor(func(s any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
+			defer c.survive(info.FullMethod, &err)
+			return h(s, stream)
+		}))
 	s := &grpcServer{c: c}
 	control.RegisterControlServer(server, s)
 	gateway.RegisterLLBBridgeServer(server, bridgeServer{s})
 	defer server.Stop()
 	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
 	return nil
+}
+
+// survive makes an error of a panic, as net/http does for calls by HTTP: one job's call must not end the runner.
+func (c *call) survive(method string, err *error) {
+	if p := recover(); p != nil {
+		c.log.Error("panic", "call", "gRPC "+printable(method), "panic", p, "stack", string(debug.Stack()))
+		*err = status.Error(codes.Internal, "slipway: the call failed because of a defect of Slipway's; its runner's log has more")
+	}
 }
 
 // exportTraces is where clients send their own measurements.

@@ -14,7 +14,10 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	policy "github.com/moby/buildkit/sourcepolicy/pb"
+	"google.golang.org/grpc/codes"
 	grpcmeta "google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // marshalOps makes a definition of operations, each the input of the next.
@@ -33,6 +36,13 @@ func marshalOps(t *testing.T, ops ...*pb.Op) *pb.Definition {
 
 func sourceOp(identifier string) *pb.Op {
 	return &pb.Op{Op: &pb.Op_Source{Source: &pb.SourceOp{Identifier: identifier}}}
+}
+
+// ofTomorrow is an operation of a kind that the guard's BuildKit does not know.
+func ofTomorrow() *pb.Op {
+	op := &pb.Op{Inputs: []*pb.Input{{}}}
+	op.ProtoReflect().SetUnknown(protowire.AppendBytes(protowire.AppendTag(nil, 99, protowire.BytesType), []byte("x")))
+	return op
 }
 
 // TestGRPCAttacks: none of these is built, and none reaches the Engine as it was asked.
@@ -109,23 +119,24 @@ func TestGRPCAttacks(t *testing.T) {
 			s.Cache.ExportRefDeprecated = "127.0.0.1:5000/x"
 		}, rule: "registry-host"},
 
-		"operations of its own":  {change: definition(&pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: []string{"sh"}}}}}, &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-definition"},
-		"an image by operation":  {change: definition(sourceOp("docker-image://docker.io/"+alpine), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-definition"},
-		"a repository":           {change: definition(sourceOp("git://127.0.0.1/x.git"), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-remote"},
-		"an address":             {change: definition(sourceOp(internal.URL), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-remote"},
-		"no operations":          {change: definition(&pb.Op{Inputs: []*pb.Input{{}, {}}}), rule: "build-definition"},
-		"a frontend and both":    {change: func(_ *control.SolveRequest, f *gateway.SolveRequest) { f.Definition = marshalOps(t, sourceOp("x")) }, rule: "build-frontend"},
-		"another frontend":       {change: func(_ *control.SolveRequest, f *gateway.SolveRequest) { f.Frontend = "evil.v0" }, rule: "build-frontend"},
-		"an unknown option":      {change: opt("entitle", "all"), rule: "build-option"},
-		"a bill of materials":    {change: opt("attest:sbom", "generator="+alpine), rule: "build-attest"},
-		"another attestation":    {change: opt("attest:provenance", "evil=1"), rule: "build-attest"},
-		"the machine's network":  {change: opt("force-network-mode", "host"), rule: "build-network-host"},
-		"another's network":      {change: opt("force-network-mode", "container:x"), rule: "build-network"},
-		"a remote context":       {change: opt("context", internal.URL+"/Dockerfile"), rule: "build-remote"},
-		"a remote named context": {change: opt("context:x", "https://example.com/x.tar"), rule: "build-remote"},
-		"a repository as one":    {change: opt("context:x", "git@example.com:x/y.git"), rule: "build-remote"},
-		"an image in a folder":   {change: opt("context:x", "oci-layout://x@sha256:"+strings.Repeat("a", 64)), rule: "build-context-oci"},
-		"an input that is none":  {change: opt("context:x", "input:x")},
+		"operations of its own":    {change: definition(&pb.Op{Op: &pb.Op_Exec{Exec: &pb.ExecOp{Meta: &pb.Meta{Args: []string{"sh"}}}}}, &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-definition"},
+		"an image by operation":    {change: definition(sourceOp("docker-image://docker.io/"+alpine), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-definition"},
+		"a repository":             {change: definition(sourceOp("git://127.0.0.1/x.git"), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-remote"},
+		"an address":               {change: definition(sourceOp(internal.URL), &pb.Op{Inputs: []*pb.Input{{}}}), rule: "build-remote"},
+		"an operation of tomorrow": {change: definition(&pb.Op{Inputs: []*pb.Input{{}}}, ofTomorrow()), rule: "build-definition"},
+		"no operations":            {change: definition(&pb.Op{Inputs: []*pb.Input{{}, {}}}), rule: "build-definition"},
+		"a frontend and both":      {change: func(_ *control.SolveRequest, f *gateway.SolveRequest) { f.Definition = marshalOps(t, sourceOp("x")) }, rule: "build-frontend"},
+		"another frontend":         {change: func(_ *control.SolveRequest, f *gateway.SolveRequest) { f.Frontend = "evil.v0" }, rule: "build-frontend"},
+		"an unknown option":        {change: opt("entitle", "all"), rule: "build-option"},
+		"a bill of materials":      {change: opt("attest:sbom", "generator="+alpine), rule: "build-attest"},
+		"another attestation":      {change: opt("attest:provenance", "evil=1"), rule: "build-attest"},
+		"the machine's network":    {change: opt("force-network-mode", "host"), rule: "build-network-host"},
+		"another's network":        {change: opt("force-network-mode", "container:x"), rule: "build-network"},
+		"a remote context":         {change: opt("context", internal.URL+"/Dockerfile"), rule: "build-remote"},
+		"a remote named context":   {change: opt("context:x", "https://example.com/x.tar"), rule: "build-remote"},
+		"a repository as one":      {change: opt("context:x", "git@example.com:x/y.git"), rule: "build-remote"},
+		"an image in a folder":     {change: opt("context:x", "oci-layout://x@sha256:"+strings.Repeat("a", 64)), rule: "build-context-oci"},
+		"an input that is none":    {change: opt("context:x", "input:x")},
 		"an input of its own": {change: func(_ *control.SolveRequest, f *gateway.SolveRequest) {
 			f.FrontendOpt["context:x"] = "input:x"
 			f.FrontendInputs = map[string]*pb.Definition{"x": marshalOps(t, sourceOp("docker-image://docker.io/"+alpine), &pb.Op{Inputs: []*pb.Input{{}}})}
@@ -312,4 +323,30 @@ func (r *rig) buildRefs() []string {
 		out = append(out, b.id)
 	}
 	return out
+}
+
+// TestGRPCPanic: a defect that a call meets is an error of that call, and of nothing else.
+func TestGRPCPanic(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.grpcBuilds.mu.Lock()
+	r.grpcBuilds.byRef["defect"] = &grpcBuild{} // without all that a build has
+	r.grpcBuilds.mu.Unlock()
+	conn := r.grpcConn()
+	client := control.NewControlClient(conn)
+	s, err := client.Status(t.Context(), &control.StatusRequest{Ref: "defect"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Recv()
+	_, unary := gateway.NewLLBBridgeClient(conn).Ping(grpcmeta.NewOutgoingContext(t.Context(), grpcmeta.Pairs(buildIDHeader, "defect")), &gateway.PingRequest{})
+	for _, err := range []error{err, unary} {
+		if status.Code(err) != codes.Internal {
+			t.Error(err)
+		}
+	}
+	if _, err := client.ListWorkers(t.Context(), &control.ListWorkersRequest{}); err != nil {
+		t.Error(err)
+	}
+	wants(t, r.audit.String(), "level=ERROR", "gRPC /moby.buildkit.v1.Control/Status", "grpc_control.go")
 }

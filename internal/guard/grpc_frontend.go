@@ -173,7 +173,9 @@ func (c *call) knownDefinition(d *pb.Definition) error {
 			continue
 		}
 		var op pb.Op
-		if err := op.UnmarshalVT(data); err == nil && op.Op == nil && len(op.Inputs) == 1 {
+		err := op.UnmarshalVT(data)
+		unknown := len(op.ProtoReflect().GetUnknown()) > 0 // it may be an operation for an Engine of tomorrow
+		if err == nil && !unknown && op.Op == nil && len(op.Inputs) == 1 {
 			continue // the last one only says which of them is the result
 		}
 		if source := op.GetSource().GetIdentifier(); strings.HasPrefix(source, "git://") || strings.HasPrefix(source, "http") {

@@ -175,11 +175,7 @@ func (g *Guard) unprefixAll(doc any) any {
 // hijack gives the client a raw connection with the Engine. The client's connection turns raw only after the Engine's
 // has: a proxy that turns on the request's header alone can be made to pass further requests unseen.
 func (c *call) hijack(path string, query url.Values, body any) error {
-	return c.hijackAs("tcp", path, query, body)
-}
-
-// hijackAs does the same with a protocol that the client asked for.
-func (c *call) hijackAs(protocol, path string, query url.Values, body any) error {
+	const protocol = "tcp" // as docker's clients ask for it
 	up, resp, err := c.engine.upgrade(c.ctx, path, query, nil, protocol, body)
 	if err != nil {
 		return err
