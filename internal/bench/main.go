@@ -59,6 +59,9 @@ func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (
 	t.pair("the same, trivial job", trivial, "p50 ≤ 0.5 s, ≤ 1.6×")
 	t.single("first log byte", append(first, firstTrivial...), "≤ 0.1 s")
 
+	if err := r.service(ctx, runs, &t); err != nil {
+		return fmt.Errorf("service: %w", err)
+	}
 	made, err := r.containersPerJob(ctx)
 	if err != nil {
 		return err

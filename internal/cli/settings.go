@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -24,8 +26,8 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		Version: c.build.Version, Revision: c.build.Revision, UserAgent: "slipway " + c.build.Version,
 		ServerURL: r.URL, RunnerID: r.ID, RunnerName: r.Name, ShortToken: job.Secret(r.Token.Reveal()).Short(), SystemID: c.systemID,
 		Instance: f.Instance, StateDir: f.Path, Ephemeral: ephemeral, Network: network,
-		Container: containerSettings(d),
-		Image:     d.Image, AllowedImages: d.AllowedImages, PullPolicies: d.PullPolicy, AllowedPullPolicies: d.AllowedPullPolicies,
+		Container: containerSettings(d), Services: serviceSettings(d),
+		Image: d.Image, AllowedImages: d.AllowedImages, PullPolicies: d.PullPolicy, AllowedPullPolicies: d.AllowedPullPolicies,
 		User: d.User, AllowedUsers: d.AllowedUsers, AllowedPrivilegedImages: d.AllowedPrivilegedImages,
 		DisableEntrypointOverwrite: d.DisableEntrypointOverwrite, ContainerLabels: d.ContainerLabels,
 		BuildsDir: r.BuildsDir, CacheDir: r.CacheDir, Volumes: d.Volumes, DisableCache: d.DisableCache, VolumeHostDir: d.CacheDir,
@@ -77,6 +79,40 @@ func containerSettings(d *config.Docker) docker.Container {
 			Links: d.Links, VolumesFrom: d.VolumesFrom, VolumeDriver: d.VolumeDriver, Tmpfs: d.Tmpfs,
 		},
 	}
+}
+
+// serviceSettings are what services run in.
+//
+// GitLab: what is not set for services by a key of its own is as for jobs, but for capabilities, limits and devices, which
+// services do not have then.
+func serviceSettings(d *config.Docker) executor.ServiceSettings {
+	s := executor.ServiceSettings{
+		Container: docker.Container{
+			Limits: docker.Limits{
+				Memory: int64(d.ServiceMemory), MemorySwap: int64(d.ServiceMemorySwap), MemoryReservation: int64(d.ServiceMemoryReservation),
+				NanoCPUs: int64(d.ServiceCPUs), CPUShares: d.ServiceCPUShares, CPUSetCPUs: d.ServiceCPUSetCPUs,
+				CgroupParent: d.ServiceCgroupParent, ShmSize: d.ShmSize,
+			},
+			Security: docker.Security{
+				Privileged: d.Privileged, SecurityOpt: d.ServicesSecurityOpt, UsernsMode: d.UsernsMode, Devices: d.ServicesDevices, Runtime: d.Runtime,
+			},
+			Extras: docker.Extras{ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch, VolumeDriver: d.VolumeDriver, Tmpfs: d.ServicesTmpfs},
+		},
+		Limit: d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices,
+		Wait: time.Duration(max(d.WaitForServicesTimeout, 0)) * time.Second,
+	}
+	if d.ServicesPrivileged != nil {
+		s.Container.Security.Privileged = *d.ServicesPrivileged
+	}
+	for _, service := range d.Services {
+		to := job.Service{Image: job.Image{Name: service.Name, Entrypoint: service.Entrypoint}, Alias: service.Alias, Command: service.Command}
+		for _, e := range service.Environment {
+			key, value, _ := strings.Cut(e, "=")
+			to.Variables = append(to.Variables, job.Variable{Key: key, Value: value})
+		}
+		s.Always = append(s.Always, to)
+	}
+	return s
 }
 
 // caFile is what Git trusts besides the system.

@@ -69,7 +69,7 @@ func (c *checker) runner(at string, r *Runner) {
 	if d := r.BuildsDir; !path.IsAbs(d) || path.Clean(d) == "/" {
 		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
 	}
-	c.environment(at, r)
+	r.Environment = c.environment(at, r.Environment)
 	c.docker(child(at, "docker"), r.Docker)
 	c.slipway(child(at, "slipway"), &r.Slipway)
 	if r.Docker != nil {
@@ -147,16 +147,15 @@ func (c *checker) missing(at, raw, cure string) {
 // environment drops what is no KEY=value.
 //
 // GitLab: such an entry is passed over in silence.
-func (c *checker) environment(at string, r *Runner) {
-	var keep []string
-	for i, e := range r.Environment {
+func (c *checker) environment(at string, entries []string) (keep []string) {
+	for i, e := range entries {
 		if key, _, ok := strings.Cut(e, "="); ok && key != "" {
 			keep = append(keep, e)
 			continue
 		}
 		c.warn(element(child(at, "environment"), i), `write "KEY=value"`, "entry %d is not KEY=value, ignored", i+1)
 	}
-	r.Environment = keep
+	return keep
 }
 
 func (c *checker) docker(at string, d *Docker) {
@@ -179,6 +178,16 @@ func (c *checker) docker(at string, d *Docker) {
 		c.warn(child(at, "allowed_pull_policies"), "add one of pull_policy",
 			"allows none of pull_policy: jobs that name no policy of their own fail")
 	}
+	for i := range d.Services {
+		s, at := &d.Services[i], element(child(at, "services"), i)
+		if s.Name == "" {
+			c.fail(child(at, "name"), `write name = "postgres:16", the service's image`, "is missing")
+		}
+		s.Environment = c.environment(at, s.Environment)
+	}
+	if n := d.ServicesLimit; n != nil && *n < -1 {
+		c.fail(child(at, "services_limit"), "write -1 for any number", "%d is no number of services", *n)
+	}
 	for i, ip := range d.DNS {
 		if _, err := netip.ParseAddr(ip); err != nil {
 			c.fail(element(child(at, "dns"), i), `write dns = ["192.0.2.53"]`, "%q is not an IP address", ip)
@@ -191,6 +200,7 @@ func (c *checker) docker(at string, d *Docker) {
 	}
 	for key, n := range map[string]int64{
 		"memory": int64(d.Memory), "memory_reservation": int64(d.MemoryReservation), "shm_size": d.ShmSize,
+		"service_memory": int64(d.ServiceMemory), "service_memory_reservation": int64(d.ServiceMemoryReservation),
 	} {
 		if n < 0 {
 			c.fail(child(at, key), "leave it out for the Engine's default", "a size cannot be less than nothing")

@@ -44,17 +44,41 @@ type Docker struct {
 	PIDMode                    string            `toml:"pid_mode,omitempty"`
 	MACAddress                 string            `toml:"mac_address,omitempty"`
 	Links                      []string          `toml:"links,omitempty"`
+	ServicesLimit              *int              `toml:"services_limit,omitempty"`            // how many a job may have; nil or -1 = any number
+	ServiceMemory              Bytes             `toml:"service_memory,omitzero"`             // of each service, as memory
+	ServiceMemorySwap          Bytes             `toml:"service_memory_swap,omitzero"`        // as memory_swap
+	ServiceMemoryReservation   Bytes             `toml:"service_memory_reservation,omitzero"` // as memory_reservation
+	ServiceCgroupParent        string            `toml:"service_cgroup_parent,omitempty"`
+	ServiceCPUSetCPUs          string            `toml:"service_cpuset_cpus,omitempty"`
+	ServiceCPUs                NanoCPUs          `toml:"service_cpus,omitzero"`
+	ServiceCPUShares           int64             `toml:"service_cpu_shares,omitzero"`
+	ServicesPrivileged         *bool             `toml:"services_privileged,omitempty"` // nil = privileged
+	ServicesSecurityOpt        []string          `toml:"services_security_opt,omitempty"`
+	ServicesDevices            []string          `toml:"services_devices,omitempty"`
 	WaitForServicesTimeout     int               `toml:"wait_for_services_timeout,omitzero"` // s; 30 by default, -1 = do not wait
 	AllowedImages              []string          `toml:"allowed_images,omitempty"`           // doublestar patterns; none = all
 	AllowedPrivilegedImages    []string          `toml:"allowed_privileged_images,omitempty"`
-	AllowedPullPolicies        StringList        `toml:"allowed_pull_policies,omitempty"` // as PullPolicy by default
-	AllowedServices            []string          `toml:"allowed_services,omitempty"`
-	PullPolicy                 StringList        `toml:"pull_policy,omitempty"` // tried in this order; [always] by default
-	ShmSize                    int64             `toml:"shm_size"`              // bytes; 0 = the Engine's default
-	Tmpfs                      map[string]string `toml:"tmpfs,omitempty"`       // path = mount options
+	AllowedPrivilegedServices  []string          `toml:"allowed_privileged_services,omitempty"` // doublestar patterns; none = all
+	AllowedPullPolicies        StringList        `toml:"allowed_pull_policies,omitempty"`       // as PullPolicy by default
+	AllowedServices            []string          `toml:"allowed_services,omitempty"`            // doublestar patterns; none = all
+	PullPolicy                 StringList        `toml:"pull_policy,omitempty"`                 // tried in this order; [always] by default
+	ShmSize                    int64             `toml:"shm_size"`                              // bytes; 0 = the Engine's default
+	Tmpfs                      map[string]string `toml:"tmpfs,omitempty"`                       // path = mount options
+	ServicesTmpfs              map[string]string `toml:"services_tmpfs,omitempty"`
 	Sysctls                    map[string]string `toml:"sysctls,omitempty"`
 	ContainerLabels            map[string]string `toml:"container_labels,omitempty"`
 	Ulimit                     map[string]string `toml:"ulimit,omitempty"` // name = "soft[:hard]"; see ParseUlimit
+
+	Services []Service `toml:"services,omitempty"` // which every job has, before its own
+}
+
+// Service is [[runners.docker.services]].
+type Service struct {
+	Name        string   `toml:"name"` // of the image; may hold variables
+	Alias       string   `toml:"alias,omitempty"`
+	Command     []string `toml:"command,omitempty"`
+	Entrypoint  []string `toml:"entrypoint,omitempty"`
+	Environment []string `toml:"environment,omitempty"` // KEY=value
 }
 
 // Pull policies.

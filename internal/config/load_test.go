@@ -89,12 +89,13 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:128: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:148: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
 	}
 	obtained := time.Date(2026, 11, 2, 8, 30, 0, 0, time.UTC)
+	three, no := 3, false
 	want := &Config{
 		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, LogLevel: "warning", LogFormat: "json",
 		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, Slipway: Slipway{StateDir: "/srv/slipway"},
@@ -133,13 +134,22 @@ func TestFull(t *testing.T) {
 				WaitForServicesTimeout: -1, AllowedImages: []string{"alpine:*", "docker:*"},
 				AllowedPrivilegedImages: []string{"docker:*"}, AllowedServices: []string{"postgres:*"},
 				AllowedPullPolicies: StringList{"always", "if-not-present"}, PullPolicy: StringList{"if-not-present"},
+				AllowedPrivilegedServices: []string{"docker:*-dind"}, ServicesLimit: &three, ServicesPrivileged: &no,
+				ServiceMemory: 256 << 20, ServiceMemorySwap: 512 << 20, ServiceMemoryReservation: 128 << 20, ServiceCgroupParent: "services.slice",
+				ServiceCPUSetCPUs: "1", ServiceCPUs: 500_000_000, ServiceCPUShares: 256,
+				ServicesSecurityOpt: []string{"no-new-privileges"}, ServicesDevices: []string{"/dev/kvm"},
+				ServicesTmpfs: map[string]string{"/var/lib/postgresql": "rw"},
+				Services: []Service{{
+					Name: "postgres:16", Alias: "db", Command: []string{"-c", "fsync=off"}, Entrypoint: []string{"docker-entrypoint.sh"},
+					Environment: []string{"POSTGRES_PASSWORD=x"},
+				}},
 				ShmSize: 64 << 20, Tmpfs: map[string]string{"/tmp": "rw,noexec"},
 				Sysctls:         map[string]string{"net.ipv4.ip_forward": "1"},
 				ContainerLabels: map[string]string{"team": "$CI_PROJECT_NAMESPACE"},
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 128}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 148}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

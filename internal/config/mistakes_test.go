@@ -310,14 +310,14 @@ var mistakes = []struct {
 	},
 	{
 		name: "later", src: "listen_address = \":9252\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
-			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[[runners.docker.services]]\nname = \"postgres\"\n",
+			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[runners.docker]\nservice_gpus = \"all\"\n",
 		warnings: []string{
 			"f:1: listen_address: not implemented yet, has no effect: metrics and health endpoints",
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not implemented yet, has no effect: hooks around get_sources",
 			"f:13: runners.cache: not implemented yet, has no effect: the cache keyword",
-			"f:15: runners.docker.services: not implemented yet, has no effect: services",
+			"f:16: runners.docker.service_gpus: not implemented yet, has no effect: GPUs",
 		},
 	},
 	{
@@ -337,7 +337,22 @@ var mistakes = []struct {
 	},
 	{
 		name: "feature flags", src: ok + "[runners.feature_flags]\nFF_NETWORK_PER_BUILD = true\nFF_ANY = true\n",
-		warnings: []string{"f:7: runners.feature_flags.FF_NETWORK_PER_BUILD: not implemented yet, has no effect: a network per job, for services"},
+		warnings: []string{"note: f:7: runners.feature_flags.FF_NETWORK_PER_BUILD: has no effect here and needs none: a job with services always has a network of its own"},
+	},
+	{
+		name: "services", src: ok + "docker.services_limit = -2\n[[runners.docker.services]]\nalias = \"db\"\nenvironment = [\"x\"]\nalais = \"x\"\n",
+		errs: []string{
+			"f:6: runners.docker.services_limit: -2 is no number of services (write -1 for any number)",
+			`f:7: runners.docker.services.name: is missing (write name = "postgres:16", the service's image)`,
+		},
+		warnings: []string{
+			`f:9: runners.docker.services.environment: entry 1 is not KEY=value, ignored (write "KEY=value")`,
+			"f:10: runners.docker.services.alais: unknown key, ignored (did you mean alias?)",
+		},
+	},
+	{
+		name: "a service that is no table", src: ok + "docker.services = [\"postgres\"]\n",
+		errs: []string{"f:6: runners.docker.services: is a list, must be a list of tables (write [[runners.docker.services]], with two brackets on each side)"},
 	},
 	{
 		name: "environment", src: ok + "environment = [\"A=1\", \"secret\", \"=x\"]\n",

@@ -54,8 +54,11 @@ func tomlName(f reflect.StructField) string {
 
 // elem is what the elements of the table arrays are.
 func elem(t reflect.Type) reflect.Type {
-	if t == reflect.TypeFor[[]toml.Primitive]() {
+	switch {
+	case t == reflect.TypeFor[[]toml.Primitive]():
 		return reflect.TypeFor[Runner]()
+	case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+		return t.Elem()
 	}
 	return nil
 }

@@ -33,8 +33,11 @@ func (r *reader) table(path string, m map[string]any, t reflect.Type, quiet bool
 
 // value checks that v can be put into a field of type t.
 func (r *reader) value(path string, v any, t reflect.Type, quiet bool) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem() // nil is for what the file does not say
+	}
 	if e := elem(t); e != nil {
-		r.runners(path, v, e)
+		r.tables(path, v, e, quiet)
 		return
 	}
 	if sub, ok := isTable(t); ok {
@@ -52,16 +55,16 @@ func (r *reader) value(path string, v any, t reflect.Type, quiet bool) {
 	}
 }
 
-func (r *reader) runners(path string, v any, t reflect.Type) {
+func (r *reader) tables(path string, v any, t reflect.Type, quiet bool) {
 	list, ok := tables(v)
 	if !ok {
 		r.wrong(path, v, reflect.SliceOf(t))
 		return
 	}
 	for i, m := range list {
-		executor, _ := get(m, "executor").(string)
-		skipped := executor != dockerExecutor
-		if skipped {
+		skipped := quiet
+		if executor, _ := get(m, "executor").(string); t == reflect.TypeFor[Runner]() && executor != dockerExecutor {
+			skipped = true
 			m = maps.Clone(m)
 			maps.DeleteFunc(m, func(key string, _ any) bool {
 				return strings.EqualFold(key, "docker") || strings.EqualFold(key, "slipway")

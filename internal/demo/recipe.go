@@ -30,6 +30,7 @@ type Recipe struct {
 	Entrypoint, Cmd, Env []string
 	User, WorkingDir     string
 	Labels               map[string]string
+	Ports                []string // that it exposes: 8080/tcp
 }
 
 // WriteArchive writes the image as the archive that the Engine's POST /images/load takes (`docker load`), under the
@@ -74,6 +75,12 @@ func (r Recipe) image() (v1.Image, error) {
 	file.Config = v1.Config{
 		Entrypoint: r.Entrypoint, Cmd: r.Cmd, Env: r.Env,
 		User: r.User, WorkingDir: r.WorkingDir, Labels: maps.Clone(r.Labels),
+	}
+	for _, port := range r.Ports {
+		if file.Config.ExposedPorts == nil {
+			file.Config.ExposedPorts = map[string]struct{}{}
+		}
+		file.Config.ExposedPorts[port] = struct{}{}
 	}
 	if img, err = mutate.ConfigFile(img, file); err != nil {
 		return nil, fmt.Errorf("set the image's config: %w", err)

@@ -35,6 +35,8 @@ type Container struct {
 	Mounts     []Mount
 	Binds      []string // docker run -v's form, for what a configuration says literally
 	Network    string   // name of a network or a mode (host, none, bridge)
+	Aliases    []string // further names in the network, which must be a user-defined one
+	Background bool     // nobody attaches to it, so that it has no open stdin
 	Limits     Limits
 	Security   Security
 	Extras     Extras
@@ -85,12 +87,14 @@ type Extras struct {
 // macAPIVersion is the first Engine API that takes a MAC address where our client puts it.
 const macAPIVersion = "1.44"
 
-// Create makes a container with an open stdin, without starting it, and returns its ID.
+// Create makes a container, with an open stdin unless it is for the background, without starting it, and returns its ID.
 func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 	cfg := &container.Config{
 		Image: c.Image, Entrypoint: c.Entrypoint, Cmd: c.Cmd, Env: c.Env, User: c.User, WorkingDir: c.WorkingDir, Labels: c.Labels,
-		Hostname:  c.Extras.Hostname,
-		OpenStdin: true, StdinOnce: true, AttachStdin: true, AttachStdout: true, AttachStderr: true,
+		Hostname: c.Extras.Hostname,
+	}
+	if !c.Background {
+		cfg.OpenStdin, cfg.StdinOnce, cfg.AttachStdin, cfg.AttachStdout, cfg.AttachStderr = true, true, true, true, true
 	}
 	host, err := hostConfig(c)
 	if err != nil {
@@ -104,6 +108,10 @@ func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 		}
 		opts.Platform = &p
 	}
+	endpoint := &network.EndpointSettings{Aliases: c.Aliases}
+	if host.NetworkMode.IsUserDefined() {
+		endpoint.Links, host.Links = host.Links, nil // as docker run --link
+	}
 	if c.Extras.MacAddress != "" {
 		if older(e.apiVersion, macAPIVersion) {
 			return "", errors.New("mac_address needs Docker Engine 25.0 or newer")
@@ -112,9 +120,10 @@ func (e *Engine) Create(ctx context.Context, c Container) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("mac_address: %w", err)
 		}
-		opts.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{
-			c.Network: {MacAddress: network.HardwareAddr(mac)},
-		}}
+		endpoint.MacAddress = network.HardwareAddr(mac)
+	}
+	if len(endpoint.Aliases) > 0 || len(endpoint.Links) > 0 || len(endpoint.MacAddress) > 0 {
+		opts.NetworkingConfig = &network.NetworkingConfig{EndpointsConfig: map[string]*network.EndpointSettings{c.Network: endpoint}}
 	}
 	made, err := e.api.ContainerCreate(ctx, opts)
 	if err != nil {
@@ -309,10 +318,14 @@ func (e *Engine) Containers(ctx context.Context, label string) ([]Info, error) {
 type Found struct {
 	ID, Name string
 	Running  bool
+	Exit     Exit   // of the last run, if it is not running
+	PID      int    // of its first process as this machine knows it, 0 = it is not running
 	Network  string // it was created with
-	Mounts   []FoundMount
-	Limits   Limits // memory, CPUs and cgroup parent
-	CapDrop  []string
+	// Addresses are those that it has now, by network.
+	Addresses map[string]netip.Addr
+	Mounts    []FoundMount
+	Limits    Limits // memory, CPUs and cgroup parent
+	CapDrop   []string
 }
 
 // FoundMount is what a container has mounted of the Engine's machine.
@@ -329,7 +342,17 @@ func (e *Engine) Find(ctx context.Context, ref string) (Found, error) {
 		return Found{}, fmt.Errorf("inspect container: %w", err)
 	}
 	c := r.Container
-	f := Found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Running: c.State != nil && c.State.Running}
+	f := Found{ID: c.ID, Name: strings.TrimPrefix(c.Name, "/"), Addresses: map[string]netip.Addr{}}
+	if c.State != nil {
+		f.Running, f.PID, f.Exit = c.State.Running, c.State.Pid, Exit{c.State.ExitCode, c.State.OOMKilled}
+	}
+	if c.NetworkSettings != nil {
+		for name, n := range c.NetworkSettings.Networks {
+			if n != nil && n.IPAddress.IsValid() {
+				f.Addresses[name] = n.IPAddress
+			}
+		}
+	}
 	if c.HostConfig != nil {
 		f.Network = string(c.HostConfig.NetworkMode)
 		f.CapDrop = c.HostConfig.CapDrop

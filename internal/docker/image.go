@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -21,6 +23,7 @@ type Image struct {
 	RepoDigests []string
 	User        string
 	Entrypoint  []string
+	Ports       []string // that it exposes: 5432/tcp
 }
 
 // InspectImage looks an image up on the Engine; IsNotFound tells that it is not there.
@@ -32,6 +35,7 @@ func (e *Engine) InspectImage(ctx context.Context, name string) (Image, error) {
 	img := Image{ID: i.ID, RepoTags: i.RepoTags, RepoDigests: i.RepoDigests}
 	if i.Config != nil {
 		img.User, img.Entrypoint = i.Config.User, i.Config.Entrypoint
+		img.Ports = slices.Sorted(maps.Keys(i.Config.ExposedPorts))
 	}
 	return img, nil
 }

@@ -57,6 +57,21 @@ func (e *Engine) createBridge(ctx context.Context, name string, labels map[strin
 	return err
 }
 
+// CreateNetwork makes a bridge network on which containers find each other by their names.
+func (e *Engine) CreateNetwork(ctx context.Context, name string, labels map[string]string) error {
+	six := false // old Engines do not filter it
+	_, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", EnableIPv6: &six, Labels: labels})
+	if err != nil {
+		return fmt.Errorf("create network %s: %w", name, err)
+	}
+	return nil
+}
+
+// IsNoAddresses reports whether a network could not be made because all address ranges of the Engine are in use.
+func IsNoAddresses(err error) bool {
+	return err != nil && (strings.Contains(err.Error(), "non-overlapping IPv4 address pool") || strings.Contains(err.Error(), "predefined address pools have been fully subnetted"))
+}
+
 // IsNoNetwork reports whether a container could not be started because its network is gone.
 func IsNoNetwork(err error) bool {
 	return IsNotFound(err) && strings.Contains(err.Error(), "network")
@@ -83,6 +98,14 @@ func (e *Engine) Networks(ctx context.Context, label string) ([]Object, error) {
 		out = append(out, Object{n.Name, n.Labels})
 	}
 	return out, nil
+}
+
+// DeleteNetwork removes a network that nobody is on. One that is gone is no error.
+func (e *Engine) DeleteNetwork(ctx context.Context, name string) error {
+	if _, err := e.api.NetworkRemove(ctx, name, client.NetworkRemoveOptions{}); err != nil && !IsNotFound(err) {
+		return fmt.Errorf("remove network %s: %w", name, err)
+	}
+	return nil
 }
 
 // RemoveNetwork removes a network; one that is gone or still in use is no error.

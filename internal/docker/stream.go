@@ -40,14 +40,35 @@ func (s *Stream) Copy(stdout, stderr io.Writer) error {
 // Close ends the connection; the container goes on.
 func (s *Stream) Close() error { return s.conn.Conn.Close() }
 
-const execOutputLimit = 64 << 10
+// Logs writes what a container printed to stdout and stderr, each byte as it was. With follow it goes on until the
+// container or ctx ends.
+func (e *Engine) Logs(ctx context.Context, id string, follow bool, stdout, stderr io.Writer) error {
+	r, err := e.api.ContainerLogs(ctx, id, client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow})
+	if err != nil {
+		return fmt.Errorf("read container's log: %w", err)
+	}
+	defer r.Close()
+	if _, err := stdcopy.StdCopy(stdout, stderr, r); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("read container's log: %w", err)
+	}
+	return nil
+}
+
+// LogText is the beginning of what a container printed, up to 64 KiB.
+func (e *Engine) LogText(ctx context.Context, id string) (string, error) {
+	out := &boundedBuilder{left: outputLimit}
+	err := e.Logs(ctx, id, false, out, out)
+	return out.String(), err
+}
+
+const outputLimit = 64 << 10
 
 // readStreams collects both output streams; the end of ctx closes the connection.
 func readStreams(ctx context.Context, conn client.HijackedResponse) (string, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	out := &boundedBuilder{left: execOutputLimit}
+	out := &boundedBuilder{left: outputLimit}
 	_, err := stdcopy.StdCopy(out, out, conn.Reader)
 	if ctx.Err() != nil {
 		return out.String(), context.Cause(ctx)

@@ -44,11 +44,16 @@ func (r *rig) tell(j *coordinator.Job) {
 // jobContainer is the ID of the container that a job runs in.
 func (r *rig) jobContainer(j *coordinator.Job) string {
 	r.t.Helper()
-	list := r.containers(j)
-	if len(list) != 1 {
-		r.t.Fatalf("job %d has %d containers:\n%s", j.ID(), len(list), plain(j.Trace()))
+	var ids []string
+	for _, c := range r.containers(j) {
+		if c.Labels["com.gitlab.gitlab-runner.type"] == "build" {
+			ids = append(ids, c.ID)
+		}
 	}
-	return list[0].ID
+	if len(ids) != 1 {
+		r.t.Fatalf("job %d runs in %d containers:\n%s", j.ID(), len(ids), plain(j.Trace()))
+	}
+	return ids[0]
 }
 
 // raw runs the docker client on the Engine's own socket.

@@ -36,7 +36,11 @@ var images atomic.Int64
 // image makes an image for one test and returns its name.
 func (r *rig) image(recipe demo.Recipe) string {
 	r.t.Helper()
-	name := fmt.Sprintf("slipway.test/made-%d:%d", os.Getpid(), images.Add(1))
+	return r.imageNamed(fmt.Sprintf("slipway.test/made-%d:%d", os.Getpid(), images.Add(1)), recipe)
+}
+
+func (r *rig) imageNamed(name string, recipe demo.Recipe) string {
+	r.t.Helper()
 	if err := load(r.engine, name, recipe); err != nil {
 		r.t.Fatal(err)
 	}

@@ -18,7 +18,6 @@ func TestUnsupportedPayloads(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for what, change := range map[string]func(*job.Spec){
-		"services":  func(s *job.Spec) { s.Services = []job.Service{{Image: job.Image{Name: "postgres"}}} },
 		"artifacts": func(s *job.Spec) { s.Artifacts = []job.Artifact{{Paths: []string{"out"}}} },
 		"artifacts of earlier jobs": func(s *job.Spec) {
 			s.Dependencies = []job.Dependency{{ID: 1, ArtifactsFile: job.ArtifactsFile{Filename: "a.zip", Size: 1}}}

@@ -305,7 +305,7 @@ func (r *rig) must(state job.State, s *job.Spec) string {
 	return log
 }
 
-var noise = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\S+Z \d\d[OE]\+? ?|section_(start|end):\d+:\w+(\[[^\]]*\])?\r|\x1b\[[0-9;]*[mK]|\r`)
+var noise = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\S+Z [0-9a-f]{2}[OE]\+? ?|section_(start|end):\d+:\w+(\[[^\]]*\])?\r|\x1b\[[0-9;]*[mK]|\r`)
 
 func plain(trace []byte) string { return string(noise.ReplaceAll(trace, nil)) }
 

@@ -58,18 +58,17 @@ func isOfficialDocker(repository string) bool {
 	return name == "docker" && (dir == "" || path.Base(dir) == "library" || strings.HasSuffix(dir, "dependency_proxy/containers"))
 }
 
-// warmDind finds the service that the job's socket takes the place of. It returns the services that are left.
-func (s Settings) warmDind(p *plan) (rest []job.Service) {
-	for _, service := range p.spec.Services {
-		image := p.vars.Expand(service.Name)
-		if p.dind != nil || !s.isDind(image) {
-			rest = append(rest, service)
-			continue
-		}
-		p.dind = &dindPlan{service: image, names: serviceNames(image, p.vars.Expand(service.Alias)), ports: s.Socket == socketGuarded && s.ownNetwork() && !s.Guard.NoPorts}
-		p.warnings = append(p.warnings, s.dindWarnings(service)...)
+// warmDind lets the job's socket take the place of a service. A second one is the same daemon under further names.
+func (s Settings) warmDind(p *plan, service job.Service) {
+	if p.dind == nil {
+		p.dind = &dindPlan{service: service.Name, ports: s.Socket == socketGuarded && s.ownNetwork() && !s.Guard.NoPorts}
 	}
-	return rest
+	for _, name := range serviceNames(service.Name, service.Alias) {
+		if !slices.Contains(p.dind.names, name) {
+			p.dind.names = append(p.dind.names, name)
+		}
+	}
+	p.warnings = append(p.warnings, s.dindWarnings(service)...)
 }
 
 // hasWarmDind reports whether a Docker-in-Docker can be warm here at all.
@@ -113,18 +112,20 @@ func serviceNames(image, aliases string) []string {
 			out = append(out, name)
 		}
 	}
-	for _, a := range strings.FieldsFunc(aliases, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' }) {
+	for _, a := range words(aliases) {
 		add(a)
 	}
-	name, _, _ := strings.Cut(image, "@")
-	if i := strings.LastIndex(name, ":"); i > strings.LastIndex(name, "/") {
-		name = name[:i]
-	}
+	name, _ := splitTag(image)
 	parts := strings.Split(name, "/")
 	parts[0], _, _ = strings.Cut(parts[0], ":")
 	add(strings.Join(parts, "__"))
 	add(strings.Join(parts, "-"))
 	return out
+}
+
+// words are the names in an alias.
+func words(aliases string) []string {
+	return strings.FieldsFunc(aliases, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' })
 }
 
 // The variables by which clients find a daemon.

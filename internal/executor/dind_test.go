@@ -19,7 +19,7 @@ func dindRunner() Settings {
 	s := article()
 	s.Socket, s.Dind = socketGuarded, dindWarm
 	s.Volumes = []string{"/certs/client", "/cache"}
-	s.Container.Security.Privileged = true
+	s.Container.Security.Privileged, s.Services.Container.Security.Privileged = true, true
 	s.DindImages = []string{"registry.gitlab.com/group/ci/*:dind"}
 	return s
 }
@@ -29,6 +29,7 @@ type dindFields struct {
 	Names, Certs []string
 	Host, Verify string
 	Warned       []string // words of warnings
+	Started      []string // as ordinary services
 	Error        string
 	Socket       bool
 }
@@ -37,6 +38,9 @@ func dindOf(p *plan) dindFields {
 	f := dindFields{Host: p.vars.Get(varHost), Verify: p.vars.Get(varTLSVerify), Socket: hasSocket(p.volumes)}
 	if p.dind != nil {
 		f.Names, f.Certs = p.dind.names, p.dind.certs
+	}
+	for _, sp := range p.services {
+		f.Started = append(f.Started, sp.image.name)
 	}
 	if p.err != nil {
 		f.Error = p.err.Error()
@@ -74,8 +78,8 @@ func TestDindForms(t *testing.T) {
 		"form-tls-certdir-only":     {Names: docker, Host: socket, Certs: certs},
 		"form-tls-full":             {Names: docker, Host: "tcp://docker:2376", Verify: "1", Certs: certs},
 		"form-tls-verify-off":       {Names: docker, Host: "tcp://docker:2375"},
-		"form-two-services":         {Names: docker, Host: "tcp://docker:2375", Error: "this runner does not do services yet"},
-		"form-not-dind":             {Error: "this runner does not do services yet"},
+		"form-two-services":         {Names: docker, Host: "tcp://docker:2375", Started: []string{"postgres:16"}},
+		"form-not-dind":             {Started: []string{"docker:27-cli"}},
 		"v1":                        {Names: docker, Host: "tcp://docker:2375", Warned: []string{"--insecure-registry"}},
 		"v1t":                       {Names: docker, Host: "tcp://docker:2376", Verify: "1", Certs: certs, Warned: []string{"--insecure-registry"}},
 		"v2c":                       {Names: docker, Host: "tcp://docker:2375", Warned: []string{"--insecure-registry"}},
@@ -152,9 +156,23 @@ func TestDindElsewhere(t *testing.T) {
 		pairs  []string
 		want   dindFields
 	}{
-		{"started as it is written", func(s *Settings) { s.Dind = dindStart }, nil, dindFields{Error: "this runner does not do services yet"}},
-		{"no socket for jobs", func(s *Settings) { s.Socket = socketOff }, nil, dindFields{Error: "this runner does not do services yet"}},
-		{"raw without a socket", func(s *Settings) { s.Socket = socketRaw }, nil, dindFields{Error: "this runner does not do services yet"}},
+		{"started as it is written", func(s *Settings) { s.Dind = dindStart }, nil, dindFields{Started: []string{"docker:dind"}}},
+		{"no socket for jobs", func(s *Settings) { s.Socket = socketOff }, nil, dindFields{Started: []string{"docker:dind"}}},
+		{"raw without a socket", func(s *Settings) { s.Socket = socketRaw }, nil, dindFields{Started: []string{"docker:dind"}}},
+		{
+			"started beside a guarded socket", func(s *Settings) {
+				s.Dind, s.Volumes = dindStart, []string{"/nowhere/docker.sock:/var/run/docker.sock"}
+			},
+			nil,
+			dindFields{Socket: true, Started: []string{"docker:dind"}, Warned: []string{"service", "privileged"}},
+		},
+		{
+			"of the runner's too", func(s *Settings) {
+				s.Services.Always = []job.Service{{Image: job.Image{Name: "docker:24-dind"}, Alias: "builder"}}
+			},
+			nil,
+			dindFields{Names: []string{"builder", "docker"}, Host: "unix:///var/run/docker.sock", Certs: []string{"/certs/client"}, Socket: true},
+		},
 		{
 			"raw with one", func(s *Settings) {
 				s.Socket, s.Volumes = socketRaw, []string{"/nowhere/docker.sock:/var/run/docker.sock"}

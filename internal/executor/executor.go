@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -51,7 +52,9 @@ func (e *Executor) Run(ctx context.Context, server trace.Server, slot Slot, spec
 	ctx, cancel := context.WithTimeoutCause(wanted, spec.Timeout(), &job.TimeoutError{After: spec.Timeout()})
 	defer cancel()
 	log.Info("job started", "name", spec.JobInfo.Name, "image", p.image.name)
-	err = e.run(ctx, tr, p)
+	var later sync.WaitGroup
+	defer later.Wait()
+	err = e.run(ctx, tr, p, &later)
 	if slot.Leave != nil {
 		slot.Leave()
 	}

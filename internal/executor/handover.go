@@ -51,7 +51,7 @@ func (s *session) handOver(ctx context.Context, dirs ...string) error {
 // handOverByContainer does the same in a container made for it, of the job's own image. It is the only exception to
 // one container per job: the job that left the files was interrupted with its container.
 func (e *Executor) handOverByContainer(ctx context.Context, tr *trace.Trace, p *plan, folders []string) (err error) {
-	image, err := e.ensureImage(ctx, tr, p)
+	image, err := e.ensureImage(ctx, tr, p, p.image)
 	if err != nil {
 		return err
 	}

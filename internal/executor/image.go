@@ -19,15 +19,15 @@ const (
 	pullPause = 3 * time.Second
 )
 
-// ensureImage makes sure of the job's image and returns what the Engine knows of it.
-func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan) (docker.Image, error) {
-	tr.Printf("Using effective pull policy of %v for container %s", p.image.policies, p.image.name)
+// ensureImage makes sure of an image of the job and returns what the Engine knows of it.
+func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan, im imagePlan) (docker.Image, error) {
+	tr.Printf("Using effective pull policy of %v for container %s", im.policies, im.name)
 	for try := 1; ; try++ {
-		img, err := e.imageByPolicies(ctx, tr, p)
+		img, err := e.imageByPolicies(ctx, tr, p, im)
 		var pull *docker.PullError
 		switch {
 		case err == nil:
-			tr.Printf("Using docker image %s for %s%s ...", img.ID, p.image.name, digestOf(img, p.image.name))
+			tr.Printf("Using docker image %s for %s%s ...", img.ID, im.name, digestOf(img, im.name))
 			return img, nil
 		case ctx.Err() != nil:
 			return docker.Image{}, context.Cause(ctx)
@@ -44,22 +44,22 @@ func (e *Executor) ensureImage(ctx context.Context, tr *trace.Trace, p *plan) (d
 }
 
 // imageByPolicies tries one pull policy after the other. The error is the last one's.
-func (e *Executor) imageByPolicies(ctx context.Context, tr *trace.Trace, p *plan) (img docker.Image, err error) {
-	for i, policy := range p.image.policies {
+func (e *Executor) imageByPolicies(ctx context.Context, tr *trace.Trace, p *plan, im imagePlan) (img docker.Image, err error) {
+	for i, policy := range im.policies {
 		if i > 0 {
 			tr.Warnf("%v; trying pull policy %s", err, policy)
 		}
-		if img, err = e.imageBy(ctx, tr, p, policy); err == nil || ctx.Err() != nil {
+		if img, err = e.imageBy(ctx, tr, p, im, policy); err == nil || ctx.Err() != nil {
 			return img, err
 		}
 	}
 	return docker.Image{}, err
 }
 
-func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy string) (docker.Image, error) {
-	name := p.image.name
+func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, im imagePlan, policy string) (docker.Image, error) {
+	name := im.name
 	if policy != pullAlways {
-		img, ok, err := e.localImage(ctx, tr, p)
+		img, ok, err := e.localImage(ctx, tr, p, im)
 		switch {
 		case err != nil:
 			return docker.Image{}, err
@@ -70,16 +70,16 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, policy
 			return docker.Image{}, configurationError("pull it on the runner's machine, or allow another pull policy", "image %s is not on this machine, and the pull policy is never", name)
 		}
 	}
-	auth, from := e.auth(tr, p)
+	auth, from := e.auth(tr, p, name)
 	if from != "" {
 		tr.Printf("Authenticating with credentials from %s", from)
 	}
 	tr.Printf("Pulling docker image %s ...", name)
-	return e.pullImage(ctx, p, auth)
+	return e.pullImage(ctx, p, im, auth)
 }
 
-// auth finds the credentials for the job's image. A source that cannot be read is a warning: another may serve.
-func (e *Executor) auth(tr *trace.Trace, p *plan) (docker.Credentials, string) {
+// auth finds the credentials for an image. A source that cannot be read is a warning: another may serve.
+func (e *Executor) auth(tr *trace.Trace, p *plan, name string) (docker.Credentials, string) {
 	var sources []docker.AuthSource
 	add := func(s docker.AuthSource, err error) {
 		if err != nil {
@@ -99,7 +99,7 @@ func (e *Executor) auth(tr *trace.Trace, p *plan) (docker.Credentials, string) {
 		}
 	}
 	add(docker.AuthFromList("job payload (GitLab Registry)", payload), nil)
-	return docker.FindAuth(p.image.name, sources...)
+	return docker.FindAuth(name, sources...)
 }
 
 func digestOf(img docker.Image, name string) string {

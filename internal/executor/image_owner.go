@@ -55,11 +55,11 @@ func (s Settings) imageScope(p *plan) ledger.Scope {
 	return ledger.Scope{ID: s.scope(p.spec), Path: ownImagePath(p.spec)}
 }
 
-// localImage finds the job's image on the Engine, if it may be taken from there: it is the operator's, it was pulled
+// localImage finds an image of the job on the Engine, if it may be taken from there: it is the operator's, it was pulled
 // without credentials, it is the job's own scope's, or it was pulled with credentials and the registry gives it to this
 // job as well. ok is false if there is none, or none for this job: the two are not to be told apart.
-func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan) (img docker.Image, ok bool, err error) {
-	name, scope := p.image.name, e.Settings.imageScope(p)
+func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan, im imagePlan) (img docker.Image, ok bool, err error) {
+	name, scope := im.name, e.Settings.imageScope(p)
 	if e.Settings.Guard.Ledger == nil {
 		img, err := e.Engine.InspectImage(ctx, name)
 		if docker.IsNotFound(err) {
@@ -72,7 +72,7 @@ func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan) (im
 		return docker.Image{}, false, err
 	}
 	if found.Private {
-		auth, _ := e.auth(tr, p)
+		auth, _ := e.auth(tr, p, name)
 		if err := e.Engine.MayPull(ctx, name, auth); err != nil {
 			tr.Printf("The image is on this machine, but its registry does not give it to this job: %v", err)
 			return docker.Image{}, false, ctx.Err()
@@ -88,13 +88,13 @@ func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan) (im
 	return img, err == nil, err
 }
 
-// pullImage pulls the job's image and records whose it is.
-func (e *Executor) pullImage(ctx context.Context, p *plan, auth docker.Credentials) (docker.Image, error) {
-	name := p.image.name
-	pull := func(ctx context.Context) error { return e.Engine.Pull(ctx, name, p.image.platform, auth) }
+// pullImage pulls an image of the job and records whose it is.
+func (e *Executor) pullImage(ctx context.Context, p *plan, im imagePlan, auth docker.Credentials) (docker.Image, error) {
+	name := im.name
+	pull := func(ctx context.Context) error { return e.Engine.Pull(ctx, name, im.platform, auth) }
 	images := e.Settings.Guard.Ledger
 	request, err := ledger.PullOf(e.Settings.imageScope(p), name, auth != (docker.Credentials{}))
-	request.Platform = p.image.platform != ""
+	request.Platform = im.platform != ""
 	if images == nil || err != nil { // it is an ID, then: the Engine says that it cannot be pulled
 		if err := pull(ctx); err != nil {
 			return docker.Image{}, err

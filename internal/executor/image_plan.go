@@ -51,7 +51,7 @@ func (s Settings) image(p *plan) (imagePlan, error) {
 	if i.user, err = s.user(p.vars.Expand(string(im.ExecutorOpts.Docker.User))); err != nil {
 		return i, err
 	}
-	i.policies, err = s.policies(im.PullPolicies)
+	i.policies, err = s.policies("image", im.PullPolicies)
 	return i, err
 }
 
@@ -72,8 +72,8 @@ func (s Settings) user(asked string) (string, error) {
 	return asked, nil
 }
 
-// policies are tried one after the other.
-func (s Settings) policies(asked []string) ([]string, error) {
+// policies are tried one after the other. of is the keyword that asks for some.
+func (s Settings) policies(of string, asked []string) ([]string, error) {
 	configured := s.PullPolicies
 	if len(configured) == 0 {
 		configured = []string{pullAlways}
@@ -92,7 +92,7 @@ func (s Settings) policies(asked []string) ([]string, error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, configurationError("", "image:pull_policy %v is not allowed on this runner; allowed: %v", asked, allowed)
+		return nil, configurationError("", "%s:pull_policy %v is not allowed on this runner; allowed: %v", of, asked, allowed)
 	}
 	return out, nil
 }

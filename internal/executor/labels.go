@@ -12,7 +12,9 @@ const (
 	labelInstance  = "slipway.instance"
 	labelState     = "slipway.state" // the instance's state folder
 	labelEphemeral = "slipway.ephemeral"
-	labelName      = "slipway.name" // of the container itself: nobody can write it into an image, whose labels containers get
+	// labelJobNetwork is the name of a network that one job has with its services.
+	labelJobNetwork = "slipway.job-network"
+	labelName       = "slipway.name" // of the container itself: nobody can write it into an image, whose labels containers get
 )
 
 // gitlabPrefix begins the labels of GitLab's own runner, which operators' scripts and dashboards look for.

@@ -24,10 +24,10 @@ func (e *Executor) workspaceMounts(p *plan, w *source.Workspace) []docker.Mount 
 	return mounts
 }
 
-// ensureVolumes makes what the volumes of the plan need and adds them to the container. It returns those that are no
+// ensureVolumes makes what volumes of the plan need and adds them to the container. It returns those that are no
 // Mounts of the container as a guard needs them.
-func (e *Executor) ensureVolumes(ctx context.Context, p *plan, c *docker.Container) (binds []guard.Mount, err error) {
-	for _, v := range p.volumes {
+func (e *Executor) ensureVolumes(ctx context.Context, volumes []volume, c *docker.Container) (binds []guard.Mount, err error) {
+	for _, v := range volumes {
 		m := guard.Mount{Destination: path.Clean(v.target), ReadOnly: v.readOnly}
 		switch {
 		case v.named != "":

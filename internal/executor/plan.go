@@ -37,6 +37,9 @@ type plan struct {
 	layout    layout
 	volumes   []volume
 	dind      *dindPlan // nil = none
+	services  []servicePlan
+	linked    linked
+	network   string // of the job's own; "" = none
 	source    sourcePlan
 
 	dir, tempDir string // in the container
@@ -71,10 +74,7 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	p.dir = path.Join(s.BuildsDir, p.layout.below, projectPath)
 	p.tempDir = p.dir + ".tmp"
 	p.vars = s.variables(slot, spec, p.dir, p.tempDir)
-	services := spec.Services
-	if s.hasWarmDind(p.volumes) {
-		services = s.warmDind(p)
-	}
+	services := s.readServices(p)
 	if p.dind != nil {
 		s.setDind(p)
 	}
@@ -91,11 +91,14 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	if err := unsupported(spec, services); err != nil && p.err == nil {
+	if err := unsupported(spec); err != nil && p.err == nil {
 		p.err = err
 	}
 	p.stages = s.stages(p)
 	p.container = s.container(p, random)
+	if err := s.services(p, services, random); err != nil && p.err == nil {
+		p.err = err
+	}
 	if err := fitsEnvironment(p.container.Env); err != nil && p.err == nil {
 		p.err = err
 	}
@@ -203,11 +206,9 @@ func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
 }
 
 // unsupported finds what a job needs and Slipway cannot do yet: better no job than half of one.
-func unsupported(spec *job.Spec, services []job.Service) error {
+func unsupported(spec *job.Spec) error {
 	missing := ""
 	switch {
-	case len(services) > 0:
-		missing = "services"
 	case len(spec.Artifacts) > 0:
 		missing = "artifacts"
 	case spec.Run != "":

@@ -125,7 +125,21 @@ func TestPlanRefuses(t *testing.T) {
 		{"policy", func(s *Settings, spec *job.Spec) {
 			s.PullPolicies, spec.Image.PullPolicies = []string{"always"}, []string{"never"}
 		}, "image:pull_policy [never] is not allowed on this runner; allowed: [always]"},
-		{"services", func(_ *Settings, spec *job.Spec) { spec.Services = []job.Service{{}} }, "this runner does not do services yet"},
+		{"service without a name", func(_ *Settings, spec *job.Spec) { spec.Services = servicesOf("") }, "the name of a service's image is not valid"},
+		{"service not allowed", func(s *Settings, spec *job.Spec) {
+			s.Services.AllowedImages, spec.Services = []string{"postgres:*"}, servicesOf("postgres:16", "redis:7")
+		}, "service redis:7 is not allowed on this runner; allowed: postgres:*"},
+		{"too many services", func(s *Settings, spec *job.Spec) {
+			s.Services.Limit, s.Services.Always, spec.Services = new(int), servicesOf("a"), servicesOf("b")
+		}, "the job has 2 services; this runner allows 0"},
+		{"policy of a service", func(s *Settings, spec *job.Spec) {
+			spec.Services = servicesOf("postgres:16")
+			spec.Services[0].PullPolicies = []string{"never"}
+		}, "services:pull_policy [never] is not allowed on this runner; allowed: [always]"},
+		{"user of a service", func(s *Settings, spec *job.Spec) {
+			s.AllowedUsers, spec.Services = []string{"build"}, servicesOf("postgres:16")
+			spec.Services[0].ExecutorOpts.Docker.User = "root"
+		}, `services:docker:user "root" is not allowed on this runner; allowed: build`},
 		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{}} }, "this runner does not do artifacts yet"},
 		{"release", func(_ *Settings, spec *job.Spec) { spec.Steps = append(spec.Steps, job.Step{Name: "release"}) }, "this runner does not do release yet"},
 		{"path", func(_ *Settings, spec *job.Spec) { spec.JobInfo.ProjectFullPath = "a/../../etc" }, "the server sent an invalid project path"},

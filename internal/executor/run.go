@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/job"
@@ -35,8 +36,8 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 	}
 }
 
-// run is the job between its first log line and its last.
-func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan) error {
+// run is the job between its first log line and its last. What need not be done before the job's end is told goes to later.
+func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan, later *sync.WaitGroup) error {
 	e.header(tr, p)
 	if p.err != nil {
 		return p.err
@@ -56,10 +57,8 @@ func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan) error {
 		return orCause(cancelable, err)
 	}
 	defer w.Close()
-	s, err := e.prepare(cancelable, tr, p, w)
-	if s != nil {
-		defer e.cleanUp(ctx, tr, p, w, s)
-	}
+	s, sv, err := e.prepare(cancelable, tr, p, w)
+	defer e.cleanUp(ctx, tr, p, w, s, sv, later)
 	if err != nil {
 		return orCause(cancelable, err)
 	}
@@ -81,10 +80,10 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 	}
 }
 
-// prepare makes sure of the image, fetches the sources and creates the container, as much as possible at once.
-// The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
+// prepare makes sure of the image, fetches the sources, starts the services and creates the container, as much as possible
+// at once. The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
 // that Git is working in. The session is nil if no container was made.
-func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
+func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, *services, error) {
 	end := tr.Section(stagePrepare, `Preparing the "docker" executor`)
 	tr.Printf("Using Docker executor with image %s ...", p.image.name)
 	ctx, cancel := context.WithCancel(ctx)
@@ -99,10 +98,16 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 		}
 	}()
 
-	s, err := e.create(ctx, tr, p, w)
+	limited, cancelLimited := e.prepareLimit(ctx)
+	defer cancelLimited()
+	sv, err := e.startServices(limited, tr, p)
+	var s *session
+	if err == nil {
+		s, err = e.create(limited, tr, p, w, sv)
+	}
 	end()
 	if err != nil {
-		return nil, err
+		return s, sv, err
 	}
 	host, _ := os.Hostname()
 	end = tr.Section(stageEnviron, "Preparing environment")
@@ -110,33 +115,40 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	err = writeFiles(w.TempDir, p.files)
 	end()
 	if err != nil {
-		return s, err
+		return s, sv, err
 	}
 	end = tr.Section(stageSources, "Getting source from Git repository")
 	out.release()
 	err, wait = wait(), nil
+	if err == nil && sv != nil {
+		err = sv.waitWith(limited, s)
+	}
 	end()
 	tr.Flush()
-	return s, err
+	return s, sv, err
+}
+
+// prepareLimit ends with the time that an operator gives to images, containers and services.
+func (e *Executor) prepareLimit(ctx context.Context) (context.Context, context.CancelFunc) {
+	t := e.Settings.PrepareTimeout
+	if t <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeoutCause(ctx, t, &job.Error{
+		Reason: job.SystemFailure, Err: fmt.Errorf("preparing took longer than %s", t), Hint: "prepare_timeout in config.toml limits it",
+	})
 }
 
 // create makes the container, without starting it.
-func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
-	if t := e.Settings.PrepareTimeout; t > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, t, &job.Error{
-			Reason: job.SystemFailure, Err: fmt.Errorf("preparing took longer than %s", t), Hint: "prepare_timeout in config.toml limits it",
-		})
-		defer cancel()
-	}
-	image, err := e.ensureImage(ctx, tr, p)
+func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, sv *services) (*session, error) {
+	image, err := e.ensureImage(ctx, tr, p, p.image)
 	if err != nil {
 		return nil, orCause(ctx, err)
 	}
 	c := p.container
 	c.Image = image.ID
 	c.Mounts = append(c.Mounts, e.workspaceMounts(p, w)...)
-	binds, err := e.ensureVolumes(ctx, p, &c)
+	binds, err := e.ensureVolumes(ctx, p.volumes, &c)
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +158,13 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	socket, err := e.openSocket(ctx, tr, p, &c, binds)
 	if err != nil {
 		return nil, err
+	}
+	if p.linked == byLinks { // only containers that run can be linked to
+		if err := sv.started(ctx); err != nil {
+			socket.close(context.WithoutCancel(ctx))
+			socket.removeCgroup()
+			return nil, err
+		}
 	}
 	// Not to be interrupted: the Engine would go on, and leave a container that nobody knows.
 	createCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
@@ -219,10 +238,27 @@ func statusOf(failure error) string {
 }
 
 // cleanUp removes what the job leaves, whatever became of it.
-func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session) {
+func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services, later *sync.WaitGroup) {
+	if s == nil && sv == nil {
+		return
+	}
 	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
+	removed := make(chan struct{})
+	go func() {
+		defer close(removed)
+		sv.remove(ctx)
+	}()
+	defer func() {
+		<-removed
+		if p.network != "" {
+			later.Go(func() { e.removeNetwork(context.WithoutCancel(ctx), p.network) })
+		}
+	}()
+	if s == nil {
+		return
+	}
 	if os.Geteuid() != 0 && s.ran {
 		if err := s.handOver(ctx, p.ownDirs()...); err != nil {
 			e.Log.Warn("files of the job's root user stay until the next job", "error", err)

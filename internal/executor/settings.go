@@ -47,6 +47,7 @@ type Settings struct {
 	EngineSocket        string // path on the host
 	Socket              string // what a volume that is the Engine's socket gives: guarded, raw or off
 	Guard               GuardSettings
+	Services            ServiceSettings
 	Dind                string   // what becomes of a service that is a Docker-in-Docker: warm or start
 	DindImages          []string // globs of images that are one, beside Docker's own
 

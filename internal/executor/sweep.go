@@ -63,14 +63,16 @@ func Purge(ctx context.Context, engine *docker.Engine, instance string) error {
 	return errors.Join(append(errs, sweepGuarded(ctx, engine, mine, slog.New(slog.DiscardHandler)), sweepRest(ctx, engine, mine))...)
 }
 
-// sweepRest removes networks and volumes of ephemeral instances.
+// sweepRest removes the networks of single jobs, and networks and volumes of ephemeral instances.
 func sweepRest(ctx context.Context, engine *docker.Engine, mine func(labels map[string]string) bool) error {
 	var errs []error
-	networks, err := engine.Networks(ctx, labelEphemeral)
-	errs = append(errs, err)
-	for _, n := range networks {
-		if mine(n.Labels) {
-			errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
+	for _, label := range []string{labelJobNetwork, labelEphemeral} {
+		networks, err := engine.Networks(ctx, label)
+		errs = append(errs, err)
+		for _, n := range networks {
+			if mine(n.Labels) {
+				errs = append(errs, engine.RemoveNetwork(ctx, n.Name))
+			}
 		}
 	}
 	volumes, err := engine.Volumes(ctx, labelEphemeral)

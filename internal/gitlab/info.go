@@ -53,6 +53,7 @@ func DockerFeatures() Features {
 	f := protocolFeatures()
 	f.Variables, f.RawVariables, f.Masking = true, true, true
 	f.Image, f.ImageExecutorOpts = true, true
+	f.Services, f.ServiceVariables, f.ServiceMultipleAliases, f.ServiceExecutorOpts = true, true, true, true
 	f.Refspecs = true
 	f.ReturnExitCode = true
 	return f

@@ -70,14 +70,15 @@ func (t *Trace) mark(what, name string) {
 
 // endOutput ends what the job is printing.
 func (t *Trace) endOutput() {
-	t.stdout.end()
-	t.stderr.end()
+	for _, s := range t.printing() {
+		s.end()
+	}
 	t.stored()
 }
 
 // limitReached is called when the job printed more than it may.
 func (t *Trace) limitReached() {
-	for _, s := range []*stream{t.stdout, t.stderr} {
+	for _, s := range t.printing() {
 		if s.lines != nil {
 			s.lines.end()
 		}

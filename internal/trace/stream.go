@@ -4,12 +4,14 @@ import "os"
 
 // stream is one way into the log, with the chain behind it. The trace's mutex guards it.
 type stream struct {
-	trace *Trace
-	mask  *mask
-	lines *stamper // nil without timestamps
+	trace  *Trace
+	mask   *mask
+	prefix *prefixer // nil = none
+	lines  *stamper  // nil without timestamps
 }
 
-func (t *Trace) newStream(id string, isJob bool) *stream {
+// newStream makes a stream. prefix is what stands before each line of it.
+func (t *Trace) newStream(id string, isJob bool, prefix string) *stream {
 	s := &stream{trace: t}
 	store, join := sink(t.spool.runner), t.plain.runner
 	if isJob {
@@ -19,6 +21,10 @@ func (t *Trace) newStream(id string, isJob bool) *stream {
 	if t.timestamps {
 		s.lines = &stamper{stream: id, next: store}
 		next = s.lines.write
+	}
+	if prefix != "" {
+		s.prefix = &prefixer{prefix: prefix, next: next}
+		next = s.prefix.write
 	}
 	if isJob {
 		text := next
@@ -46,6 +52,9 @@ func (s *stream) Write(p []byte) (int, error) {
 // end passes on all that is held back; what comes next begins a new line.
 func (s *stream) end() {
 	s.mask.release()
+	if s.prefix != nil {
+		s.prefix.end()
+	}
 	if s.lines != nil {
 		s.lines.end()
 	}

@@ -69,6 +69,7 @@ type Trace struct {
 	limit                  limit
 	plain                  plain
 	stdout, stderr, runner *stream
+	services               []*stream
 	told                   bool // that the disk failed
 }
 
@@ -95,9 +96,9 @@ func Open(ctx context.Context, server Server, o Options) (*Trace, context.Contex
 		t.limit.max = DefaultLimit
 	}
 	t.limit.notice = t.limitReached
-	t.runner = t.newStream(runnerStream, false)
-	t.stdout = t.newStream(stdoutStream, true)
-	t.stderr = t.newStream(stderrStream, true)
+	t.runner = t.newStream(runnerStream, false, "")
+	t.stdout = t.newStream(stdoutStream, true, "")
+	t.stderr = t.newStream(stderrStream, true, "")
 
 	calls, stopCalls := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -174,6 +175,11 @@ func (t *Trace) Close(ctx context.Context, r job.Result) error {
 // Canceling is closed when the server asks for a graceful cancel: stop the script, run after_script, then end.
 func (t *Trace) Canceling() <-chan struct{} { return t.canceling }
 
+// printing are the streams that are not the runner's own.
+func (t *Trace) printing() []*stream {
+	return append([]*stream{t.stdout, t.stderr}, t.services...)
+}
+
 // Stdout takes what the job prints. Its writes fail only after Close.
 func (t *Trace) Stdout() io.Writer { return t.stdout }
 
@@ -186,7 +192,7 @@ func (t *Trace) AddMasked(values ...string) {
 	defer t.mu.Unlock()
 	t.masked = append(t.masked, values...)
 	t.secrets.values = newMatcher(t.masked, false)
-	for _, s := range []*stream{t.runner, t.stdout, t.stderr} {
+	for _, s := range append(t.printing(), t.runner) {
 		s.mask.values.use(t.secrets.values)
 	}
 	t.stored()
@@ -206,7 +212,7 @@ func (t *Trace) showLines(begunBefore time.Time) {
 	if !t.timestamps || t.closed {
 		return
 	}
-	for _, s := range []*stream{t.stdout, t.stderr} {
+	for _, s := range t.printing() {
 		if s.lines.show(begunBefore) {
 			t.stored()
 		}
