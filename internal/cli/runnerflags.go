@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -100,6 +101,10 @@ func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
 	case *map[string]string:
 		fs.StringToStringVar(f, n.flag, nil, n.usage+", once per `key=value`")
 		fs.Lookup(n.flag).DefValue = "" // not the "[]" of an empty one
+	case **int:
+		fs.Func(n.flag, n.usage+", a `number`", func(text string) error { return setPointer(f, strconv.Atoi, text, "a number") })
+	case **bool:
+		fs.BoolFunc(n.flag, n.usage, func(text string) error { return setPointer(f, strconv.ParseBool, text, "true or false") })
 	case *config.Bytes:
 		fs.TextVar(f, n.flag, *f, n.usage+", a `size` such as 512m")
 	case *config.NanoCPUs:
@@ -108,6 +113,16 @@ func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
 		return false
 	}
 	return true
+}
+
+// setPointer sets a field that is nil without a value.
+func setPointer[T any](field **T, parse func(string) (T, error), text, wanted string) error {
+	v, err := parse(text)
+	if err != nil {
+		return fmt.Errorf("%q is not %s", text, wanted)
+	}
+	*field = &v
+	return nil
 }
 
 // flagOf is the flag for a key of [[runners]]: docker.cap_add is --docker-cap-add.
