@@ -27,6 +27,7 @@ func (r *rig) dind(ctx context.Context, runs int, t *table) error {
 		return err
 	}
 	defer registry.Close()
+	r.registry = registry.Host
 	project, err := r.dindProject(ctx, registry)
 	if err != nil {
 		return err

@@ -40,6 +40,7 @@ type rig struct {
 	checkout string // of the sample, for the minimum
 	head     string // its commit
 	dindHead string // the commit of the project with a Docker-in-Docker
+	registry string // whose images are removed at the end
 	process  *exec.Cmd
 	log      bytes.Buffer // read when the process has ended
 }
@@ -152,7 +153,7 @@ func (r *rig) close(ctx context.Context) error {
 		errs = append(errs, err)
 		for _, n := range names {
 			// A job's own name is stored below its scope's.
-			if strings.HasPrefix(n, imagePrefix) || strings.HasPrefix(n, "slipway.local/") && strings.Contains(n, "/"+imagePrefix) {
+			if r.registry != "" && strings.HasPrefix(n, r.registry+"/") || strings.HasPrefix(n, imagePrefix) || strings.HasPrefix(n, "slipway.local/") && strings.Contains(n, "/"+imagePrefix) {
 				errs = append(errs, r.engine.RemoveImage(ctx, n))
 			}
 		}

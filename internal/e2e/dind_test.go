@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"context"
 	"strings"
 	"testing"
 
@@ -50,7 +49,7 @@ func TestDindPipelines(t *testing.T) {
 	t.Cleanup(func() { registry.Close() })
 	r.AddProject(coordinator.Project{ID: 7, Path: "group/demo", Registry: registry.Host, RegistryUser: registry.User, RegistryPassword: job.Secret(registry.Password)})
 	image := registry.Host + "/group/demo:main"
-	t.Cleanup(func() { _ = r.engine.RemoveImage(context.Background(), image) })
+	t.Cleanup(func() { r.removeImages(registry.Host + "/") })
 	for i, form := range dindForms(image) {
 		run := func() string {
 			t.Helper()

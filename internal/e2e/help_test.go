@@ -52,6 +52,22 @@ func (r *rig) imageNamed(name string, recipe demo.Recipe) string {
 	return name
 }
 
+// removeImages removes all images whose names begin so.
+func (r *rig) removeImages(prefix string) {
+	r.t.Helper()
+	names, err := r.engine.Images(context.Background())
+	if err != nil {
+		r.t.Error(err)
+	}
+	for _, n := range names {
+		if strings.HasPrefix(n, prefix) {
+			if err := r.engine.RemoveImage(context.Background(), n); err != nil {
+				r.t.Error(err)
+			}
+		}
+	}
+}
+
 // withEntrypoint is busybox with an entrypoint script.
 func withEntrypoint(script string) demo.Recipe {
 	recipe := demo.Alpine()
