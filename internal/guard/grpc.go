@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 )
 
 // grpcServer is what a client of BuildKit's gRPC API speaks with: buildx, and compose through it. Each message is decoded
@@ -25,10 +27,12 @@ type grpcServer struct {
 	c *call
 }
 
-// The bounds of a client's gRPC connection.
+// The bounds of gRPC: the calls of one job at once, on all its connections, the bytes of a message of the job's, and those of
+// one of the Engine's. The first two together bound the memory that a job can take here. A build has four calls at a time.
 const (
-	maxGRPCMessage = 16 << 20
-	maxGRPCStreams = 200
+	maxGRPCCalls   = 160
+	maxGRPCMessage = 4 << 20
+	maxEngineGRPC  = 64 << 20
 )
 
 // grpcOpen takes a client's connection for BuildKit's API. It is ours alone: what is asked on it goes to the Engine over a
@@ -51,8 +55,7 @@ func grpcOpen(c *call) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.MaxConcurrentStreams(maxGRPCStreams),
-		grpc.UnknownServiceHandler(c.unknownMethod),
+	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.InTapHandle(c.countGRPC), grpc.UnknownServiceHandler(c.unknownMethod),
 		grpc.UnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (_ any, err error) {
 			defer c.survive(info.FullMethod, &err)
 			return h(ctx, r)
@@ -67,6 +70,16 @@ func grpcOpen(c *call) error {
 	defer server.Stop()
 	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
 	return nil
+}
+
+// countGRPC counts a call in before its message is read, and out when it ends.
+func (c *call) countGRPC(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if c.grpc.calls.Add(1) > maxGRPCCalls {
+		c.grpc.calls.Add(-1)
+		return nil, status.Errorf(codes.ResourceExhausted, "slipway: more than %d calls at once: let fewer builds run at a time", maxGRPCCalls)
+	}
+	context.AfterFunc(ctx, func() { c.grpc.calls.Add(-1) })
+	return ctx, nil
 }
 
 // survive makes an error of a panic, as net/http does for calls by HTTP: one job's call must not end the runner.
@@ -102,9 +115,10 @@ func (c *call) refusedMethod() error {
 
 // engineGRPC is the guard's own connection for BuildKit's API of the Engine, made when it is first needed.
 type engineGRPC struct {
-	once sync.Once
-	conn *grpc.ClientConn
-	err  error
+	once  sync.Once
+	conn  *grpc.ClientConn
+	err   error
+	calls atomic.Int64 // of the job's
 }
 
 func (g *Guard) buildkit() (*grpc.ClientConn, error) {
@@ -112,7 +126,7 @@ func (g *Guard) buildkit() (*grpc.ClientConn, error) {
 		g.grpc.conn, g.grpc.err = grpc.NewClient("passthrough:///engine",
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return g.dialUpgraded(ctx, "/grpc", "h2c", nil) }),
-			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(4*maxGRPCMessage), grpc.MaxCallSendMsgSize(4*maxGRPCMessage)))
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxEngineGRPC), grpc.MaxCallSendMsgSize(maxEngineGRPC)))
 	})
 	return g.grpc.conn, g.grpc.err
 }

@@ -350,3 +350,40 @@ func TestGRPCPanic(t *testing.T) {
 	}
 	wants(t, r.audit.String(), "level=ERROR", "gRPC /moby.buildkit.v1.Control/Status", "grpc_control.go")
 }
+
+// TestGRPCFlood: a job has only so many calls at once, and can build again when they have ended.
+func TestGRPCFlood(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var refused, waiting atomic.Int32
+	for range 4 { // on several connections
+		client := control.NewControlClient(r.grpcConn())
+		for range maxGRPCCalls / 3 {
+			go func() {
+				s, err := client.Status(ctx, &control.StatusRequest{Ref: "later"}) // it waits for its build
+				if err == nil {
+					waiting.Add(1)
+					_, err = s.Recv()
+				}
+				if status.Code(err) == codes.ResourceExhausted {
+					waiting.Add(-1)
+					refused.Add(1)
+				}
+			}()
+		}
+	}
+	waitFor(t, "too many calls to be refused", func() bool { return refused.Load() == 4*(maxGRPCCalls/3)-maxGRPCCalls })
+	large := make([]byte, maxGRPCMessage)
+	cancel()
+	waitFor(t, "their end", func() bool { return r.Guard.grpc.calls.Load() == 0 })
+	conn := r.grpcConn()
+	_, err := gateway.NewLLBBridgeClient(conn).Warn(t.Context(), &gateway.WarnRequest{Short: large})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message of more than %d bytes: %v", maxGRPCMessage, err)
+	}
+	if _, err := r.asBuildx(folder(t, "Dockerfile", "FROM "+alpine+"\nLABEL after=flood\n"), nil); err != nil {
+		t.Error(err)
+	}
+}
