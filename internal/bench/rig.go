@@ -56,11 +56,7 @@ func newRig(ctx context.Context, slipway, socket string) (_ *rig, err error) {
 		return nil, err
 	}
 	for name, recipe := range map[string]demo.Recipe{clientImage: demo.DockerClient(), baseImage: demo.Alpine()} {
-		var archive bytes.Buffer
-		if err := recipe.WriteArchive(&archive, name); err != nil {
-			return nil, err
-		}
-		if err := r.engine.Load(ctx, &archive); err != nil {
+		if err := r.load(ctx, name, recipe); err != nil {
 			return nil, err
 		}
 	}
@@ -200,10 +196,15 @@ func (r *rig) trivialMinimum(ctx context.Context) error { return r.minimum(ctx, 
 
 // minimum is what a shell script of an afternoon does: create, attach, start, read to the end, remove.
 func (r *rig) minimum(ctx context.Context, script string) error {
-	id, err := r.engine.Create(ctx, docker.Container{
+	return r.runToEnd(ctx, docker.Container{
 		Image: clientImage, Cmd: []string{"sh", "-c", script},
 		Binds: []string{"/var/run/docker.sock:/var/run/docker.sock", r.checkout + ":/app"},
 	})
+}
+
+// runToEnd runs a container to its end, which must be good, and removes it.
+func (r *rig) runToEnd(ctx context.Context, c docker.Container) error {
+	id, err := r.engine.Create(ctx, c)
 	if err != nil {
 		return err
 	}

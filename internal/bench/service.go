@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 
@@ -18,11 +17,7 @@ func (r *rig) service(ctx context.Context, runs int, t *table) error {
 	recipe := demo.Alpine()
 	recipe.Cmd = []string{"sh", "-c", "sleep 0.2; exec busybox httpd -f -p 8080"}
 	recipe.Ports = []string{"8080/tcp"}
-	var archive bytes.Buffer
-	if err := recipe.WriteArchive(&archive, serviceImage); err != nil {
-		return err
-	}
-	if err := r.engine.Load(ctx, &archive); err != nil {
+	if err := r.load(ctx, serviceImage, recipe); err != nil {
 		return err
 	}
 	var without pair
