@@ -32,6 +32,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		DisableEntrypointOverwrite: d.DisableEntrypointOverwrite, ContainerLabels: d.ContainerLabels,
 		BuildsDir: r.BuildsDir, CacheDir: r.CacheDir, Volumes: d.Volumes, DisableCache: d.DisableCache, VolumeHostDir: d.CacheDir,
 		EngineSocket: socket, Socket: r.Slipway.Socket, Dind: r.Slipway.Dind, DindImages: r.Slipway.DindImages,
+		AllowedProjects: r.Slipway.AllowedProjects, ProtectedOnly: r.Slipway.ProtectedOnly,
 		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r), ServerTLS: c.serverTLS(r),
 		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,

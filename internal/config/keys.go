@@ -82,8 +82,6 @@ func Unimplemented() []Setting {
 		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.allowed_frontends", Later, 4, "frontends of Dockerfiles (# syntax=)"},
 		{"runners.slipway.git_dir", Later, 4, "a Git directory outside of the project's"},
-		{"runners.slipway.allowed_projects", Later, 4, "projects that may run here"},
-		{"runners.slipway.protected_only", Later, 4, "refs that may run here"},
 	}
 }
 

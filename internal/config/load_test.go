@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:148: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:150: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -113,6 +113,7 @@ func TestFull(t *testing.T) {
 			Slipway: RunnerSlipway{
 				Socket: SocketRaw, SocketPolicy: PolicyAudit, TrustConfig: true, CacheScope: ScopeProtected,
 				Dind: DindStart, DindImages: []string{"registry.example.com/ci/docker-dind:*"}, BuildSecrets: SecretsDeny,
+				AllowedProjects: []string{"group/**"}, ProtectedOnly: true,
 				AllowedRegistries: []string{"registry.example.com:5050", "*.example.org"},
 				Limits: Limits{
 					Containers: 10, Networks: 2, Volumes: 20, Execs: 30, Builds: 3, Memory: 2 << 30, CPUs: 1_500_000_000, PIDs: 4096,
@@ -149,7 +150,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 148}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 150}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -329,15 +329,22 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "ours, later", src: ok + "[runners.slipway]\nallowed_projects = [\"group/**\"]\nallowed_project = []\n",
+		name: "ours, later", src: ok + "[runners.slipway]\ngit_dir = \"outside\"\nallowed_project = []\n",
 		warnings: []string{
-			"f:7: runners.slipway.allowed_projects: not implemented yet, has no effect: projects that may run here",
+			"f:7: runners.slipway.git_dir: not implemented yet, has no effect: a Git directory outside of the project's",
 			"f:8: runners.slipway.allowed_project: unknown key, ignored (did you mean allowed_projects?)",
 		},
 	},
 	{
 		name: "feature flags", src: ok + "[runners.feature_flags]\nFF_NETWORK_PER_BUILD = true\nFF_ANY = true\n",
 		warnings: []string{"note: f:7: runners.feature_flags.FF_NETWORK_PER_BUILD: has no effect here and needs none: a job with services always has a network of its own"},
+	},
+	{
+		name: "projects", src: ok + "[runners.slipway]\nallowed_projects = [\"group/**\", \"https://gitlab.example.com/group\", \"!group/evil\"]\n",
+		errs: []string{
+			`f:7: runners.slipway.allowed_projects: "https://gitlab.example.com/group" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+			`f:7: runners.slipway.allowed_projects: "!group/evil" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+		},
 	},
 	{
 		name: "services", src: ok + "docker.services_limit = -2\n[[runners.docker.services]]\nalias = \"db\"\nenvironment = [\"x\"]\nalais = \"x\"\n",

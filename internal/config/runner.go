@@ -62,6 +62,10 @@ type RunnerSlipway struct {
 	// BuildSecrets says what the guard does when a masked variable's value is about to be part of an image; SecretsWarn by
 	// default.
 	BuildSecrets string `toml:"build_secrets,omitempty"`
+	// AllowedProjects are the only ones whose jobs run: globs of full paths, such as group/**; none = all.
+	AllowedProjects []string `toml:"allowed_projects,omitempty"`
+	// ProtectedOnly lets only jobs of protected refs run.
+	ProtectedOnly bool `toml:"protected_only,omitempty"`
 	// AllowedRegistries are the only ones, beside the job's own, that a guarded job may use: host[:port], *.example.com.
 	AllowedRegistries []string `toml:"allowed_registries,omitempty"`
 	// Limits of what one job may make through a guarded socket.

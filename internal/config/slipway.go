@@ -35,6 +35,12 @@ func (c *checker) slipway(at string, s *RunnerSlipway) {
 			c.fail(element(child(at, "dind_images"), i), `write dind_images = ["registry.example.com/ci/docker-dind:*"]`, "%q is no image, nor a pattern for images", image)
 		}
 	}
+	for i, project := range s.AllowedProjects {
+		if project == "" || strings.ContainsAny(project, " :\t\n") || strings.HasPrefix(project, "/") || strings.HasPrefix(project, "!") {
+			c.fail(element(child(at, "allowed_projects"), i), `write allowed_projects = ["group/project", "group/**"]`,
+				"%q is not the path of a project, nor a pattern for paths", project)
+		}
+	}
 	for i, host := range s.AllowedRegistries {
 		if !registryForm.MatchString(host) {
 			c.fail(element(child(at, "allowed_registries"), i), `write allowed_registries = ["registry.example.com:5050", "*.example.com"]`,

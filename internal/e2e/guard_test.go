@@ -622,3 +622,21 @@ docker run --rm -v /host/run:/r ALPINE ls /r && echo reached || echo refused
 		t.Error("the job's container has ended with the guard")
 	}
 }
+
+// TestKeptToItsPurpose: jobs that the runner is not for fail at once, and nothing of them is done.
+func TestKeptToItsPurpose(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, slipwayKeys("allowed_projects = [\"group/**\"]\n    protected_only = true"))
+	protected := func(s *job.Spec) *job.Spec {
+		yes := true
+		s.GitInfo.Protected = &yes
+		return s
+	}
+	wants(t, r.must(job.Success, protected(spec("echo mine"))), "\nmine\n")
+	log := r.fails(job.ConfigurationError, 0, protected(inProject(spec("echo never"), 8, "else/where")))
+	wants(t, log, "this runner does not run jobs of the project else/where (allowed_projects", "Hint: give the job tags of another runner")
+	lacks(t, log, "Preparing", "\nnever")
+	log = r.fails(job.ConfigurationError, 0, withVariables(spec("echo never"), "CI_COMMIT_REF_PROTECTED", "true"))
+	wants(t, log, "protected branches and tags only")
+	lacks(t, log, "Preparing", "\nnever")
+}

@@ -62,9 +62,9 @@ type stage struct {
 // job gives the same plan.
 func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	s := e.Settings
-	p := &plan{spec: spec, slot: slot}
+	p := &plan{spec: spec, slot: slot, err: s.mayRun(spec)}
 	projectPath, err := cleanProjectPath(spec.JobInfo.ProjectFullPath)
-	if err != nil {
+	if err != nil && p.err == nil {
 		p.err = err
 	}
 	p.layout, p.volumes, err = s.volumes(slot, spec)
@@ -105,6 +105,26 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	p.warn()
 	p.warnings = append(p.warnings, s.socketWarnings(p)...)
 	return p
+}
+
+// mayRun refuses jobs that the operator did not set the runner up for. It asks the payload's own fields, which no pipeline
+// can set. GitLab takes no difference between upper and lower case in paths.
+func (s Settings) mayRun(spec *job.Spec) error {
+	const hint = "give the job tags of another runner, or ask who operates this one"
+	path := spec.JobInfo.ProjectFullPath
+	lower := func(globs []string) (out []string) {
+		for _, g := range globs {
+			out = append(out, strings.ToLower(g))
+		}
+		return out
+	}
+	if !matchesAny(lower(s.AllowedProjects), strings.ToLower(path)) {
+		return configurationError(hint, "this runner does not run jobs of the project %s (allowed_projects in [runners.slipway])", path)
+	}
+	if s.ProtectedOnly && !spec.GitInfo.IsProtected() {
+		return configurationError(hint, "this runner runs jobs of protected branches and tags only, and %s is none (protected_only in [runners.slipway])", spec.GitInfo.Ref)
+	}
+	return nil
 }
 
 // container is what the container is made of, but for what only doing can tell.

@@ -140,6 +140,12 @@ func TestPlanRefuses(t *testing.T) {
 			s.AllowedUsers, spec.Services = []string{"build"}, servicesOf("postgres:16")
 			spec.Services[0].ExecutorOpts.Docker.User = "root"
 		}, `services:docker:user "root" is not allowed on this runner; allowed: build`},
+		{"project", func(s *Settings, _ *job.Spec) { s.AllowedProjects = []string{"group", "group/sub/**", "other/*"} }, "this runner does not run jobs of the project "},
+		{"ref", func(s *Settings, spec *job.Spec) {
+			no := false
+			s.ProtectedOnly, spec.GitInfo.Protected = true, &no
+		}, "protected branches and tags only"},
+		{"ref of an old GitLab", func(s *Settings, spec *job.Spec) { s.ProtectedOnly, spec.GitInfo.Protected = true, nil }, "protected branches and tags only"},
 		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{}} }, "this runner does not do artifacts yet"},
 		{"release", func(_ *Settings, spec *job.Spec) { spec.Steps = append(spec.Steps, job.Step{Name: "release"}) }, "this runner does not do release yet"},
 		{"path", func(_ *Settings, spec *job.Spec) { spec.JobInfo.ProjectFullPath = "a/../../etc" }, "the server sent an invalid project path"},
@@ -209,5 +215,39 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
 		t.Errorf("differs from %s (-update writes it anew):\n%s", path, diff)
+	}
+}
+
+// TestMayRun: whose jobs a runner is for, by what GitLab says of the job, whatever variables say.
+func TestMayRun(t *testing.T) {
+	t.Parallel()
+	yes, no := true, false
+	for _, c := range []struct {
+		projects  []string
+		protected bool // only
+		path      string
+		is        *bool
+		want      bool
+	}{
+		{nil, false, "any/project", nil, true},
+		{[]string{"group/**"}, false, "group/demo", nil, true},
+		{[]string{"Group/**"}, false, "group/Sub/demo", nil, true},
+		{[]string{"group/*"}, false, "group/sub/demo", nil, false},
+		{[]string{"group/**"}, false, "groupies/demo", nil, false},
+		{[]string{"group/**"}, false, "other/group/demo", nil, false},
+		{[]string{"a/b", "c/d"}, false, "c/d", nil, true},
+		{[]string{"[", "c/d"}, false, "x/y", nil, false},
+		{nil, true, "group/demo", &yes, true},
+		{nil, true, "group/demo", &no, false},
+		{nil, true, "group/demo", nil, false},
+		{[]string{"x/**"}, true, "group/demo", &yes, false},
+	} {
+		s, spec := article(), payload(t)
+		s.AllowedProjects, s.ProtectedOnly = c.projects, c.protected
+		spec.JobInfo.ProjectFullPath, spec.GitInfo.Protected = c.path, c.is
+		spec.Variables = append(spec.Variables, job.Variable{Key: "CI_PROJECT_PATH", Value: "group/demo"}, job.Variable{Key: "CI_COMMIT_REF_PROTECTED", Value: "true"})
+		if err := planOf(s, spec).err; (err == nil) != c.want {
+			t.Errorf("%+v: %v", c, err)
+		}
 	}
 }

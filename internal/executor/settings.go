@@ -27,6 +27,10 @@ type Settings struct {
 	Ephemeral bool   // networks and volumes may be removed with the instance
 	Network   string // the bridge that jobs share
 
+	// Whose jobs run.
+	AllowedProjects []string // globs of full paths; empty = all
+	ProtectedOnly   bool     // only jobs of protected refs
+
 	// What jobs run in. Container is the part of docker.Container that the configuration decides.
 	Container                  docker.Container
 	Image                      string
