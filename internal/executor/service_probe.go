@@ -20,7 +20,7 @@ const (
 // answers waits until a port of a service takes a connection. The error says why none does: the service has ended, or the
 // time is over.
 func (sv *services) answers(ctx context.Context, s *service) error {
-	if len(s.ports) == 0 {
+	if len(s.ports) == 0 || sv.e.Engine.Socket() == "" { // on another machine, its addresses lead nowhere
 		return sv.runs(ctx, s)
 	}
 	began := time.Now()
@@ -77,7 +77,11 @@ func (sv *services) dialAny(ctx context.Context, s *service, f docker.Found) boo
 	answered := make(chan bool, len(s.ports))
 	for _, port := range s.ports {
 		go func() {
-			conn, err := ns.Dial(ctx, "tcp", netip.AddrPortFrom(address, port))
+			to := netip.AddrPortFrom(address, port)
+			conn, err := ns.Dial(ctx, "tcp", to)
+			if err != nil && ns != nil { // its process may have another number where the Engine is
+				conn, err = (*netns.Namespace)(nil).Dial(ctx, "tcp", to)
+			}
 			if err == nil {
 				conn.Close()
 			}

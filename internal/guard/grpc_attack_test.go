@@ -387,3 +387,24 @@ func TestGRPCFlood(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestGRPCContextKey: BuildKit takes the value of the option that a context's folder is named after for the context's address,
+// and would fetch it.
+func TestGRPCContextKey(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	// A path that is an address, too.
+	const file = "github.com/example/repository"
+	dir := folder(t, file, "FROM "+alpine+"\nLABEL a=b\n")
+	for _, key := range []string{"filename", "cmdline", "dockerfilekey", "add-hosts", "build-arg:X"} {
+		_, err := r.asBuildx(dir, func(_ *control.SolveRequest, f *gateway.SolveRequest) {
+			f.FrontendOpt["contextkey"], f.FrontendOpt["filename"], f.FrontendOpt["build-arg:X"] = key, file, "https://127.0.0.1/x.git"
+		})
+		if err == nil || !strings.Contains(err.Error(), "slipway: the folder's name") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	if _, err := r.asBuildx(dir, func(_ *control.SolveRequest, f *gateway.SolveRequest) { f.FrontendOpt["filename"] = file }); err != nil {
+		t.Error(err)
+	}
+}

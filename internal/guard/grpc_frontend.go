@@ -120,6 +120,10 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 	if err := b.offerFolder(o, o.context); err != nil {
 		return err
 	}
+	// The frontend takes the value of an option of that name for the context's address. That of "context" has been checked.
+	if _, isOption := opts[o.context]; isOption && o.context != dirContext {
+		return badRequest("slipway: the folder's name %q is that of an option", o.context)
+	}
 	opts["contextkey"] = o.context
 	request.Frontend, request.FrontendOpt = frontendName, opts
 	if policies := c.urlPolicy(checked); policies != nil {
