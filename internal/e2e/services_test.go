@@ -85,9 +85,9 @@ func TestServicesThatFail(t *testing.T) {
 			"\n  serving late\n", "\n  to stderr\n", "Waiting for services to be up and running (timeout 1 seconds)...", "\ngoes on\n")
 	})
 	t.Run("its end", func(t *testing.T) {
-		s := withService(spec("echo goes on"), alpine, "ends")
+		s := withService(spec("sleep 1", "echo goes on"), alpine, "ends")
 		s.Services[0].Command = []string{"sh", "-c", "exit 7"}
-		wants(t, r.must(job.Success, withService(s, web, "web")), "service "+alpine+" (ends) probably did not start properly: it ended with exit code 7; it printed nothing", "\ngoes on\n")
+		wants(t, r.must(job.Success, withService(s, web, "web")), "service "+alpine+" (ends) failed: it ended with exit code 7; it printed nothing", "\ngoes on\n")
 	})
 	t.Run("no such program", func(t *testing.T) {
 		s := withService(spec("echo never"), alpine, "x")

@@ -20,8 +20,9 @@ const (
 // answers waits until a port of a service takes a connection. The error says why none does: the service has ended, or the
 // time is over.
 func (sv *services) answers(ctx context.Context, s *service) error {
+	// What cannot be probed is only watched.
 	if len(s.ports) == 0 || sv.e.Engine.Socket() == "" { // on another machine, its addresses lead nowhere
-		return sv.runs(ctx, s)
+		return nil
 	}
 	began := time.Now()
 	for {
@@ -31,7 +32,7 @@ func (sv *services) answers(ctx context.Context, s *service) error {
 		case err != nil:
 			return err
 		case !found.Running:
-			return ended(found)
+			return ended(found.Exit)
 		case sv.dialAny(ctx, s, found):
 			return nil
 		}
@@ -43,20 +44,11 @@ func (sv *services) answers(ctx context.Context, s *service) error {
 	}
 }
 
-// runs checks a service that cannot be probed.
-func (sv *services) runs(ctx context.Context, s *service) error {
-	found, err := sv.e.Engine.Find(ctx, s.id)
-	if err == nil && !found.Running {
-		err = ended(found)
-	}
-	return err
-}
-
-func ended(f docker.Found) error {
-	if f.Exit.OOMKilled {
+func ended(how docker.Exit) error {
+	if how.OOMKilled {
 		return errors.New("it was killed for want of memory (service_memory in [runners.docker] limits it)")
 	}
-	return fmt.Errorf("it ended with exit code %d", f.Exit.Code)
+	return fmt.Errorf("it ended with exit code %d", how.Code)
 }
 
 // dialAny reports whether one of the ports takes a connection now.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,7 +27,8 @@ type services struct {
 	err       error         // why one cannot be; for who has seen begun closed
 	following context.Context
 	unfollow  context.CancelFunc
-	logs      sync.WaitGroup
+	followers sync.WaitGroup // of what the services print, and of their end
+	removing  atomic.Bool
 
 	mu   sync.Mutex
 	made []*service
@@ -36,7 +38,8 @@ type services struct {
 type service struct {
 	servicePlan
 	id    string
-	ports []uint16 // that are probed
+	ports []uint16  // that are probed
+	told  sync.Once // that it does not work
 }
 
 // startServices makes the job's own network, if it is to have one, and begins to start the services. It returns nil for a
@@ -107,6 +110,7 @@ func (sv *services) start(ctx context.Context, sp servicePlan) error {
 	if err := e.Engine.Start(engineCtx, s.id); err != nil {
 		return serviceStartFailure(sp.image.name, err)
 	}
+	sv.watch(s)
 	if sv.p.vars.Bool("CI_DEBUG_SERVICES") && !e.Settings.DebugTraceDisabled {
 		sv.follow(s)
 	}
@@ -134,10 +138,20 @@ func (sv *services) started(ctx context.Context) error {
 	}
 }
 
+// watch tells the job when a service fails while it runs: what comes of that elsewhere is hard to understand.
+func (sv *services) watch(s *service) {
+	sv.followers.Go(func() {
+		how, err := sv.e.Engine.Wait(sv.following, s.id)
+		if err == nil && how.Code != 0 && !sv.removing.Load() {
+			sv.warn(sv.following, s, "failed", ended(how))
+		}
+	})
+}
+
 // follow puts what a service prints into the job's log.
 func (sv *services) follow(s *service) {
 	out := sv.tr.Service(s.shortName())
-	sv.logs.Go(func() {
+	sv.followers.Go(func() {
 		if err := sv.e.Engine.Logs(sv.following, s.id, true, out, out); err != nil {
 			sv.e.Log.Debug("the log of a service ended", "service", s.image.name, "error", err)
 		}
@@ -151,6 +165,7 @@ func (sv *services) remove(ctx context.Context) {
 	}
 	sv.cancel()
 	<-sv.begun
+	sv.removing.Store(true)
 	var group sync.WaitGroup
 	sv.mu.Lock()
 	made := sv.made
@@ -167,7 +182,8 @@ func (sv *services) remove(ctx context.Context) {
 	group.Wait()
 	stop := context.AfterFunc(ctx, sv.unfollow)
 	defer stop()
-	sv.logs.Wait() // they end with their containers
+	sv.followers.Wait() // they end with their containers
+	sv.unfollow()
 }
 
 // removeNetwork removes a job's own network, which nobody must be on any more. That takes the Engine longer than all the rest.
@@ -216,7 +232,7 @@ func (sv *services) wait(ctx context.Context) error {
 			if err == nil || ctx.Err() != nil {
 				return
 			}
-			sv.warn(ctx, s, err)
+			sv.warn(ctx, s, "probably did not start properly", err)
 		})
 	}
 	group.Wait()
@@ -231,14 +247,18 @@ const patience = time.Second
 
 var errNoAnswer = errors.New("no answer")
 
-// warn says that a service may not work, and what it printed.
-func (sv *services) warn(ctx context.Context, s *service, err error) {
+// warn says once that a service may not work, and what it printed.
+func (sv *services) warn(ctx context.Context, s *service, how string, err error) {
+	s.told.Do(func() { sv.tell(ctx, s, how, err) })
+}
+
+func (sv *services) tell(ctx context.Context, s *service, how string, err error) {
 	text, logErr := sv.e.Engine.LogText(ctx, s.id)
 	if logErr != nil {
 		text = logErr.Error()
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "service %s (%s) probably did not start properly: %v", s.image.name, s.shortName(), err)
+	fmt.Fprintf(&b, "service %s (%s) %s: %v", s.image.name, s.shortName(), how, err)
 	if text = strings.TrimRight(text, "\r\n"); text == "" {
 		b.WriteString("; it printed nothing")
 	} else {
