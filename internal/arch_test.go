@@ -19,13 +19,14 @@ const module = "github.com/slipway-ci/slipway"
 // moby's API types and BuildKit's have two by design. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
-	"github.com/bmatcuk/doublestar/v4":       {"executor"},
+	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive"}, // the globs of .gitlab-ci.yml and config.toml
 	"github.com/containerd/errdefs":          {"docker"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
-	"github.com/docker/go-units":             {"config", "docker"},
+	"github.com/docker/go-units":             {"config", "docker", "executor"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
+	"github.com/klauspost/compress":          {"archive"},
 	"github.com/moby/buildkit":               {"guard", "dockerfile"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},

@@ -85,7 +85,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 		CertsDir: c.certs,
 		Version:  gitlab.Version{Version: c.build.Version, Revision: c.build.Revision},
 		Executor: r.Executor, Shell: cmp.Or(r.Shell, "bash"), Features: gitlab.DockerFeatures(),
-		Log: c.log,
+		Log: c.log, UploadTimeout: max(r.Artifact.UploadTimeout, 0), ResponseHeaderTimeout: max(r.Artifact.ResponseHeaderTimeout, 0),
 	}
 	if c.cfg != nil {
 		o.ConnectionMaxAge = c.cfg.ConnectionMaxAge

@@ -46,7 +46,6 @@ func Unimplemented() []Setting {
 		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
 		{"runners.custom_build_dir", Later, 4, "GIT_CLONE_PATH"},
 		{"runners.cache", Later, 4, "the cache keyword"},
-		{"runners.artifact", Later, 4, "artifacts"},
 		{"runners.monitoring", Never, 0, "metrics of queueing times"},
 		{"runners.experimental", Never, 0, "a synthetic job at the start"},
 		{"runners.proxy_exec", Never, 0, "a wrapper for step runners"},

@@ -41,8 +41,16 @@ type Runner struct {
 	Shell              string          `toml:"shell,omitempty"`                // bash or sh; "" = bash, else sh, whatever the image has
 	FeatureFlags       map[string]bool `toml:"feature_flags,omitempty"`        // see FeatureFlag
 
+	Artifact RunnerArtifact `toml:"artifact,omitempty"`
+
 	Docker  *Docker       `toml:"docker,omitempty"` // never nil if Unsupported is empty
 	Slipway RunnerSlipway `toml:"slipway,omitempty"`
+}
+
+// RunnerArtifact is [runners.artifact].
+type RunnerArtifact struct {
+	UploadTimeout         time.Duration `toml:"upload_timeout,omitzero"`          // of one try; 1 h by default
+	ResponseHeaderTimeout time.Duration `toml:"response_header_timeout,omitzero"` // until the server begins to answer; 10 min by default
 }
 
 // RunnerSlipway is [runners.slipway], the settings of ours for one runner.

@@ -18,10 +18,6 @@ func TestUnsupportedPayloads(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for what, change := range map[string]func(*job.Spec){
-		"artifacts": func(s *job.Spec) { s.Artifacts = []job.Artifact{{Paths: []string{"out"}}} },
-		"artifacts of earlier jobs": func(s *job.Spec) {
-			s.Dependencies = []job.Dependency{{ID: 1, ArtifactsFile: job.ArtifactsFile{Filename: "a.zip", Size: 1}}}
-		},
 		"secrets": func(s *job.Spec) { s.Secrets = json.RawMessage(`{"PASSWORD": {"vault": {}}}`) },
 		"release": func(s *job.Spec) {
 			s.Steps = append(s.Steps, job.Step{Name: "release", Script: []string{"release-cli create"}, When: "on_success"})

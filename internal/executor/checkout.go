@@ -5,21 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
-)
-
-// How often the sources may be tried to get, and how long to wait in between.
-//
-// GitLab: GET_SOURCES_ATTEMPTS is clamped to 1..10; without FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY there is no pause.
-const (
-	maxAttempts = 10
-	firstPause  = 5 * time.Second
-	lastPause   = 5 * time.Minute
 )
 
 // checkout fetches and lays out the sources, as often as the job allows.
@@ -31,31 +21,23 @@ func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer,
 		})
 		defer cancel()
 	}
-	attempts, _ := strconv.Atoi(p.vars.Get("GET_SOURCES_ATTEMPTS"))
-	attempts = min(max(attempts, 1), maxAttempts)
-	pauses := e.Settings.flag("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", p.vars)
-	for try, pause := 1, firstPause; ; try, pause = try+1, min(2*pause, lastPause) {
-		err := e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) })
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if try == attempts || errors.Is(err, source.ErrFlags) {
-			return fmt.Errorf("get sources: %w", err)
-		}
-		if !pauses {
-			fmt.Fprintf(out, "WARNING: %v; trying again from an empty folder\n", err)
-			continue
-		}
-		fmt.Fprintf(out, "WARNING: %v; trying again in %s from an empty folder\n", err, pause)
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+	err := e.attempt(ctx, p, "GET_SOURCES_ATTEMPTS",
+		func() error { return e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) }) },
+		func(err error, pause time.Duration) bool {
+			switch {
+			case errors.Is(err, source.ErrFlags):
+				return false
+			case pause == 0:
+				fmt.Fprintf(out, "WARNING: %v; trying again from an empty folder\n", err)
+			default:
+				fmt.Fprintf(out, "WARNING: %v; trying again in %s from an empty folder\n", err, pause)
+			}
+			return true
+		})
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("get sources: %w", err)
 	}
+	return err
 }
 
 // workspace opens the job's workspace.

@@ -6,7 +6,9 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -25,6 +27,15 @@ type Executor struct {
 	Log      *slog.Logger
 }
 
+// Server is the GitLab that a job came from.
+type Server interface {
+	trace.Server
+	// UploadArtifact sends a file whose content write writes, as often as it is asked to.
+	UploadArtifact(ctx context.Context, u job.Upload, write func(w io.Writer) error) error
+	// DownloadArtifact writes another job's archive into a file.
+	DownloadArtifact(ctx context.Context, id int64, token job.Secret, direct bool, to *os.File) (size int64, err error)
+}
+
 // Slot is the place that a job has among the running ones.
 type Slot struct {
 	ID        int // lowest free index among the runner's jobs (CI_CONCURRENT_ID)
@@ -38,7 +49,7 @@ const closeTimeout = time.Hour
 
 // Run runs a job from its first log byte to the server's receipt of its final state. The end of ctx, with its
 // cause, stops the job. The error says that the result could not be delivered; the job's own failure is not an error.
-func (e *Executor) Run(ctx context.Context, server trace.Server, slot Slot, spec *job.Spec) error {
+func (e *Executor) Run(ctx context.Context, server Server, slot Slot, spec *job.Spec) error {
 	log := e.Log.With("job", spec.ID, "project", spec.JobInfo.ProjectID)
 	began := time.Now()
 	p := e.plan(slot, spec, randomHex(8))
@@ -54,7 +65,7 @@ func (e *Executor) Run(ctx context.Context, server trace.Server, slot Slot, spec
 	log.Info("job started", "name", spec.JobInfo.Name, "image", p.image.name)
 	var later sync.WaitGroup
 	defer later.Wait()
-	err = e.run(ctx, tr, p, &later)
+	err = e.run(ctx, server, tr, p, &later)
 	if slot.Leave != nil {
 		slot.Leave()
 	}

@@ -45,6 +45,7 @@ type plan struct {
 	dir, tempDir string // in the container
 	files        []job.Variable
 	stages       []stage
+	artifacts    []artifactPlan
 	withheld     []string // keys of [runners.docker] that the container is not given
 	warnings     []string
 	err          error
@@ -95,6 +96,9 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 		p.err = err
 	}
 	p.stages = s.stages(p)
+	if p.artifacts, err = p.planArtifacts(); err != nil && p.err == nil {
+		p.err = err
+	}
 	p.container = s.container(p, random)
 	if err := s.services(p, services, random); err != nil && p.err == nil {
 		p.err = err
@@ -229,17 +233,10 @@ func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
 func unsupported(spec *job.Spec) error {
 	missing := ""
 	switch {
-	case len(spec.Artifacts) > 0:
-		missing = "artifacts"
 	case spec.Run != "":
 		missing = "run"
 	case len(spec.Secrets) > 0 && string(spec.Secrets) != "null" && string(spec.Secrets) != "{}":
 		missing = "secrets"
-	}
-	for _, d := range spec.Dependencies {
-		if d.ArtifactsFile.Filename != "" {
-			missing = "artifacts of earlier jobs"
-		}
 	}
 	for _, st := range spec.Steps {
 		if st.Name != "script" && st.Name != "after_script" {

@@ -146,7 +146,7 @@ func TestPlanRefuses(t *testing.T) {
 			s.ProtectedOnly, spec.GitInfo.Protected = true, &no
 		}, "protected branches and tags only"},
 		{"ref of an old GitLab", func(s *Settings, spec *job.Spec) { s.ProtectedOnly, spec.GitInfo.Protected = true, nil }, "protected branches and tags only"},
-		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{}} }, "this runner does not do artifacts yet"},
+		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{Format: "rar"}} }, `the format "rar", which this runner does not know`},
 		{"release", func(_ *Settings, spec *job.Spec) { spec.Steps = append(spec.Steps, job.Step{Name: "release"}) }, "this runner does not do release yet"},
 		{"path", func(_ *Settings, spec *job.Spec) { spec.JobInfo.ProjectFullPath = "a/../../etc" }, "the server sent an invalid project path"},
 		{"volume", func(s *Settings, _ *job.Spec) { s.Volumes = []string{"a:b:c:d"} }, `volume "a:b:c:d" has too many colons`},

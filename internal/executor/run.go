@@ -37,7 +37,7 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 }
 
 // run is the job between its first log line and its last. What need not be done before the job's end is told goes to later.
-func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan, later *sync.WaitGroup) error {
+func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *plan, later *sync.WaitGroup) error {
 	e.header(tr, p)
 	if p.err != nil {
 		return p.err
@@ -57,12 +57,24 @@ func (e *Executor) run(ctx context.Context, tr *trace.Trace, p *plan, later *syn
 		return orCause(cancelable, err)
 	}
 	defer w.Close()
+	fetched := e.fetchArtifacts(cancelable, server, p)
+	defer fetched.close()
 	s, sv, err := e.prepare(cancelable, tr, p, w)
 	defer e.cleanUp(ctx, tr, p, w, s, sv, later)
 	if err != nil {
 		return orCause(cancelable, err)
 	}
-	return e.stages(ctx, cancelable, tr, p, w, s)
+	if err := e.downloadArtifacts(cancelable, server, tr, p, w, fetched); err != nil {
+		return orCause(cancelable, err)
+	}
+	failure := e.stages(ctx, cancelable, tr, p, w, s)
+	if ctx.Err() != nil {
+		return failure
+	}
+	if err := e.uploadArtifacts(ctx, server, tr, p, w, s, failure); err != nil && failure == nil {
+		failure = orCause(ctx, err)
+	}
+	return failure
 }
 
 func (e *Executor) header(tr *trace.Trace, p *plan) {

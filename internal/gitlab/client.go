@@ -3,6 +3,7 @@
 package gitlab
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,9 @@ type Options struct {
 	ConnectionMaxAge time.Duration // idle connections are closed this often; 0 = 15 minutes
 	Log              *slog.Logger  // nil = no log
 
+	UploadTimeout         time.Duration // of one try to upload artifacts; 0 = DefaultUploadTimeout
+	ResponseHeaderTimeout time.Duration // from a whole request to the answer's beginning; 0 = ten minutes
+
 	// Transport replaces the client's own (and TLS, CertsDir and ConnectionMaxAge with it).
 	Transport http.RoundTripper
 }
@@ -47,7 +51,10 @@ type Client struct {
 	version  Version
 	info     info
 	http     *http.Client
+	bulk     *http.Client // for what may take long
 	log      *slog.Logger
+
+	uploadTimeout time.Duration
 
 	mu         sync.Mutex
 	lastUpdate string // the newest X-GitLab-Last-Update
@@ -75,7 +82,11 @@ func New(o Options) (*Client, error) {
 		version:  o.Version,
 		info:     newInfo(o),
 		http:     &http.Client{Transport: rt, Timeout: requestTimeout, CheckRedirect: checkRedirect},
-		log:      o.Log,
+		bulk: &http.Client{
+			Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		uploadTimeout: cmp.Or(o.UploadTimeout, DefaultUploadTimeout),
+		log:           o.Log,
 	}, nil
 }
 

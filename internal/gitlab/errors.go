@@ -95,3 +95,6 @@ func (r *reply) message() string {
 	}
 	return strings.Join(out, ", ")
 }
+
+// HTTPStatus is the status, for those who do not import this package.
+func (e *StatusError) HTTPStatus() int { return e.Status }

@@ -54,6 +54,7 @@ func DockerFeatures() Features {
 	f.Variables, f.RawVariables, f.Masking = true, true, true
 	f.Image, f.ImageExecutorOpts = true, true
 	f.Services, f.ServiceVariables, f.ServiceMultipleAliases, f.ServiceExecutorOpts = true, true, true, true
+	f.Artifacts, f.UploadMultipleArtifacts, f.UploadRawArtifacts, f.ArtifactsExclude = true, true, true, true
 	f.Refspecs = true
 	f.ReturnExitCode = true
 	return f

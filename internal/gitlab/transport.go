@@ -1,6 +1,7 @@
 package gitlab
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -18,6 +19,11 @@ import (
 // defaultMaxAge is how often idle connections are closed, so that a new certificate or load balancer is noticed.
 const defaultMaxAge = 15 * time.Minute
 
+// defaultHeaderTimeout is far longer than a long poll, which the server holds for 50 s and more.
+//
+// GitLab: [runners.artifact] response_header_timeout.
+const defaultHeaderTimeout = 10 * time.Minute
+
 // TLS names the files that make a connection trusted, as in config.toml. All may be empty.
 type TLS struct {
 	CAFile            string // certificates that are trusted besides the system's
@@ -30,6 +36,7 @@ type transport struct {
 	certs  string // folder of the certificates found by the host's name, "" = none
 	host   string
 	maxAge time.Duration
+	header time.Duration // from a whole request to the answer's beginning
 	log    *slog.Logger
 
 	mu     sync.Mutex
@@ -40,14 +47,14 @@ type transport struct {
 
 func newTransport(host string, o Options) (*transport, error) {
 	t := &transport{
-		tls: o.TLS, certs: o.CertsDir, host: host, maxAge: o.ConnectionMaxAge, log: o.Log,
+		tls: o.TLS, certs: o.CertsDir, host: host, maxAge: o.ConnectionMaxAge, header: cmp.Or(o.ResponseHeaderTimeout, defaultHeaderTimeout), log: o.Log,
 		closed: time.Now(),
 	}
 	if t.maxAge <= 0 {
 		t.maxAge = defaultMaxAge
 	}
 	files := t.files()
-	inner, err := build(files)
+	inner, err := build(files, t.header)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +81,7 @@ func (t *transport) current() *http.Transport {
 	defer t.mu.Unlock()
 	if files := t.files(); files.state() != t.made {
 		t.made = files.state()
-		if inner, err := build(files); err != nil {
+		if inner, err := build(files, t.header); err != nil {
 			t.log.Warn("the changed TLS files cannot be used, the old ones stay in use", "error", err)
 		} else {
 			t.log.Info("the TLS files have changed, connecting anew", "host", t.host)
@@ -122,7 +129,7 @@ func (f TLS) state() string {
 	return b.String()
 }
 
-func build(f TLS) (*http.Transport, error) {
+func build(f TLS, header time.Duration) (*http.Transport, error) {
 	conf, err := f.config()
 	if err != nil {
 		return nil, err
@@ -130,12 +137,11 @@ func build(f TLS) (*http.Transport, error) {
 	// HTTP/1.1 (net/http leaves HTTP/2 off when it is given a dialer): a call never waits for another one on a shared
 	// connection.
 	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-		TLSClientConfig:     conf,
-		TLSHandshakeTimeout: 10 * time.Second,
-		// Far longer than a long poll, which the server holds for 50 s and more.
-		ResponseHeaderTimeout: 10 * time.Minute,
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       conf,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: header,
 		IdleConnTimeout:       90 * time.Second,
 		MaxIdleConns:          100,
 		MaxIdleConnsPerHost:   100, // there is only one host, and every running job talks to it

@@ -63,3 +63,11 @@ var (
 	// ErrPushback: the server asks for fewer requests (408, 429, 5xx after all retries).
 	ErrPushback = errors.New("the server is overloaded or unavailable")
 )
+
+// Upload says what one file of artifacts is, as the server is told.
+type Upload struct {
+	Filename string
+	Type     string // artifact_type, as in archive or junit; may be empty
+	Format   string // zip, gzip or raw
+	ExpireIn string // as the job wrote it, may be empty
+}

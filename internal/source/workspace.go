@@ -104,6 +104,28 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	return w, nil
 }
 
+// Root opens the project folder: nothing outside of it can be reached through it, whatever a job has put there.
+func (w *Workspace) Root() (*os.Root, error) {
+	// The kernel's link leads to the folder that is held, whatever has become of its path.
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", w.project.Fd()))
+	if err != nil {
+		return nil, fmt.Errorf("open the project folder: %w", err)
+	}
+	return root, nil
+}
+
+// Tracked returns whether Git knows a file, as of the last checkout; names are relative to the project folder.
+func (w *Workspace) Tracked() (func(name string) bool, error) {
+	if w.req.Strategy == Empty {
+		return func(string) bool { return false }, nil
+	}
+	idx, err := w.readIndex()
+	if err != nil {
+		return nil, fmt.Errorf("read what Git knows: %w", err)
+	}
+	return func(name string) bool { _, ok := idx.entries[name]; return ok }, nil
+}
+
 // complete fills in defaults and refuses what would be dangerous in a path or a file of ours.
 func (r *Request) complete() error {
 	if r.RemoteURL == "" {

@@ -1,0 +1,279 @@
+package archive
+
+import (
+	"archive/zip"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// Options say how an archive is unpacked.
+type Options struct {
+	Umask    fs.FileMode // of folders that the archive only implies
+	Owners   bool        // give files to the users that the archive names; needs root
+	Progress func(n int64)
+}
+
+// unpacker puts an archive's files into a folder: first the folders, then the files, beside each other, then the links, so
+// that nothing of the archive goes through a link of the archive.
+type unpacker struct {
+	root  *os.Root
+	opts  Options
+	dirs  map[string]*zip.File // nil = only implied
+	files []*zip.File
+	links []*zip.File
+	sum   Summary
+}
+
+// Unzip unpacks the zip archive of size bytes in r below root. Files that are there are replaced, all else stays. An archive with
+// a name that leads elsewhere is refused before anything is unpacked; of its other kinds of files (devices, pipes) none is.
+//
+// Nothing else may write to the folder meanwhile.
+func Unzip(ctx context.Context, root *os.Root, r io.ReaderAt, size int64, opts Options) (Summary, error) {
+	z, err := zip.NewReader(r, size)
+	if err != nil {
+		return Summary{}, fmt.Errorf("read the archive: %w", err)
+	}
+	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+	z.RegisterDecompressor(zstd.ZipMethodWinZip, zstd.ZipDecompressor())
+	u := &unpacker{root: root, opts: opts, dirs: map[string]*zip.File{}}
+	if err := u.sort(z.File); err != nil {
+		return Summary{}, fmt.Errorf("read the archive: %w", err)
+	}
+	if err := u.unpack(ctx); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return u.sum, fmt.Errorf("unpack the archive: %w", err)
+	}
+	return u.sum, nil
+}
+
+// sort tells folders, files and links apart. Of two entries with one name the later wins.
+func (u *unpacker) sort(entries []*zip.File) error {
+	if len(entries) > maxEntries {
+		return errTooMany
+	}
+	last := make(map[string]*zip.File, len(entries))
+	for _, f := range entries {
+		name, err := cleanName(f.Name)
+		if err != nil {
+			return err
+		}
+		if name == "." {
+			continue
+		}
+		f.Name = name
+		last[name] = f
+	}
+	for _, f := range entries {
+		if last[f.Name] != f {
+			continue
+		}
+		switch f.Mode().Type() {
+		case fs.ModeDir:
+			u.dirs[f.Name] = f
+		case 0:
+			u.files = append(u.files, f)
+		case fs.ModeSymlink:
+			u.links = append(u.links, f)
+		default:
+			u.sum.Skipped = append(u.sum.Skipped, f.Name+" is neither a file nor a folder")
+			continue
+		}
+		for dir := path.Dir(f.Name); dir != "."; dir = path.Dir(dir) {
+			if _, ok := u.dirs[dir]; ok {
+				break
+			}
+			u.dirs[dir] = nil
+		}
+	}
+	return nil
+}
+
+// cleanName is a name within the folder.
+func cleanName(name string) (string, error) {
+	clean := path.Clean(name)
+	if len(name) > maxName || !filepath.IsLocal(clean) || strings.ContainsAny(name, "\x00") {
+		return "", fmt.Errorf("it has a file with the name %.200q, which is not below the project folder", name)
+	}
+	return clean, nil
+}
+
+func (u *unpacker) unpack(ctx context.Context) error {
+	dirs := make([]string, 0, len(u.dirs))
+	for dir := range u.dirs {
+		dirs = append(dirs, dir)
+	}
+	slices.Sort(dirs)
+	for _, dir := range dirs {
+		if err := u.dir(dir); err != nil {
+			return err
+		}
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.GOMAXPROCS(0))
+	for _, f := range u.files {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return u.file(gctx, f) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	for _, f := range u.files {
+		u.sum.Files++
+		u.sum.Bytes += int64(f.UncompressedSize64)
+	}
+	for _, f := range u.links {
+		if err := u.link(f); err != nil {
+			return err
+		}
+		u.sum.Files++
+	}
+	for _, dir := range slices.Backward(dirs) { // from within: a folder's time changes with what is in it
+		if f := u.dirs[dir]; f != nil {
+			u.sum.Files++
+			if err := u.finish(f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// dir makes sure of a folder. Links that are there may lead to others of the project.
+func (u *unpacker) dir(name string) error {
+	err := u.root.Mkdir(name, 0o777)
+	if errors.Is(err, fs.ErrExist) {
+		info, serr := u.root.Stat(name)
+		if serr == nil && info.IsDir() {
+			return nil
+		}
+		return errors.Join(fmt.Errorf("%s is in the way of a folder of the archive", name), serr)
+	}
+	if err == nil {
+		err = u.root.Chmod(name, 0o777&^u.opts.Umask)
+	}
+	return err
+}
+
+// create makes a new file, in the place of one that is there.
+func (u *unpacker) create(name string) (*os.File, error) {
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
+	f, err := u.root.OpenFile(name, flags, 0o600)
+	if !errors.Is(err, fs.ErrExist) {
+		return f, err
+	}
+	if err := u.root.Remove(name); err != nil {
+		return nil, err
+	}
+	return u.root.OpenFile(name, flags, 0o600)
+}
+
+func (u *unpacker) file(ctx context.Context, f *zip.File) error {
+	in, err := f.Open()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	defer in.Close()
+	out, err := u.create(f.Name)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	// One byte more than it says: it must not go on for ever.
+	n, err := copyFile(ctx, out, io.LimitReader(in, int64(f.UncompressedSize64)+1), u.opts.Progress)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if uint64(n) != f.UncompressedSize64 {
+		return fmt.Errorf("%s: %w", f.Name, zip.ErrFormat)
+	}
+	if uid, gid, ok := ownerOf(f); ok && u.opts.Owners {
+		if err := out.Chown(uid, gid); err != nil {
+			return err
+		}
+	}
+	if err := out.Chmod(f.Mode().Perm()); err != nil {
+		return err
+	}
+	t := unix.NsecToTimeval(f.Modified.UnixNano())
+	if err := unix.Futimes(int(out.Fd()), []unix.Timeval{t, t}); err != nil {
+		return fmt.Errorf("set the time of %s: %w", f.Name, err)
+	}
+	return out.Close()
+}
+
+// maxLink is the longest target of a link (PATH_MAX).
+const maxLink = 4095
+
+func (u *unpacker) link(f *zip.File) error {
+	in, err := f.Open()
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	defer in.Close()
+	to, err := io.ReadAll(io.LimitReader(in, maxLink))
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	err = u.root.Symlink(string(to), f.Name)
+	if errors.Is(err, fs.ErrExist) {
+		if err = u.root.Remove(f.Name); err == nil {
+			err = u.root.Symlink(string(to), f.Name)
+		}
+	}
+	if err == nil && u.opts.Owners {
+		if uid, gid, ok := ownerOf(f); ok {
+			err = u.root.Lchown(f.Name, uid, gid)
+		}
+	}
+	return err
+}
+
+// finish gives a folder its mode and time.
+func (u *unpacker) finish(f *zip.File) error {
+	if uid, gid, ok := ownerOf(f); ok && u.opts.Owners {
+		if err := u.root.Lchown(f.Name, uid, gid); err != nil {
+			return err
+		}
+	}
+	if err := u.root.Chmod(f.Name, f.Mode().Perm()); err != nil {
+		return err
+	}
+	return u.root.Chtimes(f.Name, f.Modified, f.Modified)
+}
+
+// ownerOf reads Info-ZIP's field with the owner.
+func ownerOf(f *zip.File) (uid, gid int, ok bool) {
+	for extra := f.Extra; len(extra) >= 4; {
+		id, size := binary.LittleEndian.Uint16(extra), int(binary.LittleEndian.Uint16(extra[2:]))
+		if extra = extra[4:]; size > len(extra) {
+			return 0, 0, false
+		}
+		if b := extra[:size]; id == extraOwner && size == 11 && b[0] == 1 && b[1] == 4 && b[6] == 4 {
+			return int(binary.LittleEndian.Uint32(b[2:])), int(binary.LittleEndian.Uint32(b[7:])), true
+		}
+		extra = extra[size:]
+	}
+	return 0, 0, false
+}

@@ -1,0 +1,266 @@
+package archive
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"time"
+	"unicode/utf8"
+)
+
+// Summary counts what went into an archive, or came out of it.
+type Summary struct {
+	Files   int      // files, folders and links
+	Bytes   int64    // of the files' contents
+	Skipped []string // what was gone or changed its kind meanwhile, and why
+}
+
+// entry is one file on its way into an archive.
+type entry struct {
+	name   string
+	header *zip.FileHeader
+	packed *bytes.Buffer // the content of a small file; nil = copy file
+	file   *os.File
+	size   int64
+	err    error
+	ready  chan struct{}
+}
+
+// WriteZip writes a zip archive of the named files to w, with their modes, times and owners: in one go, so that it can be sent
+// while it is made. What vanished since it was found is left out. progress, if not nil, is called with the bytes that were read.
+func WriteZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	pool := &deflaters{level: level.flate()}
+	out := zip.NewWriter(w)
+	out.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return newDeflateWriter(w, pool), nil })
+	var sum Summary
+	entries := readAhead(ctx, root, names, pool)
+	defer func() { // those that are not wanted any more
+		cancel()
+		for e := range entries {
+			<-e.ready
+			e.close()
+		}
+	}()
+	for e := range entries {
+		<-e.ready
+		err := e.err
+		if err == nil {
+			err = e.write(ctx, out, progress)
+		}
+		e.close()
+		switch {
+		case err == nil:
+			sum.Files++
+			if e.header.Mode().IsRegular() {
+				sum.Bytes += e.size
+			}
+		case ctx.Err() == nil && isGone(e.err):
+			sum.Skipped = append(sum.Skipped, e.err.Error())
+		default:
+			return sum, fmt.Errorf("archive %s: %w", e.name, err)
+		}
+	}
+	if ctx.Err() != nil {
+		return sum, context.Cause(ctx)
+	}
+	if err := out.Close(); err != nil {
+		return sum, fmt.Errorf("end the archive: %w", err)
+	}
+	return sum, nil
+}
+
+func (e *entry) close() {
+	if e.file != nil {
+		e.file.Close()
+		e.file = nil
+	}
+}
+
+// isGone reports whether a file is not what was found.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) }
+
+// readAhead reads and compresses files beside each other, and passes them on in their order.
+func readAhead(ctx context.Context, root *os.Root, names []string, pool *deflaters) <-chan *entry {
+	workers := runtime.GOMAXPROCS(0)
+	todo, out := make(chan *entry), make(chan *entry, 8*workers)
+	for range workers {
+		go func() {
+			for e := range todo {
+				e.read(root, pool)
+				close(e.ready)
+			}
+		}()
+	}
+	go func() {
+		defer close(todo)
+		defer close(out)
+		for _, name := range names {
+			e := &entry{name: name, ready: make(chan struct{})}
+			select {
+			case out <- e:
+			case <-ctx.Done():
+				return
+			}
+			todo <- e
+		}
+	}()
+	return out
+}
+
+// read looks at a file, and compresses it if it is small.
+func (e *entry) read(root *os.Root, pool *deflaters) {
+	info, err := root.Lstat(e.name)
+	if err != nil {
+		e.err = err
+		return
+	}
+	if info.Mode().IsRegular() {
+		if e.file, info, e.err = open(root, e.name); e.err != nil {
+			return
+		}
+	}
+	e.header = header(e.name, info)
+	switch {
+	case info.IsDir():
+		e.packed = &bytes.Buffer{}
+	case info.Mode()&fs.ModeSymlink != 0:
+		to, err := root.Readlink(e.name)
+		e.store([]byte(to))
+		e.err = err
+	case e.file == nil:
+		e.err = &fs.PathError{Op: "read", Path: e.name, Err: errNoFile}
+	case info.Size() < blockSize:
+		e.err = e.pack(pool, info.Size())
+		e.close()
+	default:
+		e.size, e.header.Method = info.Size(), zip.Deflate
+	}
+}
+
+// pack compresses a small file. A job may still write to it: what it had at first is what counts.
+func (e *entry) pack(pool *deflaters, size int64) error {
+	data := make([]byte, size)
+	n, err := io.ReadFull(e.file, data)
+	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+		return err
+	}
+	data = data[:n]
+	e.store(data)
+	if n == 0 {
+		return nil
+	}
+	var packed bytes.Buffer
+	packed.Grow(n)
+	if err := pool.compress(&packed, data, nil, true); err != nil {
+		return err
+	}
+	if packed.Len() < n {
+		e.packed, e.header.Method, e.header.CompressedSize64 = &packed, zip.Deflate, uint64(packed.Len())
+	}
+	return nil
+}
+
+// store takes a content as it is.
+func (e *entry) store(data []byte) {
+	e.packed, e.size = bytes.NewBuffer(data), int64(len(data))
+	e.header.CRC32 = crc32.ChecksumIEEE(data)
+	e.header.UncompressedSize64, e.header.CompressedSize64 = uint64(len(data)), uint64(len(data))
+}
+
+func (e *entry) write(ctx context.Context, out *zip.Writer, progress func(int64)) error {
+	if e.packed != nil {
+		w, err := out.CreateRaw(e.header)
+		if err == nil {
+			_, err = e.packed.WriteTo(w)
+		}
+		if err == nil && progress != nil {
+			progress(e.size)
+		}
+		return err
+	}
+	w, err := out.CreateHeader(e.header)
+	if err != nil {
+		return err
+	}
+	e.size, err = copyFile(ctx, w, io.LimitReader(e.file, e.size), progress)
+	return err
+}
+
+// copyFile copies until ctx ends.
+func copyFile(ctx context.Context, w io.Writer, r io.Reader, progress func(int64)) (int64, error) {
+	buf := make([]byte, 256<<10)
+	var all int64
+	for {
+		if ctx.Err() != nil {
+			return all, context.Cause(ctx)
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil {
+				return all, werr
+			}
+			if all += int64(n); progress != nil {
+				progress(int64(n))
+			}
+		}
+		if err == io.EOF {
+			return all, nil
+		}
+		if err != nil {
+			return all, err
+		}
+	}
+}
+
+// The extra fields of Info-ZIP.
+const (
+	extraTime  = 0x5455 // "UT"
+	extraOwner = 0x7875 // "ux"
+)
+
+// zipVersion is the version of the format that knows folders and deflate, times ten.
+const zipVersion = 20
+
+// header is what the archive says of a file.
+func header(name string, info fs.FileInfo) *zip.FileHeader {
+	h := &zip.FileHeader{Name: name}
+	h.CreatorVersion, h.ReaderVersion = zipVersion, zipVersion
+	h.SetMode(info.Mode() & (fs.ModePerm | fs.ModeType)) // no file runs as another user because it came out of an archive
+	if info.IsDir() {
+		h.Name += "/"
+	}
+	if ascii := len(name) == utf8.RuneCountInString(name); !ascii && utf8.ValidString(name) {
+		h.Flags |= 0x800 // the name is UTF-8
+	}
+	t := info.ModTime().UTC()
+	h.ModifiedDate, h.ModifiedTime = dosTime(t) //lint:ignore SA1019 a raw entry has no other
+	h.Extra = binary.LittleEndian.AppendUint16(nil, extraTime)
+	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 5)
+	h.Extra = append(h.Extra, 1) // the time of the last change only
+	h.Extra = binary.LittleEndian.AppendUint32(h.Extra, uint32(t.Unix()))
+	uid, gid := owner(info)
+	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, extraOwner)
+	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 11)
+	h.Extra = append(h.Extra, 1, 4)
+	h.Extra = binary.LittleEndian.AppendUint32(h.Extra, uid)
+	h.Extra = append(h.Extra, 4)
+	h.Extra = binary.LittleEndian.AppendUint32(h.Extra, gid)
+	return h
+}
+
+// dosTime is a time in MS-DOS's form, which begins in 1980.
+func dosTime(t time.Time) (date, clock uint16) {
+	if t.Year() < 1980 || t.Year() > 2107 {
+		return 1<<5 | 1, 0
+	}
+	return uint16(t.Day() | int(t.Month())<<5 | (t.Year()-1980)<<9), uint16(t.Second()/2 | t.Minute()<<5 | t.Hour()<<11)
+}
