@@ -26,7 +26,7 @@ var homes = map[string][]string{
 	"github.com/docker/go-units":             {"config", "docker", "executor"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
-	"github.com/klauspost/compress":          {"archive"},
+	"github.com/klauspost/compress":          {"archive", "guard"},
 	"github.com/moby/buildkit":               {"guard", "dockerfile"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},

@@ -52,7 +52,7 @@ func archivePut(c *call) error {
 	out, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := rewriteTar(w, in)
+		err := rewriteTar(w, in, false)
 		w.CloseWithError(err)
 		written <- err
 	}()
@@ -154,15 +154,15 @@ func readRest(in io.Reader) {
 	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf) // it means nothing
 }
 
-// rewriteTar copies an archive entry by entry.
-func rewriteTar(w io.Writer, in io.Reader) error {
+// rewriteTar copies an archive entry by entry. devices says whether there may be devices in it.
+func rewriteTar(w io.Writer, in io.Reader, devices bool) error {
 	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, streamBuffer)
 	out := tar.NewWriter(buffered)
 	err := eachEntry(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
 		if h.Typeflag == tar.TypeXGlobalHeader {
 			return nil // of git archive; the Engine leaves it out too
 		}
-		if err := cleanHeader(h); err != nil {
+		if err := cleanHeader(h, devices); err != nil {
 			return err
 		}
 		if err := out.WriteHeader(h); err != nil {
@@ -197,9 +197,12 @@ func copyError(err error) error {
 }
 
 // cleanHeader takes out what only the Engine's root could set, and what the writer cannot write.
-func cleanHeader(h *tar.Header) error {
+func cleanHeader(h *tar.Header, devices bool) error {
 	switch h.Typeflag {
 	case tar.TypeChar, tar.TypeBlock:
+		if devices {
+			break
+		}
 		return deny("archive-device", "leave /dev out of the archive", "the archive has the device %s", printable(h.Name))
 	}
 	// A few bytes stand for any size there, which would be written out.

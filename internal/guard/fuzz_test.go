@@ -158,7 +158,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add([]byte("noise"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var sent bytes.Buffer
-		if rewriteTar(&sent, bytes.NewReader(data)) != nil {
+		if rewriteTar(&sent, bytes.NewReader(data), false) != nil {
 			return
 		}
 		in, out := tar.NewReader(bytes.NewReader(data)), tar.NewReader(&sent)

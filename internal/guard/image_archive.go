@@ -26,7 +26,13 @@ const (
 	maxNamesFile     = 4 << 20  // bytes of manifest.json or index.json
 	maxSmallFile     = 1 << 20  // bytes of what may be a configuration or a manifest
 	maxSmallFiles    = 32 << 20 // of all of them together
+	maxEntryName     = 4096     // bytes of an entry's path, as Linux takes them
+	maxEntryNames    = 16 << 20 // of all of them together
+	maxUnpacked      = 64 << 30 // bytes that all layers have decompressed: a minute or two of hashing
 )
+
+// loads are the places for archives that are read at once, in this process: each may keep maxSmallFiles in memory.
+var loads = make(chan struct{}, 2)
 
 // manifestEntry is an image in manifest.json.
 type manifestEntry struct {
@@ -42,7 +48,9 @@ const (
 	annotationImageName = "io.containerd.image.name"
 	annotationRefName   = "org.opencontainers.image.ref.name"
 
-	annotationSource = "containerd.io/distribution.source." // and the registry that it was had from
+	// Of an attestation: which image it is of.
+	annotationReferenceType   = "vnd.docker.reference.type"
+	annotationReferenceDigest = "vnd.docker.reference.digest"
 )
 
 // descriptor names a piece of an OCI image by its content.
@@ -53,6 +61,7 @@ type descriptor struct {
 	Annotations  map[string]string `json:"annotations,omitempty"`
 	Platform     json.RawMessage   `json:"platform,omitempty"`
 	ArtifactType string            `json:"artifactType,omitempty"`
+	URLs         []string          `json:"urls,omitempty"` // where else it could be had
 }
 
 // ociIndex is index.json, or an index in it.
@@ -77,8 +86,8 @@ func (d descriptor) name() string {
 // named is the descriptor with a name, or with none.
 func (d descriptor) named(name string) descriptor {
 	annotations := map[string]string{}
-	for k, v := range d.Annotations {
-		if k != annotationImageName && k != annotationRefName && !strings.HasPrefix(k, annotationSource) {
+	for _, k := range []string{annotationReferenceType, annotationReferenceDigest} { // all others may mean something to the Engine
+		if v, ok := d.Annotations[k]; ok {
 			annotations[k] = v
 		}
 	}

@@ -166,25 +166,41 @@ func TestLoadAttacks(t *testing.T) {
 		}
 	}
 	for name, files := range map[string][]archiveFile{
-		"two manifests":             {layer, config, manifestFile("a:1"), manifestFile("b:1")},
-		"one by another spelling":   {layer, config, manifestFile("a:1"), {name: "./x/../manifest.json", content: manifestFile(alpine).content}},
-		"a manifest below a link":   {layer, config, {name: "x", kind: tar.TypeSymlink, link: "."}, {name: "x/manifest.json", content: manifestFile(alpine).content}, manifestFile("a:1")},
-		"a link for a manifest":     {layer, config, {name: "m", content: manifestFile(alpine).content}, {name: archiveManifest, kind: tar.TypeSymlink, link: "m"}},
-		"a hard link":               {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeLink, link: archiveManifest}},
-		"a device":                  {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeBlock}},
-		"a folder for a manifest":   {layer, config, {name: archiveManifest + "/", kind: tar.TypeDir}},
-		"keys in two cases":         {layer, config, {name: archiveManifest, content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
-		"no manifest":               {layer, config},
-		"the oldest form":           {layer, config, {name: archiveOldNames, content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
-		"no layer":                  {config, manifestFile("a:1")},
-		"another layer":             {{name: "layer.tar", content: tarOf(t, archiveFile{name: "other"})}, config, manifestFile("a:1")},
-		"no configuration":          {layer, manifestFile("a:1")},
-		"a whiteout":                {layer, config, manifestFile("a:1"), {name: ".wh.manifest.json"}},
-		"a configuration elsewhere": {layer, {name: archiveManifest, content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
+		"two manifests":           {layer, config, manifestFile("a:1"), manifestFile("b:1")},
+		"one by another spelling": {layer, config, manifestFile("a:1"), {name: "./x/../manifest.json", content: manifestFile(alpine).content}},
+		"a manifest below a link": {layer, config, {name: "x", kind: tar.TypeSymlink, link: "."}, {name: "x/manifest.json", content: manifestFile(alpine).content}, manifestFile("a:1")},
+		"a link for a manifest":   {layer, config, {name: "m", content: manifestFile(alpine).content}, {name: archiveManifest, kind: tar.TypeSymlink, link: "m"}},
+		"a hard link":             {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeLink, link: archiveManifest}},
+		"a device":                {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeBlock}},
+		"a folder for a manifest": {layer, config, {name: archiveManifest + "/", kind: tar.TypeDir}},
+		"keys in two cases":       {layer, config, {name: archiveManifest, content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
+		"no manifest":             {layer, config},
+		"the oldest form":         {layer, config, {name: archiveOldNames, content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
+		"no layer":                {config, manifestFile("a:1")},
+		"another layer":           {{name: "layer.tar", content: tarOf(t, archiveFile{name: "other"})}, config, manifestFile("a:1")},
+		"no configuration":        {layer, manifestFile("a:1")},
+		"a whiteout":              {layer, config, manifestFile("a:1"), {name: ".wh.manifest.json"}},
+		"a link for the configuration's folder": {
+			layer,
+			{name: "x/config.json", content: config.content},
+			{name: "y/config.json", content: `{"rootfs":{"diff_ids":[]}}`},
+			{name: "x", kind: tar.TypeSymlink, link: "y"},
+			{name: archiveManifest, content: `[{"Config":"x/config.json","Layers":["layer.tar"]}]`},
+		},
+		"a link for its folder's folder": {layer, {name: "a/b/c", content: "x"}, {name: "a", kind: tar.TypeSymlink, link: "y"}, config, manifestFile("a:1")},
+		"a file for a folder":            {layer, {name: "a/b", content: "x"}, {name: "a", content: "x"}, config, manifestFile("a:1")},
+		"a folder for a file":            {layer, {name: "a", content: "x"}, {name: "a/b", content: "x"}, config, manifestFile("a:1")},
+		"a folder for a link":            {layer, {name: "a", kind: tar.TypeSymlink, link: "b"}, {name: "a/", kind: tar.TypeDir}, config, manifestFile("a:1")},
+		"a long name":                    {layer, {name: strings.Repeat("x/", 2100) + "x", content: "x"}, config, manifestFile("a:1")},
+		"a bad name beside a good one":   {layer, config, manifestFile("good:1", "not a valid name!!")},
+		"a configuration elsewhere":      {layer, {name: archiveManifest, content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
 	} {
 		if status, text := load(files...); status < 400 {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
+	}
+	if r.sees("good:1") || r.sees(id) {
+		t.Error("an archive that was refused has left an image")
 	}
 	// Names of others become names of the job's own.
 	for _, name := range []string{alpine, foreign, "docker.io/" + foreign} {

@@ -7,66 +7,91 @@ import (
 	"errors"
 	"hash"
 	"io"
+
+	"github.com/klauspost/compress/zstd"
 )
 
-// digester finds the digests of a file, as it is and, if it is compressed with gzip, decompressed.
+// digester finds the digests of a file, as it is and, if it is compressed with gzip or zstd, decompressed.
 type digester struct {
 	plain hash.Hash
+	limit int64 // bytes, decompressed
 	inner *io.PipeWriter
 	begun bool
-	done  chan string
+	done  chan contained
 }
 
-func newDigester() *digester { return &digester{plain: sha256.New()} }
+// contained is what a file holds, decompressed.
+type contained struct {
+	digest string // "" if it cannot be decompressed
+	size   int64
+}
+
+func newDigester(limit int64) *digester { return &digester{plain: sha256.New(), limit: limit} }
 
 func (d *digester) Write(p []byte) (int, error) {
 	if !d.begun && len(p) > 0 {
 		d.begun = true
-		if looksCompressed(p) == "gzip" {
-			d.unpack()
+		switch looksCompressed(p) {
+		case "gzip":
+			d.unpack(func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) })
+		case "zstd":
+			d.unpack(unzstd)
 		}
 	}
 	d.plain.Write(p)
 	if d.inner != nil {
 		if _, err := d.inner.Write(p); err != nil {
-			d.inner = nil // it is no gzip after all
+			d.inner = nil // it is not compressed after all, or holds too much
 		}
 	}
 	return len(p), nil
 }
 
+// maxWindow is how far back a layer in zstd may refer: eight times what every decoder must be able to.
+const maxWindow = 64 << 20
+
+func unzstd(r io.Reader) (io.Reader, error) {
+	z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		return nil, err
+	}
+	return z.IOReadCloser(), nil
+}
+
 // unpack begins to decompress what follows.
-func (d *digester) unpack() {
+func (d *digester) unpack(open func(io.Reader) (io.Reader, error)) {
 	r, w := io.Pipe()
-	d.inner, d.done = w, make(chan string, 1)
+	d.inner, d.done = w, make(chan contained, 1)
 	go func() {
-		sum := sha256.New()
-		z, err := gzip.NewReader(r)
+		sum, n := sha256.New(), int64(0)
+		z, err := open(r)
 		if err == nil {
-			_, err = io.Copy(sum, z)
+			n, err = io.Copy(sum, io.LimitReader(z, d.limit+1))
+			if c, ok := z.(io.Closer); ok {
+				c.Close()
+			}
+		}
+		if n > d.limit {
+			err = errors.New("it holds too much")
 		}
 		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
 		if err != nil {
-			d.done <- ""
+			d.done <- contained{size: n}
 			return
 		}
-		d.done <- digestOf(sum)
+		d.done <- contained{digestOf(sum), n}
 	}()
 }
 
 func digestOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
 
-// end returns the digests.
-func (d *digester) end() []string {
-	out := []string{digestOf(d.plain)}
-	if d.done == nil {
-		return out
+// end returns the digest of the file as it is, and what it holds.
+func (d *digester) end() (plain string, inner contained) {
+	if d.done != nil {
+		if d.inner != nil {
+			d.inner.Close()
+		}
+		inner = <-d.done
 	}
-	if d.inner != nil {
-		d.inner.Close()
-	}
-	if inner := <-d.done; inner != "" {
-		out = append(out, inner)
-	}
-	return out
+	return digestOf(d.plain), inner
 }

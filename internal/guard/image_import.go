@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 )
 
 // importImage makes an image of the files of an archive: docker import.
@@ -29,12 +30,7 @@ func importImage(c *call) error {
 	if err != nil {
 		return err
 	}
-	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, io.NopCloser(in))
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	id, err := importedID(resp)
+	id, err := c.importTar(q, in)
 	if err != nil {
 		return err
 	}
@@ -54,6 +50,27 @@ func importImage(c *call) error {
 	}
 	c.json(http.StatusOK, map[string]string{"status": id})
 	return nil
+}
+
+// importTar gives the Engine an archive that the guard wrote itself: it would decompress one within the other.
+func (c *call) importTar(q url.Values, in io.Reader) (id string, err error) {
+	out, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := rewriteTar(w, in, true)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, out)
+	if err == nil {
+		id, err = importedID(resp)
+		resp.Body.Close()
+	}
+	out.CloseWithError(errCopied)
+	if werr := <-written; werr != nil && !errors.Is(werr, errCopied) {
+		return "", werr
+	}
+	return id, err
 }
 
 // importedID reads the Engine's answer to an import.

@@ -279,30 +279,39 @@ func (g *Guard) writtenName(stored string) string {
 	return familiar(name)
 }
 
+// newName reads a name that an image is to be given, and refuses what the Engine would.
+func newName(ref string) (reference.NamedTagged, error) {
+	named, err := parseName(ref)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := named.(reference.Digested); ok {
+		return nil, badRequest("refusing to create a tag with a digest reference")
+	}
+	if fullID.MatchString(ref) || reference.FamiliarName(named) == "sha256" {
+		return nil, badRequest("refusing to create an ambiguous tag using digest algorithm as name")
+	}
+	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
+	if !ok {
+		return nil, badRequest("invalid reference format")
+	}
+	return tagged, nil
+}
+
 // writeName is the Engine's name for an image that the job names so, and records it before it is written. done must be
 // called with the image's ID, "" if it was not written after all. stored is "" for names at the own path of the job's
 // project: then the image must be made without a name, and done names it, so that no other job comes in between.
 func (c *call) writeName(ctx context.Context, ref string) (stored string, done func(id string) error, err error) {
-	named, err := parseName(ref)
+	tagged, err := newName(ref)
 	if err != nil {
 		return "", nil, err
-	}
-	if _, ok := named.(reference.Digested); ok {
-		return "", nil, badRequest("refusing to create a tag with a digest reference")
-	}
-	if fullID.MatchString(ref) || reference.FamiliarName(named) == "sha256" {
-		return "", nil, badRequest("refusing to create an ambiguous tag using digest algorithm as name")
-	}
-	tagged, ok := reference.TagNameOnly(named).(reference.NamedTagged)
-	if !ok {
-		return "", nil, badRequest("invalid reference format")
 	}
 	if !c.objects.countName(tagged.String(), c.policy.Limits.Names) {
 		if err := c.refuse(deny("limit-names", "give one image fewer names", "this job has named %d images", c.policy.Limits.Names)); err != nil {
 			return "", nil, err
 		}
 	}
-	if c.policy.scope().Holds(named) {
+	if c.policy.scope().Holds(tagged) {
 		return "", func(id string) error {
 			if id == "" {
 				return nil

@@ -1,0 +1,394 @@
+package guard
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// layoutOf makes an archive of an OCI image layout.
+type layoutOf struct {
+	t     *testing.T
+	files []archiveFile
+}
+
+// blob adds content and returns its descriptor.
+func (o *layoutOf) blob(mediaType, content string) descriptor {
+	d := describe(mediaType, content)
+	f := archiveFile{name: "blobs/" + strings.Replace(d.Digest, ":", "/", 1), content: content}
+	if !slices.Contains(o.files, f) {
+		o.files = append(o.files, f)
+	}
+	return d
+}
+
+func describe(mediaType, content string) descriptor {
+	sum := sha256.Sum256([]byte(content))
+	return descriptor{MediaType: mediaType, Digest: "sha256:" + hex.EncodeToString(sum[:]), Size: int64(len(content))}
+}
+
+func (o *layoutOf) json(mediaType string, v map[string]any) descriptor {
+	o.t.Helper()
+	v["schemaVersion"] = 2
+	data, err := json.Marshal(v)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return o.blob(mediaType, string(data))
+}
+
+// archive is the whole of it, with these images.
+func (o *layoutOf) archive(images ...descriptor) string {
+	o.t.Helper()
+	data, err := json.Marshal(ociIndex{SchemaVersion: 2, Manifests: images})
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return tarOf(o.t, append(slices.Clone(o.files), archiveFile{name: "oci-layout", content: `{"imageLayoutVersion": "1.0.0"}`}, archiveFile{name: archiveIndex, content: string(data)})...)
+}
+
+// configOf is an image's configuration with these layers, unpacked.
+func configOf(layers ...string) string {
+	var ids []string
+	for _, l := range layers {
+		ids = append(ids, describe("", l).Digest)
+	}
+	data, _ := json.Marshal(ids) // strings
+	return `{"architecture":"amd64","os":"linux","config":{},"rootfs":{"type":"layers","diff_ids":` + string(data) + `}}`
+}
+
+func zip(t *testing.T, content string) string {
+	t.Helper()
+	return string(gzipped([]byte(content)))
+}
+
+func zstandard(t *testing.T, content string) string {
+	t.Helper()
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(z.EncodeAll([]byte(content), nil))
+}
+
+const (
+	ociIndexType  = "application/vnd.oci.image.index.v1+json"
+	ociManifest   = "application/vnd.oci.image.manifest.v1+json"
+	ociConfig     = "application/vnd.oci.image.config.v1+json"
+	ociLayer      = "application/vnd.oci.image.layer.v1.tar"
+	dockerConfig  = "application/vnd.docker.container.image.v1+json"
+	foreignLayer  = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+	helmConfig    = "application/vnd.cncf.helm.config.v1+json"
+	dockerLayerGz = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+)
+
+// readLayout reads an archive as for an Engine with containerd's store, and returns what that would get.
+func readLayout(t *testing.T, ctx context.Context, archive string) (*imageLoader, map[string]string, error) {
+	t.Helper()
+	c := &call{Guard: &Guard{engine: &upstream{containerd: true}}, ctx: ctx}
+	l := newImageLoader(c)
+	var out bytes.Buffer
+	if err := l.rewrite(&out, strings.NewReader(archive)); err != nil {
+		return l, nil, err
+	}
+	files := map[string]string{}
+	for r := tar.NewReader(&out); ; {
+		h, err := r.Next()
+		if err == io.EOF {
+			return l, files, nil
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = string(data)
+	}
+}
+
+// TestLayouts reads what docker save and BuildKit write: several platforms, attestations in both of their forms, all compressions.
+func TestLayouts(t *testing.T) {
+	t.Parallel()
+	base, top := tarOf(t, archiveFile{name: "base", content: "b"}), tarOf(t, archiveFile{name: "top", content: "t"})
+	o := &layoutOf{t: t}
+	image := o.json(ociManifest, map[string]any{
+		"mediaType": ociManifest, "config": o.blob(ociConfig, configOf(base, top, top, base)),
+		"layers": []descriptor{o.blob(ociLayer, base), o.blob(ociLayer+"+gzip", zip(t, top)), o.blob(ociLayer+"+zstd", zstandard(t, top)), o.blob(dockerLayerGz, zip(t, base))},
+	})
+	statement := `{"_type":"https://in-toto.io/Statement/v0.1"}`
+	attestation := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(statement)), "layers": []descriptor{o.blob(typeStatement, statement)}})
+	artifact := o.json(ociManifest, map[string]any{"config": o.blob(typeEmpty, "{}"), "layers": []descriptor{o.blob(typeStatement, statement)}})
+	index := o.json(ociIndexType, map[string]any{"mediaType": ociIndexType, "manifests": []descriptor{image, attestation, artifact}})
+	named := index
+	named.Annotations = map[string]string{annotationImageName: "docker.io/library/app:1", annotationRefName: "1", "io.containerd.manifest.subject": "x", annotationReferenceType: "kept"}
+	again := index
+	again.Annotations = map[string]string{annotationImageName: "docker.io/library/app:2"}
+	l, files, err := readLayout(t, t.Context(), o.archive(named, again, image))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(l.images) != 2 || l.images[0].id != index.Digest || !slices.Equal(l.images[0].names, []string{"docker.io/library/app:1", "docker.io/library/app:2"}) || l.images[1].id != image.Digest {
+		t.Errorf("found %+v", l.images)
+	}
+	var got ociIndex
+	if err := json.Unmarshal([]byte(files[archiveIndex]), &got); err != nil || len(got.Manifests) != 2 {
+		t.Fatalf("%v %s", err, files[archiveIndex])
+	}
+	if a := got.Manifests[0].Annotations; len(a) != 1 || a[annotationReferenceType] != "kept" {
+		t.Errorf("the Engine is told %v", a)
+	}
+}
+
+// TestLayoutAttacks would have the Engine take layers of others for those of the archive.
+func TestLayoutAttacks(t *testing.T) {
+	t.Parallel()
+	mine, victims := tarOf(t, archiveFile{name: "mine", content: "m"}), tarOf(t, archiveFile{name: "secret", content: "of another job"})
+	for name, attack := range map[string]func(o *layoutOf) descriptor{
+		"a victim's layers in the configuration": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(victims)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"more layers in the configuration": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine, mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"layers in another order": func(o *layoutOf) descriptor {
+			other := tarOf(t, archiveFile{name: "other"})
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine, other)), "layers": []descriptor{o.blob(ociLayer, other), o.blob(ociLayer, mine)}})
+		},
+		"a configuration that is not there": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": describe(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"a configuration that is too large": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(victims)+strings.Repeat(" ", maxSmallFile)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"no configuration": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"an empty configuration that is not": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(typeEmpty, configOf(victims)), "layers": []descriptor{o.blob(typeStatement, mine)}})
+		},
+		"an empty configuration with layers": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(typeEmpty, "{}"), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"a manifest as a layer": func(o *layoutOf) descriptor {
+			hidden := o.json(ociManifest, map[string]any{"config": describe(ociConfig, "x"), "layers": []descriptor{describe(ociLayer, victims)}})
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{hidden}})
+		},
+		"an index as a configuration": func(o *layoutOf) descriptor {
+			hidden := o.json(ociIndexType, map[string]any{"manifests": []descriptor{describe(ociManifest, "x")}})
+			return o.json(ociManifest, map[string]any{"config": hidden, "layers": []descriptor{}})
+		},
+		"an index that is a manifest too": func(o *layoutOf) descriptor {
+			return o.json(ociIndexType, map[string]any{"manifests": []descriptor{}, "config": describe(ociConfig, "x"), "layers": []descriptor{describe(ociLayer, victims)}})
+		},
+		"a manifest that is an index too": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(dockerConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}, "manifests": []descriptor{describe(ociManifest, "x")}})
+		},
+		"a type within that is another": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"mediaType": ociIndexType, "config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"an image of another platform that is not there": func(o *layoutOf) descriptor {
+			good := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+			return o.json(ociIndexType, map[string]any{"manifests": []descriptor{good, describe(ociManifest, "a victim's")}})
+		},
+		"a layer from elsewhere": func(o *layoutOf) descriptor {
+			d := o.blob(ociLayer, mine)
+			d.URLs = []string{"http://127.0.0.1/"}
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{d}})
+		},
+		"a foreign layer": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(foreignLayer, mine)}})
+		},
+		"what is no image": func(o *layoutOf) descriptor {
+			return o.json(ociManifest, map[string]any{"config": o.blob(helmConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+		},
+		"a layer as an image": func(o *layoutOf) descriptor { return o.blob(ociLayer, mine) },
+		"keys in two cases": func(o *layoutOf) descriptor {
+			config, layer := o.blob(ociConfig, configOf(mine)), o.blob(ociLayer, mine)
+			return o.blob(ociManifest, fmt.Sprintf(`{"config":{"mediaType":%q,"digest":%q},"layers":[{"mediaType":%q,"digest":%q}],"Layers":[]}`, ociConfig, config.Digest, ociLayer, layer.Digest))
+		},
+		"many indexes in each other": func(o *layoutOf) descriptor {
+			d := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+			for range maxNesting + 2 {
+				d = o.json(ociIndexType, map[string]any{"manifests": slices.Repeat([]descriptor{d}, 100)})
+			}
+			return d
+		},
+		"a bad name": func(o *layoutOf) descriptor {
+			d := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+			d.Annotations = map[string]string{annotationImageName: "not a valid name!!"}
+			return d
+		},
+	} {
+		o := &layoutOf{t: t}
+		d := attack(o)
+		if _, _, err := readLayout(t, t.Context(), o.archive(d)); err == nil {
+			t.Errorf("%s: it was taken", name)
+		}
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := readLayout(t, gone, (&layoutOf{t: t}).archive()); !errors.Is(err, context.Canceled) {
+		t.Errorf("an archive of a client that is gone: %v", err)
+	}
+}
+
+// TestWideIndexIsQuick: each manifest is looked at once, however often it is named.
+func TestWideIndexIsQuick(t *testing.T) {
+	t.Parallel()
+	mine := tarOf(t, archiveFile{name: "mine", content: "m"})
+	o := &layoutOf{t: t}
+	d := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
+	for range maxNesting {
+		d = o.json(ociIndexType, map[string]any{"manifests": slices.Repeat([]descriptor{d}, 3000)}) // 3000⁴ paths
+	}
+	l, _, err := readLayout(t, t.Context(), o.archive(d))
+	if err != nil || len(l.checked) != maxNesting+1 {
+		t.Errorf("%v, looked at %d", err, len(l.checked))
+	}
+}
+
+// TestNamesOfArchivesAreBounded: their names are kept in memory.
+func TestNamesOfArchivesAreBounded(t *testing.T) {
+	t.Parallel()
+	var many []archiveFile
+	for i := range maxEntryNames/4000 + 10 {
+		many = append(many, archiveFile{name: fmt.Sprint(i, strings.Repeat("x", 3990))})
+	}
+	if _, _, err := readLayout(t, t.Context(), tarOf(t, many...)); err == nil || !strings.Contains(err.Error(), "bytes together") {
+		t.Errorf("%v", err)
+	}
+	deep := strings.Repeat("d/", maxEntryName/2-1) + "f" // as many folders
+	l, _, err := readLayout(t, t.Context(), tarOf(t, slices.Repeat([]archiveFile{{name: deep}}, 1)...))
+	if err == nil || len(l.kinds) != maxEntryName/2 {
+		t.Errorf("%v, %d entries", err, len(l.kinds))
+	}
+}
+
+// TestUnpackedIsBounded: what is small may hold much.
+func TestUnpackedIsBounded(t *testing.T) {
+	t.Parallel()
+	zeros := strings.Repeat("\x00", 1<<20)
+	for name, packed := range map[string]string{"gzip": zip(t, zeros), "zstd": zstandard(t, zeros)} {
+		whole, cut := newDigester(1<<20), newDigester(1<<20-1)
+		for _, d := range []*digester{whole, cut} {
+			if _, err := io.WriteString(d, packed); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, in := whole.end(); in.digest != describe("", zeros).Digest || in.size != 1<<20 {
+			t.Errorf("%s: %+v", name, in)
+		}
+		if _, in := cut.end(); in.digest != "" || in.size <= 1<<20-1 {
+			t.Errorf("%s, too much: %+v", name, in)
+		}
+	}
+}
+
+// TestLoadedIDs reads only what nobody but the Engine can have written.
+func TestLoadedIDs(t *testing.T) {
+	t.Parallel()
+	id, other := describe("", "a").Digest, describe("", "b").Digest
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	for _, text := range []string{
+		"Error unpacking image x\nLoaded image ID: " + other + "\n: failed", "Loaded image: x\nLoaded image ID: " + other + "\n", "Loaded image ID: " + other,
+		"Loaded image ID: " + id + "\n", "Loaded image ID: " + other + "\n\n",
+	} {
+		if err := enc.Encode(map[string]string{"stream": text}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := loadedIDs(&http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(&b)})
+	if err != nil || !slices.Equal(got, []string{id}) {
+		t.Errorf("%q %v", got, err)
+	}
+}
+
+// TestLoadTakesTheSnapshotOfNobody loads an image on the real Engine whose configuration names the layers of another job's.
+func TestLoadTakesTheSnapshotOfNobody(t *testing.T) {
+	t.Parallel()
+	a, b := newRig(t), newRig(t, newScope)
+	secret := tarOf(t, archiveFile{name: "secret", content: "of " + a.policy.Token})
+	good := &layoutOf{t: t}
+	layer := good.blob(ociLayer, secret)
+	config := good.blob(ociConfig, configOf(secret))
+	image := good.json(ociManifest, map[string]any{"mediaType": ociManifest, "config": config, "layers": []descriptor{layer}})
+	// For both stores: an OCI layout with docker save's manifest beside it.
+	both := func(o *layoutOf, d descriptor, config, layer descriptor, name string) string {
+		path := func(d descriptor) string { return "blobs/" + strings.Replace(d.Digest, ":", "/", 1) }
+		data, _ := json.Marshal([]manifestEntry{{Config: path(config), RepoTags: []string{name}, Layers: []string{path(layer)}}}) // strings
+		o.files = append(o.files, archiveFile{name: archiveManifest, content: string(data)})
+		d.Annotations = map[string]string{annotationImageName: "docker.io/library/" + name}
+		return o.archive(d)
+	}
+	if status, text := a.do(http.MethodPost, "/images/load", both(good, image, config, layer, "mine:1"), "Content-Type", "application/x-tar"); status != http.StatusOK {
+		t.Fatal(status, text)
+	}
+	if !a.sees("mine:1") {
+		t.Error("the image is not there under its name")
+	}
+	bad := &layoutOf{t: t}
+	junk := bad.blob(ociLayer, tarOf(t, archiveFile{name: "junk", content: b.policy.Token}))
+	stolen := bad.blob(ociConfig, strings.Replace(configOf(secret), `"config":{}`, `"config":{"Labels":{"a":"b"}}`, 1))
+	image = bad.json(ociManifest, map[string]any{"mediaType": ociManifest, "config": stolen, "layers": []descriptor{junk}})
+	if status, text := b.do(http.MethodPost, "/images/load", both(bad, image, stolen, junk, "stolen:1"), "Content-Type", "application/x-tar"); status != http.StatusForbidden || !strings.Contains(text, "[image-archive]") {
+		t.Errorf("%d %s", status, text)
+	}
+	if b.sees("stolen:1") || b.sees(image.Digest) || b.sees(stolen.Digest) {
+		t.Error("the image of another job was had by the digests of its layers")
+	}
+}
+
+// TestImportIsRewritten: the Engine would decompress an archive within the archive with a program, and take attributes that no
+// job may set.
+func TestImportIsRewritten(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	send := func(body string) (int, string) {
+		t.Helper()
+		return r.do(http.MethodPost, "/images/create?fromSrc=-&repo=imported&tag=1", body, "Content-Type", "application/x-tar")
+	}
+	for name, body := range map[string]string{
+		"xz in gzip":    zip(t, "\xfd7zXZ\x00 and so on"),
+		"bzip2 in gzip": zip(t, "BZh91AY&SY"),
+		"gzip in gzip":  zip(t, zip(t, tarOf(t, archiveFile{name: "a", content: "x"}))),
+		"an archive whose first name is a compression's": tarOf(t, archiveFile{name: "BZh9", content: "x"}),
+	} {
+		if status, text := send(body); status < 400 {
+			t.Errorf("%s: %d %s", name, status, text)
+		}
+	}
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range []*tar.Header{
+		{Name: "file", Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.trusted.overlay.opaque": "y", "SCHILY.xattr.user.kept": "y"}},
+		{Name: "dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3, Mode: 0o666},
+	} {
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status, text := send(b.String()); status != http.StatusOK {
+		t.Fatalf("an honest archive with a device: %d %s", status, text)
+	}
+	if saved := r.docker("save", "imported:1"); strings.Contains(saved, "trusted.overlay.opaque") || !strings.Contains(saved, "dev/null") {
+		t.Error("the image has a trusted attribute, or lost its device")
+	}
+}
