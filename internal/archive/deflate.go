@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"archive/zip"
 	"bytes"
 	"io"
 	"runtime"
@@ -20,6 +21,10 @@ type deflaters struct {
 	level int
 	pool  sync.Pool
 }
+
+func (d *deflaters) id() uint16 { return zip.Deflate }
+
+func (d *deflaters) writer(w io.Writer) (io.WriteCloser, error) { return newDeflateWriter(w, d), nil }
 
 // compress appends the deflated form of data to out. dict is what comes before data in the stream; last ends the stream.
 func (d *deflaters) compress(out *bytes.Buffer, data, dict []byte, last bool) error {

@@ -1,6 +1,9 @@
 package archive
 
-import "github.com/klauspost/compress/flate"
+import (
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/zstd"
+)
 
 // Level is how hard an archive's content is compressed: fastest, fast, default, slow or slowest; all else is default.
 //
@@ -19,4 +22,14 @@ func (l Level) flate() int {
 		return flate.BestCompression
 	}
 	return flate.DefaultCompression
+}
+
+func (l Level) zstd() zstd.EncoderLevel {
+	switch l {
+	case "slow":
+		return zstd.SpeedBetterCompression
+	case "slowest":
+		return zstd.SpeedBestCompression
+	}
+	return zstd.SpeedFastest
 }

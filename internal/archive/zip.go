@@ -37,10 +37,20 @@ type entry struct {
 // WriteZip writes a zip archive of the named files to w, with their modes, times and owners: in one go, so that it can be sent
 // while it is made. What vanished since it was found is left out. progress, if not nil, is called with the bytes that were read.
 func WriteZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
+	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, progress)
+}
+
+// method compresses an archive's contents.
+type method interface {
+	id() uint16 // in the archive
+	compress(out *bytes.Buffer, data, dict []byte, last bool) error
+	writer(w io.Writer) (io.WriteCloser, error) // for large files
+}
+
+func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, pool method, progress func(n int64)) (Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	pool := &deflaters{level: level.flate()}
 	out := zip.NewWriter(w)
-	out.RegisterCompressor(zip.Deflate, func(w io.Writer) (io.WriteCloser, error) { return newDeflateWriter(w, pool), nil })
+	out.RegisterCompressor(pool.id(), pool.writer)
 	var sum Summary
 	entries := readAhead(ctx, root, names, pool)
 	defer func() { // those that are not wanted any more
@@ -89,7 +99,7 @@ func (e *entry) close() {
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) }
 
 // readAhead reads and compresses files beside each other, and passes them on in their order.
-func readAhead(ctx context.Context, root *os.Root, names []string, pool *deflaters) <-chan *entry {
+func readAhead(ctx context.Context, root *os.Root, names []string, pool method) <-chan *entry {
 	workers := runtime.GOMAXPROCS(0)
 	todo, out := make(chan *entry), make(chan *entry, 8*workers)
 	for range workers {
@@ -117,7 +127,7 @@ func readAhead(ctx context.Context, root *os.Root, names []string, pool *deflate
 }
 
 // read looks at a file, and compresses it if it is small.
-func (e *entry) read(root *os.Root, pool *deflaters) {
+func (e *entry) read(root *os.Root, pool method) {
 	info, err := root.Lstat(e.name)
 	if err != nil {
 		e.err = err
@@ -142,12 +152,12 @@ func (e *entry) read(root *os.Root, pool *deflaters) {
 		e.err = e.pack(pool, info.Size())
 		e.close()
 	default:
-		e.size, e.header.Method = info.Size(), zip.Deflate
+		e.size, e.header.Method = info.Size(), pool.id()
 	}
 }
 
 // pack compresses a small file. A job may still write to it: what it had at first is what counts.
-func (e *entry) pack(pool *deflaters, size int64) error {
+func (e *entry) pack(pool method, size int64) error {
 	data := make([]byte, size)
 	n, err := io.ReadFull(e.file, data)
 	if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
@@ -164,7 +174,7 @@ func (e *entry) pack(pool *deflaters, size int64) error {
 		return err
 	}
 	if packed.Len() < n {
-		e.packed, e.header.Method, e.header.CompressedSize64 = &packed, zip.Deflate, uint64(packed.Len())
+		e.packed, e.header.Method, e.header.CompressedSize64 = &packed, pool.id(), uint64(packed.Len())
 	}
 	return nil
 }

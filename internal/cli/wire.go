@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/archive"
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
@@ -74,7 +75,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	for _, left := range lefts {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
-	background.Go(func() { maintain(ctx, store, s.engines, o.Log) })
+	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
 	if o.Attach != nil {
 		o.Attach(m)
@@ -86,7 +87,7 @@ func runManager(ctx context.Context, o runOptions) error {
 // time.
 const maintainEvery = 30 * time.Minute
 
-func maintain(ctx context.Context, store *source.Store, engines *engines, log *slog.Logger) {
+func maintain(ctx context.Context, store *source.Store, engines *engines, caches archive.Store, log *slog.Logger) {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -97,6 +98,9 @@ func maintain(ctx context.Context, store *source.Store, engines *engines, log *s
 		}
 		if err := store.Maintain(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some mirrors could not be maintained", "error", err)
+		}
+		if err := caches.Expire(executor.CacheUnused); err != nil {
+			log.Warn("some unused caches stay", "error", err)
 		}
 		if err := engines.expireImages(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some unused images stay", "error", err)

@@ -45,7 +45,7 @@ func Unimplemented() []Setting {
 		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},
 		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
 		{"runners.custom_build_dir", Later, 4, "GIT_CLONE_PATH"},
-		{"runners.cache", Later, 4, "the cache keyword"},
+		{"runners.cache", Later, 4, "caches on S3; those on this machine work without it"},
 		{"runners.monitoring", Never, 0, "metrics of queueing times"},
 		{"runners.experimental", Never, 0, "a synthetic job at the start"},
 		{"runners.proxy_exec", Never, 0, "a wrapper for step runners"},

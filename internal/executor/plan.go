@@ -46,6 +46,7 @@ type plan struct {
 	files        []job.Variable
 	stages       []stage
 	artifacts    []artifactPlan
+	caches       []cachePlan
 	withheld     []string // keys of [runners.docker] that the container is not given
 	warnings     []string
 	err          error
@@ -99,6 +100,7 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	if p.artifacts, err = p.planArtifacts(); err != nil && p.err == nil {
 		p.err = err
 	}
+	p.caches = s.planCaches(p)
 	p.container = s.container(p, random)
 	if err := s.services(p, services, random); err != nil && p.err == nil {
 		p.err = err
@@ -254,9 +256,6 @@ func unsupported(spec *job.Spec) error {
 
 // warn collects what the job's author should know before the job runs.
 func (p *plan) warn() {
-	if len(p.spec.Cache) > 0 {
-		p.warnings = append(p.warnings, "cache: is not supported yet; the job runs without it (Docker's build cache is always warm)")
-	}
 	for _, h := range p.spec.Hooks {
 		if len(h.Script) > 0 {
 			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s is not supported yet; it does not run", h.Name))

@@ -64,6 +64,9 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if err != nil {
 		return orCause(cancelable, err)
 	}
+	if err := e.restoreCaches(cancelable, tr, p, w); err != nil {
+		return orCause(cancelable, err)
+	}
 	if err := e.downloadArtifacts(cancelable, server, tr, p, w, fetched); err != nil {
 		return orCause(cancelable, err)
 	}
@@ -71,6 +74,7 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if ctx.Err() != nil {
 		return failure
 	}
+	e.saveCaches(ctx, tr, p, w, s, failure)
 	if err := e.uploadArtifacts(ctx, server, tr, p, w, s, failure); err != nil && failure == nil {
 		failure = orCause(ctx, err)
 	}

@@ -55,6 +55,7 @@ func DockerFeatures() Features {
 	f.Image, f.ImageExecutorOpts = true, true
 	f.Services, f.ServiceVariables, f.ServiceMultipleAliases, f.ServiceExecutorOpts = true, true, true, true
 	f.Artifacts, f.UploadMultipleArtifacts, f.UploadRawArtifacts, f.ArtifactsExclude = true, true, true, true
+	f.Cache, f.FallbackCacheKeys = true, true
 	f.Refspecs = true
 	f.ReturnExitCode = true
 	return f

@@ -1,0 +1,142 @@
+package archive
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	s := Store{Dir: filepath.Join(t.TempDir(), "caches")}
+	if _, _, err := s.Open("p", "k"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+	put := func(project, key, content string) {
+		t.Helper()
+		n, err := s.Put(project, key, func(w io.Writer) error { _, err := io.WriteString(w, content); return err })
+		if err != nil || n != int64(len(content)) {
+			t.Fatalf("%d %v", n, err)
+		}
+	}
+	get := func(project, key string) string {
+		t.Helper()
+		f, n, err := s.Open(project, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		data, err := io.ReadAll(f)
+		if err != nil || n != int64(len(data)) {
+			t.Errorf("%d %v", n, err)
+		}
+		return string(data)
+	}
+	long := strings.Repeat("../x\x00", 1000)
+	put("p", "k", "1")
+	put("p", long, "2")
+	put("q", "k", "3")
+	put("p", "k", "4")
+	if got := []string{get("p", "k"), get("p", long), get("q", "k")}; !slices.Equal(got, []string{"4", "2", "3"}) {
+		t.Errorf("%q", got)
+	}
+	if _, err := s.Put("p", "k", func(io.Writer) error { return errStopped }); !errors.Is(err, errStopped) || get("p", "k") != "4" {
+		t.Errorf("what was not finished took a whole one's place: %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(s.Dir, "p", "new-*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(s.path("p", long), old, old); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Expire(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := s.Open("p", long); !errors.Is(err, fs.ErrNotExist) || get("p", "k") != "4" {
+		t.Errorf("%v", err)
+	}
+	if err := os.Chtimes(s.path("p", "k"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	get("p", "k") // it is used
+	if err := s.Expire(time.Minute); err != nil || get("p", "k") != "4" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestFastZipAndSame(t *testing.T) {
+	t.Parallel()
+	root, dir := tree(t, "a", "sub/b", "link->a", "empty/")
+	data := big(t, filepath.Join(dir, "big"), 3*blockSize+1)
+	found, err := Find(t.Context(), root, Selection{Paths: []string{"**"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, level := range []Level{"", "slow", "slowest"} {
+		var b bytes.Buffer
+		if sum, err := WriteFastZip(t.Context(), &b, root, found.Names, level, nil); err != nil || sum.Files != len(found.Names) {
+			t.Fatalf("%+v %v", sum, err)
+		}
+		if b.Len() > len(data)/2 {
+			t.Errorf("nothing was compressed: %d", b.Len())
+		}
+		into := t.TempDir()
+		to, err := os.OpenRoot(into)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Close()
+		if _, err := Unzip(t.Context(), to, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := contents(t, into), contents(t, dir); !slices.Equal(got, want) {
+			t.Errorf("unpacked\n%s\nnot\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		same := func(names []string) bool {
+			t.Helper()
+			ok, err := Same(bytes.NewReader(b.Bytes()), int64(b.Len()), to, names)
+			if err != nil {
+				t.Error(err)
+			}
+			return ok
+		}
+		if !same(found.Names) {
+			t.Error("what was unpacked is not what was packed")
+		}
+		if same(found.Names[1:]) || same(append([]string{"other"}, found.Names[1:]...)) {
+			t.Error("other names are the same")
+		}
+		for what, change := range map[string]func() error{
+			"time": func() error { return to.Chtimes("a", time.Unix(5, 0), time.Unix(5, 0)) },
+			"mode": func() error { return to.Chmod("sub/b", 0o700) },
+			"size": func() error { return os.Truncate(filepath.Join(into, "big"), 5) },
+			"link": func() error { return errors.Join(to.Remove("link"), to.Symlink("b", "link")) },
+			"kind": func() error { return errors.Join(to.Remove("empty"), to.Symlink("b", "empty")) },
+			"gone": func() error { return to.Remove("a") },
+		} {
+			if _, err := Unzip(t.Context(), to, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); err != nil {
+				_ = to.RemoveAll("empty")
+				if _, err := Unzip(t.Context(), to, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !same(found.Names) {
+				t.Fatalf("before the change of the %s", what)
+			}
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+			if same(found.Names) {
+				t.Errorf("a changed %s is the same", what)
+			}
+		}
+	}
+}

@@ -1,0 +1,252 @@
+package executor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/archive"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
+)
+
+// CacheUnused is how long an archive of the cache keyword stays on the machine that no job asks for.
+const CacheUnused = 30 * 24 * time.Hour
+
+// CacheStore is where the archives of a state folder lie: out of reach of jobs, unlike cache_dir.
+func CacheStore(stateDir string) archive.Store {
+	return archive.Store{Dir: filepath.Join(stateDir, "caches")}
+}
+
+// cachePlan is one entry of the cache keyword.
+type cachePlan struct {
+	key       string
+	fallbacks []string
+	selection archive.Selection
+	untracked bool
+	pull      bool
+	push      bool
+	when      string
+	level     archive.Level
+	zip       bool // in the form that all programs read
+}
+
+// planCaches reads the cache keyword. What is wrong with it is a warning: a job does without.
+//
+// GitLab: variables are expanded in keys, paths and policies; the key is the job's name and its ref if there is none.
+func (s Settings) planCaches(p *plan) (out []cachePlan) {
+	if len(p.spec.Cache) == 0 {
+		return nil
+	}
+	if s.DisableCache {
+		p.warnings = append(p.warnings, "cache: this runner keeps none (disable_cache in [runners.docker]); the job runs without it")
+		return nil
+	}
+	last := p.fallbackKey()
+	for _, c := range p.spec.Cache {
+		if len(c.Paths) == 0 && !c.Untracked {
+			continue
+		}
+		key := c.Key
+		if key == "" {
+			key = p.spec.JobInfo.Name + "/" + p.spec.GitInfo.Ref
+		}
+		to := cachePlan{
+			key: s.cacheKey(p, key), selection: p.selection(c.Paths, nil), untracked: c.Untracked, when: c.When,
+			level: archive.Level(p.vars.Get("CACHE_COMPRESSION_LEVEL")), zip: p.vars.Get("CACHE_COMPRESSION_FORMAT") == "zip",
+		}
+		if to.key == "" {
+			p.warnings = append(p.warnings, fmt.Sprintf("cache: the key %q stands for nothing; the job runs without this cache", c.Key))
+			continue
+		}
+		switch policy := p.vars.Expand(c.Policy); policy {
+		case "", "pull-push":
+			to.pull, to.push = true, true
+		case "pull":
+			to.pull = true
+		case "push":
+			to.push = true
+		default:
+			p.warnings = append(p.warnings, fmt.Sprintf("cache: the policy %q is none of pull-push, pull and push; the job runs without this cache", policy))
+			continue
+		}
+		for _, key := range append(slices.Clone(c.FallbackKeys), last) {
+			if key = s.cacheKey(p, key); key != "" {
+				to.fallbacks = append(to.fallbacks, key)
+			}
+		}
+		out = append(out, to)
+	}
+	return out
+}
+
+// fallbackKey is the one that a variable gives.
+//
+// GitLab: it may not name the cache of protected refs, whose keys end so; those of the payload have their ending from the server.
+func (p *plan) fallbackKey() string {
+	key := p.vars.Get("CACHE_FALLBACK_KEY")
+	if strings.HasSuffix(strings.TrimRight(key, ". "), "-protected") {
+		p.warnings = append(p.warnings, fmt.Sprintf("CACHE_FALLBACK_KEY is %q, which is a cache of protected refs; it is ignored", key))
+		return ""
+	}
+	return key
+}
+
+var escaped = regexp.MustCompile(`(?i)%2[ef]`)
+
+// cacheKey is a key as GitLab's runner stores it: a clean relative path, or with FF_HASH_CACHE_KEYS a hash.
+func (s Settings) cacheKey(p *plan, key string) string {
+	key = p.vars.Expand(key)
+	if s.flag("FF_HASH_CACHE_KEYS", p.vars) && key != "" {
+		sum := sha256.Sum256([]byte(key))
+		return hex.EncodeToString(sum[:])
+	}
+	key = escaped.ReplaceAllStringFunc(key, func(e string) string {
+		if strings.EqualFold(e, "%2f") {
+			return "/"
+		}
+		return "."
+	})
+	key = path.Clean("/" + strings.ReplaceAll(key, `\`, "/"))[1:]
+	return strings.TrimRight(key, " ")
+}
+
+// restoreCaches unpacks the caches that the job wants. The container does not run yet: nothing else writes there. A job does
+// without a cache that cannot be had.
+func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) error {
+	if !slices.ContainsFunc(p.caches, func(c cachePlan) bool { return c.pull }) {
+		return nil
+	}
+	defer tr.Flush()
+	defer tr.Section("restore_cache", "Restoring cache")()
+	root, err := w.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for _, c := range p.caches {
+		if !c.pull {
+			continue
+		}
+		err := e.attempt(ctx, p, "RESTORE_CACHE_ATTEMPTS", func() error { return e.restoreCache(ctx, tr, p, root, c) },
+			func(err error, _ time.Duration) bool { tr.Warnf("%v; trying again", err); return true })
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			tr.Warnf("%v; the job goes on without it", err)
+		}
+	}
+	return nil
+}
+
+func (e *Executor) restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, c cachePlan) error {
+	for _, key := range append([]string{c.key}, c.fallbacks...) {
+		f, packed, err := CacheStore(e.Settings.StateDir).Open(e.Settings.projectKey(p.spec), key)
+		if errors.Is(err, fs.ErrNotExist) {
+			tr.Printf("There is no cache for %s.", key)
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("the cache %s cannot be read: %w", key, err)
+		}
+		defer f.Close()
+		meter := newMeter(tr, "Unpacked")
+		sum, err := archive.Unzip(ctx, root, f, packed, p.unpackOptions(meter))
+		took := meter.stop()
+		if err != nil {
+			return fmt.Errorf("the cache %s: %w", key, err)
+		}
+		tr.Printf("Restored the cache %s: %s, %s of %s, in %.2f s", key, count(sum.Files, "file", "files"), size(packed), size(sum.Bytes), took.Seconds())
+		return nil
+	}
+	return nil
+}
+
+// saveCaches packs the caches that the job leaves. The job does not fail for them.
+func (e *Executor) saveCaches(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, failure error) {
+	var todo []cachePlan
+	for _, c := range p.caches {
+		if c.push && wanted(c.when, failure) {
+			todo = append(todo, c)
+		}
+	}
+	if len(todo) == 0 {
+		return
+	}
+	name, headline := "archive_cache", "Saving cache for successful job"
+	if failure != nil {
+		name, headline = "archive_cache_on_failure", "Saving cache for failed job"
+	}
+	defer tr.Flush()
+	defer tr.Section(name, headline)()
+	e.readable(ctx, tr, p, s)
+	for _, c := range todo {
+		if err := e.saveCache(ctx, tr, p, w, c); err != nil && ctx.Err() == nil {
+			tr.Warnf("the cache %s was not saved: %v", c.key, err)
+		}
+	}
+}
+
+func (e *Executor) saveCache(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, c cachePlan) error {
+	tr.Printf("Saving the cache %s...", c.key)
+	root, err := w.Root()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	names, err := find(ctx, tr, root, w, c.selection, c.untracked)
+	if err != nil {
+		return err
+	}
+	if len(names) == 0 {
+		tr.Warnf("there are no files to save")
+		return nil
+	}
+	store, project := CacheStore(e.Settings.StateDir), e.Settings.projectKey(p.spec)
+	if same := e.sameCache(store, project, c.key, root, names); same {
+		tr.Printf("The cache %s is up to date.", c.key)
+		return nil
+	}
+	meter := newMeter(tr, "Packed")
+	var sum archive.Summary
+	packed, err := store.Put(project, c.key, func(out io.Writer) (err error) {
+		write := archive.WriteFastZip
+		if c.zip {
+			write = archive.WriteZip
+		}
+		sum, err = write(ctx, out, root, names, c.level, meter.read)
+		return err
+	})
+	took := meter.stop()
+	if err != nil {
+		return err
+	}
+	for _, skipped := range sum.Skipped {
+		tr.Warnf("%s", skipped)
+	}
+	tr.Printf("Saved the cache %s: %s, %s of %s, in %.2f s", c.key, count(sum.Files, "file", "files"), size(packed), size(sum.Bytes), took.Seconds())
+	return nil
+}
+
+// sameCache reports whether the job has left what is in the cache already.
+func (e *Executor) sameCache(store archive.Store, project, key string, root *os.Root, names []string) bool {
+	f, packed, err := store.Open(project, key)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	same, err := archive.Same(f, packed, root, names)
+	return err == nil && same // one that cannot be read is replaced
+}
