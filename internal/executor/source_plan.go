@@ -39,7 +39,7 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		Git:  spec.GitInfo, Token: spec.Token, RemoteURL: remote,
 		Strategy: strategy, Checkout: boolOr(vars, "GIT_CHECKOUT", true),
 		CleanFlags: source.Words(vars.Get("GIT_CLEAN_FLAGS")), FetchFlags: source.Words(vars.Get("GIT_FETCH_EXTRA_FLAGS")),
-		Objects: objectsDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
+		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Objects: objectsDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
 	if p.layout.hostRoot != "" {
 		r.Root, r.Rel = p.layout.hostRoot, path.Join(p.layout.below, spec.JobInfo.ProjectFullPath)

@@ -94,6 +94,9 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := w.warnOfLFS(idx, out); err != nil {
+		return err
+	}
 	return w.writeJobGit(w.req.Git.SHA, src, idx.raw)
 }
 

@@ -39,6 +39,7 @@ type Request struct {
 	Checkout   bool        // GIT_CHECKOUT; false = fetch, but touch nothing in the work tree
 	CleanFlags []string    // Words of GIT_CLEAN_FLAGS
 	FetchFlags []string    // Words of GIT_FETCH_EXTRA_FLAGS
+	SkipLFS    bool        // GIT_LFS_SKIP_SMUDGE: the job wants the pointers of Git LFS
 	Umask      fs.FileMode // of all that the job gets. GitLab: 0000, 0022 with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR
 
 	Objects       string   // path of Workspace.ObjectsDir inside the container
