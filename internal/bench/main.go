@@ -21,10 +21,18 @@ func main() {
 	slipway := flag.String("slipway", "bin/slipway", "the command to measure")
 	socket := flag.String("socket", "guarded", "the socket of jobs: guarded or raw")
 	runs := flag.Int("runs", 21, "runs of each row that is measured in turn")
+	only := flag.Bool("archives", false, "measure only how archives are packed and unpacked")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, *slipway, *socket, *runs, os.Stdout); err != nil {
+	measure := func() error { return run(ctx, *slipway, *socket, *runs, os.Stdout) }
+	if *only {
+		measure = func() error {
+			var t table
+			return errors.Join(archives(ctx, max(*runs/7, 3), &t), t.write(os.Stdout))
+		}
+	}
+	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
 		os.Exit(1)
 	}
@@ -78,6 +86,9 @@ func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (
 	}
 	if err := r.guard(ctx, slipway, runs, &t); err != nil {
 		return fmt.Errorf("guard: %w", err)
+	}
+	if err := archives(ctx, max(runs/7, 3), &t); err != nil {
+		return fmt.Errorf("archives: %w", err)
 	}
 	jobs := time.Duration(runs + 1)
 	t.row("runner RSS", fmt.Sprintf("%.0f MiB", float64(after.rss)/(1<<20)), "", "", "≤ 60 MiB")

@@ -204,3 +204,19 @@ func TestArtifactFailures(t *testing.T) {
 	log := r.must(job.Success, withVariables(needs(spec("cat x"), earlier), "ARTIFACT_DOWNLOAD_ATTEMPTS", "2", "FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", "false"))
 	wants(t, log, "; trying again", "\nx\n")
 }
+
+// TestOrdinaryUserPacks: a runner that is not root packs what the job's root user keeps to itself, and unpacks for it.
+func TestOrdinaryUserPacks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ordinaryUser(t))
+	s := withArtifacts(spec("mkdir -m 700 d; echo mine >d/f; chmod 600 d/f"), job.Artifact{Paths: []string{"d"}})
+	s.Cache = []job.Cache{{Key: "k", Paths: []string{"d"}}}
+	j := r.Enqueue(s, "dockerd")
+	if o, log := r.end(j); o.State != job.Success || unzipped(t, j.Artifacts()[0].Content)["d/f"] != "mine\n" {
+		t.Fatal(log)
+	}
+	next := needs(ofProject(spec("cat d/f; echo more >>d/f"), 8, "group/other"), j)
+	wants(t, r.must(job.Success, next), "\nmine\n")
+	again := withCache(spec("cat d/f; echo more >>d/f; cat d/f"), s.Cache...)
+	wants(t, r.must(job.Success, again), "Restored the cache k", "\nmine\nmore\n")
+}
