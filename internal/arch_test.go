@@ -31,6 +31,7 @@ var homes = map[string][]string{
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
 	"github.com/opencontainers/image-spec":   {"docker"},
+	"github.com/prometheus/client_golang":    {"web"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"github.com/spf13/pflag":                 {"cli"},
 	"github.com/tonistiigi/fsutil":           {"guard"},

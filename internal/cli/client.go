@@ -56,6 +56,7 @@ type connector struct {
 	cfg      *config.Config
 	build    Build
 	log      *slog.Logger
+	observer *observer // nil = nobody counts the calls
 }
 
 // newConnector reads this machine's system ID, or makes one, in the state folder. path is that of the config; cfg may
@@ -89,6 +90,9 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	}
 	if c.cfg != nil {
 		o.ConnectionMaxAge = c.cfg.ConnectionMaxAge
+	}
+	if c.observer != nil {
+		o.Observe = c.observer.calls(r)
 	}
 	return gitlab.New(o)
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -20,8 +21,10 @@ type runFlags struct {
 	workingDirectory string
 
 	// Those of GitLab's runner that mean nothing here (yet). They are taken so that its units and scripts work.
-	service, user, listenAddress string
-	syslog                       bool
+	service, user string
+	syslog        bool
+
+	listenAddress string
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -40,10 +43,10 @@ config.toml again, which a change of the file does as well.`,
 	fs.StringVarP(&f.workingDirectory, "working-directory", "d", "", "change to this folder first")
 	fs.StringVarP(&f.service, "service", "n", "", "")
 	fs.StringVarP(&f.user, "user", "u", "", "")
-	fs.StringVar(&f.listenAddress, "listen-address", "", "")
+	fs.StringVar(&f.listenAddress, "listen-address", "", "where metrics and health are served, in place of the config's listen_address")
 	fs.BoolVar(&f.syslog, "syslog", false, "")
 	bindEnv(fs, "listen-address", "LISTEN_ADDRESS")
-	for _, name := range []string{"service", "user", "listen-address", "syslog"} {
+	for _, name := range []string{"service", "user", "syslog"} {
 		fs.Lookup(name).Hidden = true
 	}
 	return cmd
@@ -53,9 +56,6 @@ config.toml again, which a change of the file does as well.`,
 func (f runFlags) warnIgnored(log *slog.Logger) {
 	if f.user != "" {
 		log.Warn("--user is ignored: it is for the shell executor, which slipway does not have yet", "user", f.user)
-	}
-	if f.listenAddress != "" {
-		log.Warn("--listen-address is ignored: slipway has no metrics yet", "address", f.listenAddress)
 	}
 	if f.syslog {
 		log.Warn("--syslog is ignored: slipway logs to standard error, which systemd puts into the journal")
@@ -70,6 +70,7 @@ type runOptions struct {
 	Log      *slog.Logger
 	// Ephemeral: networks and volumes on the Engine end with this run.
 	Ephemeral bool
+	Observer  *observer // nil = one that nobody asks
 	// Attach is called once, with the manager, before the manager runs: from then on signals and edits of the config
 	// reach it.
 	Attach func(manager)
@@ -98,8 +99,16 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 	if err := a.refuseBesides(ctx, path, foreign); err != nil {
 		return err
 	}
+	observer := newObserver(a.build)
+	observer.Loaded()
+	log = slog.New(counting{log.Handler(), observer.Error})
 	logWarnings(log, warnings)
 	f.warnIgnored(log)
+	stopServing, err := serveMonitor(observer, cmp.Or(f.listenAddress, cfg.ListenAddress), log)
+	if err != nil {
+		return err
+	}
+	defer stopServing()
 	if !slices.ContainsFunc(cfg.Runners, func(r *config.Runner) bool { return r.Unsupported == "" }) {
 		log.Warn("the config has no runner to serve; slipway register adds one", "config", path)
 	}
@@ -111,7 +120,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 	signals, stop := notify(syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	var c control
-	reload := func() { a.reload(&c, path, log, level) }
+	reload := func() { a.reload(&c, path, log, level, observer) }
 	go signalActions{
 		drain: func() {
 			log.Info("told to quit: taking no more jobs, waiting for those that run")
@@ -132,7 +141,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		return err
 	}
 	err = runManager(ctx, runOptions{
-		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Attach: c.attach,
+		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, Attach: c.attach,
 	})
 	if err != nil && !shutdownOf(err) {
 		return err
@@ -142,7 +151,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 }
 
 // reload reads the config again. A broken one changes nothing.
-func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.LevelVar) {
+func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.LevelVar, observer *observer) {
 	cfg, warnings, err := config.Load(path)
 	if err == nil {
 		err = a.setLevel(level, cfg.LogLevel)
@@ -153,6 +162,7 @@ func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.Leve
 		}
 		return
 	}
+	observer.Loaded()
 	logWarnings(log, warnings)
 	log.Info("read the config again", "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
 	c.reload(cfg)

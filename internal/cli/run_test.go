@@ -52,10 +52,10 @@ func TestRunStop(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
-			p := startRun(t, "--user", "gitlab-runner", "--service", "gitlab-runner", "--syslog", "--listen-address", ":9252")
+			p := startRun(t, "--user", "gitlab-runner", "--service", "gitlab-runner", "--syslog", "--listen-address", "127.0.0.1:0")
 			p.expect("--user is ignored")
-			p.expect("--listen-address is ignored")
 			p.expect("--syslog is ignored")
+			p.expect("serving metrics and health")
 			p.expect("starting")
 			p.signal(sig)
 			p.expect("told to stop")

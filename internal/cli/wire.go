@@ -30,6 +30,7 @@ type service struct {
 	engines   *engines
 	ephemeral bool // what it makes on the Engine ends with it
 	log       *slog.Logger
+	observer  *observer
 	clients   sync.Map // of GitLab, by credentials: a job is reported over the connection that brought it
 }
 
@@ -53,6 +54,10 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err != nil {
 		return err
 	}
+	if o.Observer == nil {
+		o.Observer = newObserver(o.Build)
+	}
+	conn.observer = o.Observer
 	guards, err := guardDir(folder.Guards(), folder.Instance)
 	if err != nil {
 		return err
@@ -62,7 +67,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	}
 	executor.SweepCgroups(folder.Instance)
 	s := &service{
-		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log,
+		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log, observer: o.Observer,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -77,6 +82,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	}
 	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
+	o.Observer.attach(m, conn.systemID)
 	if o.Attach != nil {
 		o.Attach(m)
 	}
@@ -163,17 +169,20 @@ func (s *service) settings(r *config.Runner, engine *docker.Engine, machine dock
 func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	log := s.log.With("job", spec.ID)
 	r := slot.Runner
+	watch := s.observer.Start(s.observer.label(r), spec)
+	defer watch.Done()
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
 	// The Engine answered a moment ago; where it does not now, the job cannot run here.
 	engine, machine, images, err := s.engines.of(r.Docker).reached(context.WithoutCancel(ctx))
 	if err != nil {
 		log.Error("the job cannot run", "error", err)
+		watch.Ended(job.ResultOf(err, nil))
 		refuse(ctx, remote, err, log)
 		return
 	}
 	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: s.settings(r, engine, machine, images)}
-	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave}, spec); err != nil {
+	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
 }

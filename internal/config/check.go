@@ -29,6 +29,11 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 	levels := []string{"", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
 	c.oneOf("log_level", cfg.LogLevel, levels)
 	c.oneOf("log_format", cfg.LogFormat, []string{"", "runner", "text", "json"})
+	address, err := ListenAddress(cfg.ListenAddress)
+	if err != nil {
+		c.fail("listen_address", `write listen_address = "127.0.0.1:9252"`, "%v", err)
+	}
+	cfg.ListenAddress = address
 	if d := cfg.Slipway.StateDir; d != "" && !filepath.IsAbs(d) {
 		c.fail("slipway.state_dir", `write a path that begins with /`, "%q is not an absolute path", d)
 	}

@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:153: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:154: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -98,9 +98,9 @@ func TestFull(t *testing.T) {
 	three, no := 3, false
 	want := &Config{
 		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, LogLevel: "warning", LogFormat: "json",
-		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, Slipway: Slipway{StateDir: "/srv/slipway"},
+		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", Slipway: Slipway{StateDir: "/srv/slipway"},
 		Runners: []*Runner{{
-			Pos: Position{"f", 12}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
+			Pos: Position{"f", 13}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
 			UnhealthyRequestsLimit: 5, UnhealthyInterval: 10 * time.Minute, JobStatusFinalUpdateRetryLimit: 20,
 			URL: "https://gitlab.example.com/ci", ID: 7, Token: "glrt-secret",
 			TokenObtainedAt: obtained, TokenExpiresAt: obtained.AddDate(1, 0, 0),
@@ -151,7 +151,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 153}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 154}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

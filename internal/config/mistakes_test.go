@@ -309,10 +309,14 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "later", src: "listen_address = \":9252\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
+		name: "listen address", src: "listen_address = \"http://localhost:9252\"\n",
+		errs: []string{`f:1: listen_address: "http://localhost:9252" is no address to listen on (write listen_address = "127.0.0.1:9252")`},
+	},
+	{
+		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
 			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[runners.docker]\nservice_gpus = \"all\"\n",
 		warnings: []string{
-			"f:1: listen_address: not implemented yet, has no effect: metrics and health endpoints",
+			"f:1: user: not implemented yet, has no effect: the shell executor",
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not implemented yet, has no effect: hooks around get_sources",

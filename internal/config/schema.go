@@ -17,6 +17,7 @@ type rawFile struct {
 	LogFormat        string           `toml:"log_format"`
 	ShutdownTimeout  int              `toml:"shutdown_timeout"` // s
 	ConnectionMaxAge time.Duration    `toml:"connection_max_age"`
+	ListenAddress    string           `toml:"listen_address"`
 	Slipway          Slipway          `toml:"slipway"`
 	Runners          []toml.Primitive `toml:"runners"`
 }

@@ -42,7 +42,23 @@ type Slot struct {
 	ProjectID int // the same among those of the job's project (CI_CONCURRENT_PROJECT_ID)
 	// Leave is called when nothing of the job is left in the slot and only its end is to be reported. May be nil.
 	Leave func()
+	// Watch is told how the job gets on; may be nil.
+	Watch Watcher
 }
+
+// Watcher is told how a job gets on, from several goroutines.
+type Watcher interface {
+	Stage(name string)                // the job enters a stage
+	Denied(rule string, audited bool) // the guard of its socket refused a call; audited: would have
+	Ended(job.Result)                 // what follows is the report
+}
+
+// unwatched is for jobs that nobody watches.
+type unwatched struct{}
+
+func (unwatched) Stage(string)        {}
+func (unwatched) Denied(string, bool) {}
+func (unwatched) Ended(job.Result)    {}
 
 // closeTimeout bounds the delivery of the last bytes and the final state.
 const closeTimeout = time.Hour
@@ -52,6 +68,9 @@ const closeTimeout = time.Hour
 func (e *Executor) Run(ctx context.Context, server Server, slot Slot, spec *job.Spec) error {
 	log := e.Log.With("job", spec.ID, "project", spec.JobInfo.ProjectID)
 	began := time.Now()
+	if slot.Watch == nil {
+		slot.Watch = unwatched{}
+	}
 	p := e.plan(slot, spec, randomHex(8))
 	tr, wanted, err := trace.Open(ctx, server, e.traceOptions(p, log))
 	if err != nil {
@@ -70,6 +89,7 @@ func (e *Executor) Run(ctx context.Context, server Server, slot Slot, spec *job.
 		slot.Leave()
 	}
 	result := job.ResultOf(err, context.Cause(ctx))
+	slot.Watch.Ended(result)
 	attrs := []any{"state", result.State, "seconds", time.Since(began).Seconds()}
 	if result.Err != nil {
 		attrs = append(attrs, "reason", result.Reason, "error", result.Err)

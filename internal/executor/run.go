@@ -100,6 +100,7 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 // at once. The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
 // that Git is working in. The session is nil if no container was made.
 func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, *services, error) {
+	p.slot.Watch.Stage(stagePrepare)
 	end := tr.Section(stagePrepare, `Preparing the "docker" executor`)
 	tr.Printf("Using Docker executor with image %s ...", p.image.name)
 	ctx, cancel := context.WithCancel(ctx)
@@ -133,6 +134,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	if err != nil {
 		return s, sv, err
 	}
+	p.slot.Watch.Stage(stageSources)
 	end = tr.Section(stageSources, "Getting source from Git repository")
 	out.release()
 	err, wait = wait(), nil
@@ -223,6 +225,7 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 }
 
 func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, st stage, status string) error {
+	p.slot.Watch.Stage(st.name)
 	defer tr.Flush()
 	defer tr.Section(st.name, st.headline)()
 	if st.timeout > 0 {
@@ -258,6 +261,7 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	if s == nil && sv == nil {
 		return
 	}
+	p.slot.Watch.Stage("cleanup_file_variables")
 	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/job"
@@ -161,6 +162,9 @@ func (c *Client) transfer(req *http.Request, requestID string) (*http.Response, 
 			err = bare.Err // without the URL: that of a storage has a signature that opens it
 		}
 		return nil, err
+	}
+	if endpoint := map[string]string{http.MethodPost: "upload_artifacts", http.MethodGet: "download_artifacts"}[req.Method]; strings.HasPrefix(req.URL.Path, c.base.Path) {
+		c.observe(endpoint, strings.ToLower(req.Method), resp.StatusCode, time.Since(start)) // else the call of a storage
 	}
 	c.log.DebugContext(req.Context(), "called the server", "method", req.Method, "path", req.URL.Path, "status", resp.StatusCode,
 		"took", time.Since(start), "request_id", requestID)

@@ -89,9 +89,31 @@ func (c *Client) once(ctx context.Context, r call, requestID string) (*reply, er
 	if id := resp.Header.Get("X-Request-Id"); id != "" {
 		requestID = id // the server's own: under it the call is found in the server's logs
 	}
+	c.observe(endpointOf(r.method, r.path), strings.ToLower(r.method), resp.StatusCode, time.Since(start))
 	c.log.DebugContext(ctx, "called the server", "method", r.method, "path", r.path, "status", resp.StatusCode,
 		"took", time.Since(start), "request_id", requestID)
 	return &reply{status: resp.StatusCode, header: resp.Header, body: body, err: err, secret: r.secret}, nil
+}
+
+// endpointOf names a call as the metrics do.
+//
+// GitLab: the words of its runner's metrics, and of the same kind where it counts nothing.
+func endpointOf(method, path string) string {
+	switch {
+	case path == "jobs/request":
+		return "request_job"
+	case strings.HasSuffix(path, "/trace"):
+		return "patch_trace"
+	case strings.HasPrefix(path, "jobs/"):
+		return "update_job"
+	case path == "runners/verify":
+		return "verify_runner"
+	case path == "runners/reset_authentication_token":
+		return "reset_token"
+	case method == http.MethodDelete:
+		return "unregister_runner"
+	}
+	return "register_runner"
 }
 
 func newRequestID() string { return strings.ReplaceAll(uuid.NewString(), "-", "") }

@@ -39,6 +39,9 @@ type Options struct {
 	UploadTimeout         time.Duration // of one try to upload artifacts; 0 = DefaultUploadTimeout
 	ResponseHeaderTimeout time.Duration // from a whole request to the answer's beginning; 0 = ten minutes
 
+	// Observe is told of each call that was answered, retries too; nil = nobody. endpoint is GitLab's word for what was called.
+	Observe func(endpoint, method string, status int, took time.Duration)
+
 	// Transport replaces the client's own (and TLS, CertsDir and ConnectionMaxAge with it).
 	Transport http.RoundTripper
 }
@@ -55,6 +58,7 @@ type Client struct {
 	log      *slog.Logger
 
 	uploadTimeout time.Duration
+	observe       func(endpoint, method string, status int, took time.Duration)
 
 	mu         sync.Mutex
 	lastUpdate string // the newest X-GitLab-Last-Update
@@ -68,6 +72,9 @@ func New(o Options) (*Client, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Observe == nil {
+		o.Observe = func(string, string, int, time.Duration) {}
 	}
 	rt := o.Transport
 	if rt == nil {
@@ -86,6 +93,7 @@ func New(o Options) (*Client, error) {
 			Transport: rt, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		uploadTimeout: cmp.Or(o.UploadTimeout, DefaultUploadTimeout),
+		observe:       o.Observe,
 		log:           o.Log,
 	}, nil
 }

@@ -303,7 +303,7 @@ func (a *buildAnswer) fail(err error) error {
 	message = a.names.Replace(message)
 	var d *Denial
 	if errors.As(err, &d) {
-		a.c.log.Warn("denied", "call", a.c.row, "rule", d.Rule, "what", d.What)
+		a.c.denied(d)
 		a.c.report(message)
 	}
 	return a.end(&buildMessage{Error: message, ErrorDetail: &buildError{Message: message}})

@@ -203,6 +203,7 @@ func (c *call) refuse(d *Denial) error {
 		return d
 	}
 	c.log.Warn("would be denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	c.count(d.Rule, true)
 	c.report("audit: would be " + d.Error())
 	return nil
 }
@@ -221,13 +222,19 @@ func (c *call) unknown(path string) error {
 	return c.passThrough(path)
 }
 
+// denied tells the operator of a refusal.
+func (c *call) denied(d *Denial) {
+	c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+	c.count(d.Rule, false)
+}
+
 // fail tells the client and, if the guard refused, the operator and the job's author.
 func (c *call) fail(err error) {
 	status, message := statusOf(err)
 	var d *Denial
 	switch {
 	case errors.As(err, &d):
-		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.denied(d)
 		c.report(d.Error())
 	case status == http.StatusBadGateway && c.ctx.Err() == nil:
 		c.log.Warn("failed", "call", c.row, "error", err)

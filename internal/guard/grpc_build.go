@@ -219,7 +219,7 @@ func (c *call) told(err error) error {
 	}
 	var d *Denial
 	if errors.As(err, &d) {
-		c.log.Warn("denied", "call", c.row, "rule", d.Rule, "what", d.What)
+		c.denied(d)
 		c.report(d.Error())
 		return status.Error(codes.PermissionDenied, d.Error())
 	}

@@ -42,6 +42,8 @@ type Options struct {
 	Images *ledger.Ledger
 	// Log gets the audit: one line per decision.
 	Log *slog.Logger
+	// Denied counts what was refused, by its rule; audited: what would have been. Called from several goroutines; may be nil.
+	Denied func(rule string, audited bool)
 	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
 	Report func(line string)
 }
@@ -58,6 +60,7 @@ type Guard struct {
 	images     *ledger.Ledger
 	log        *slog.Logger
 	report     func(string)
+	count      func(rule string, audited bool)
 	engine     *upstream
 	lease      *ledger.Lease // of the job, for the names that it borrows
 	objects    *objects
@@ -90,10 +93,13 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, served: make(chan struct{}), large: make(chan struct{}, maxLarge),
+		report: o.Report, count: o.Denied, served: make(chan struct{}), large: make(chan struct{}, maxLarge),
 	}
 	if g.report == nil {
 		g.report = func(string) {}
+	}
+	if g.count == nil {
+		g.count = func(string, bool) {}
 	}
 	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error

@@ -1,6 +1,10 @@
 package runner
 
-import "time"
+import (
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/config"
+)
 
 // Status is what a manager is doing at one moment.
 type Status struct {
@@ -13,9 +17,9 @@ type Status struct {
 
 // RunnerStatus is the part of one runner.
 type RunnerStatus struct {
-	Name        string
-	Jobs        int // running or waiting for a slot
-	Requests    int // in flight
+	Config      *config.Runner // its section
+	Jobs        int            // running or waiting for a slot
+	Requests    int            // in flight
 	Removed     bool
 	FailsSince  time.Time // since when asking for jobs fails; zero = it does not
 	PausedUntil time.Time // for refused requests; zero = not paused
@@ -31,7 +35,7 @@ func (m *Manager) Status() Status {
 	}
 	for _, p := range m.pollers {
 		r := RunnerStatus{
-			Name: p.runner.Name, Jobs: len(p.places), Requests: len(p.requests), Removed: p.removed,
+			Config: p.runner, Jobs: len(p.places), Requests: len(p.requests), Removed: p.removed,
 			FailsSince: p.health.since,
 		}
 		if p.health.paused {

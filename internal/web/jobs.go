@@ -1,0 +1,169 @@
+package web
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// Runner names one [[runners]] in labels.
+type Runner struct {
+	ShortToken string // the part of the token that may be seen
+	Name       string
+	SystemID   string
+}
+
+// Job is one job as it is shown.
+type Job struct {
+	ID      int64
+	Project string // full path
+	Name    string
+	URL     string // in GitLab's pages
+	Runner  Runner
+	// GitLab's words.
+	State         string // pending, running, finished
+	Stage         string // prepare_executor, get_sources, step_script, …
+	ExecutorStage string // what the executor does meanwhile: docker_run, cleanup, …
+	Duration      time.Duration
+}
+
+// Running is one job while it runs. Its methods may be called from any goroutine, and on nil.
+type Running struct {
+	monitor *Monitor
+	began   time.Time
+	runner  Runner
+	spec    *job.Spec
+
+	mu    sync.Mutex
+	stage string
+	ended bool
+}
+
+// The states of a job.
+//
+// GitLab: its words.
+const (
+	statePending  = "pending"
+	stateRunning  = "running"
+	stateFinished = "finished"
+)
+
+// Start counts a job in. End must follow.
+func (m *Monitor) Start(r Runner, spec *job.Spec) *Running {
+	j := &Running{monitor: m, began: time.Now(), runner: r, spec: spec}
+	m.mu.Lock()
+	m.running = append(m.running, j)
+	m.mu.Unlock()
+	labels := []string{r.ShortToken, r.Name, r.SystemID}
+	m.jobs.WithLabelValues(labels...).Inc()
+	if s := spec.JobInfo.TimeInQueue; s > 0 {
+		m.queued.WithLabelValues(labels...).Observe(s)
+	}
+	return j
+}
+
+// Stage notes the stage that the job enters.
+func (j *Running) Stage(name string) {
+	if j == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.stage = name
+}
+
+// Denied counts what the guard of the job's socket refused, by the name of its rule; audited: it would have been refused.
+func (j *Running) Denied(rule string, audited bool) {
+	if j == nil {
+		return
+	}
+	j.monitor.denials.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, rule, strconv.FormatBool(audited)).Inc()
+}
+
+// Ended notes how the job ended; what follows is its report.
+func (j *Running) Ended(r job.Result) {
+	if j == nil {
+		return
+	}
+	j.mu.Lock()
+	again := j.ended
+	j.ended = true
+	j.mu.Unlock()
+	if again || r.State != job.Failed {
+		return
+	}
+	// GitLab: mode tells scripts from CI steps.
+	j.monitor.failed.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, string(r.Reason), "traditional").Inc()
+}
+
+// Done counts the job out.
+func (j *Running) Done() {
+	if j == nil {
+		return
+	}
+	m := j.monitor
+	m.mu.Lock()
+	m.running = slices.DeleteFunc(m.running, func(o *Running) bool { return o == j })
+	m.mu.Unlock()
+	m.durations.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID).Observe(time.Since(j.began).Seconds())
+}
+
+// Jobs are those that run, in the order in which they began.
+func (m *Monitor) Jobs() []Job {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make([]Job, 0, len(m.running))
+	for _, j := range m.running {
+		out = append(out, j.job())
+	}
+	return out
+}
+
+func (j *Running) job() Job {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	state := stateRunning
+	switch {
+	case j.ended:
+		state = stateFinished
+	case j.stage == "":
+		state = statePending
+	}
+	return Job{
+		ID: j.spec.ID, Project: j.spec.JobInfo.ProjectFullPath, Name: j.spec.JobInfo.Name, URL: jobURL(j.spec), Runner: j.runner,
+		State: state, Stage: j.stage, ExecutorStage: executorStage(j.stage, j.ended), Duration: time.Since(j.began),
+	}
+}
+
+// executorStage puts our stages into the words of GitLab's docker executor.
+func executorStage(stage string, ended bool) string {
+	switch {
+	case ended:
+		return "finish"
+	case stage == "":
+		return "created"
+	case stage == "prepare_executor", stage == "prepare_script":
+		return "prepare"
+	case strings.HasPrefix(stage, "cleanup"):
+		return "cleanup"
+	}
+	return "docker_run"
+}
+
+// jobURL is the job's page.
+//
+// GitLab: made of the repository's URL, without credentials and the .git at its end.
+func jobURL(spec *job.Spec) string {
+	repo := spec.GitInfo.RepoURL
+	if scheme, rest, ok := strings.Cut(repo, "://"); ok {
+		if at := strings.IndexByte(rest, '@'); at >= 0 && (strings.IndexByte(rest, '/') < 0 || at < strings.IndexByte(rest, '/')) {
+			rest = rest[at+1:]
+		}
+		repo = scheme + "://" + rest
+	}
+	return strings.TrimSuffix(repo, ".git") + "/-/jobs/" + strconv.FormatInt(spec.ID, 10)
+}
