@@ -83,8 +83,10 @@ func runManager(ctx context.Context, o runOptions) error {
 	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
 	o.Observer.attach(m, conn.systemID)
+	r := newRotating(m, conn, o.Config)
+	background.Go(func() { r.rotation.Run(ctx) })
 	if o.Attach != nil {
-		o.Attach(m)
+		o.Attach(r)
 	}
 	return m.Run(ctx)
 }

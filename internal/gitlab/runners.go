@@ -103,6 +103,32 @@ func (c *Client) Register(ctx context.Context, o RegisterOptions) (Registration,
 	return reg, nil
 }
 
+type resetRequest struct {
+	Token string `json:"token"`
+}
+
+// ResetToken replaces the runner's token. The old one, with which this client speaks, is worth nothing afterwards; the ID
+// is not told. A token that is not accepted is job.ErrForbidden; after any other error nobody knows whether the token
+// still counts.
+func (c *Client) ResetToken(ctx context.Context) (Registration, error) {
+	const doing = "reset the runner's token"
+	got, err := c.runnerCall(ctx, http.MethodPost, "runners/reset_authentication_token", resetRequest{Token: c.token.Reveal()})
+	if err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if got.status != http.StatusCreated {
+		return Registration{}, fmt.Errorf("%s: %w", doing, got.statusError())
+	}
+	var reg Registration
+	if err := got.decode(&reg); err != nil {
+		return Registration{}, fmt.Errorf("%s: %w", doing, err)
+	}
+	if reg.Token == "" {
+		return Registration{}, fmt.Errorf("%s: the answer holds no token", doing)
+	}
+	return reg, nil
+}
+
 // Unregister removes this machine from a runner that was created in GitLab's pages (token glrt-…), or a runner that
 // was made by Register altogether. A token that is not accepted is job.ErrForbidden.
 func (c *Client) Unregister(ctx context.Context) error {

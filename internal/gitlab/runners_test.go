@@ -130,3 +130,31 @@ func TestUnregister(t *testing.T) {
 		})
 	}
 }
+
+func TestResetToken(t *testing.T) {
+	t.Parallel()
+	var got []string
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got = append([]string{r.Method, r.URL.Path, r.Header.Get("Runner-Token")}, plainBody(t, exchange{header: r.Header, body: b})...)
+		answer(201, asJSON, `{"token":"glrt-new","token_expires_at":"2027-01-02T03:04:05.000Z"}`)(w, r)
+	})
+	reg, err := c.ResetToken(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := time.Date(2027, 1, 2, 3, 4, 5, 0, time.UTC)
+	if diff := cmp.Diff(Registration{Token: "glrt-new", ExpiresAt: &expires}, reg); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	want := []string{"POST", "/api/v4/runners/reset_authentication_token", wireToken}
+	if diff := cmp.Diff(want, got[:3]); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if _, err := serve(t, answer(403, asJSON, `{"message":"403 Forbidden"}`)).ResetToken(t.Context()); !errors.Is(err, job.ErrForbidden) {
+		t.Errorf("got %v, want it forbidden", err)
+	}
+	if _, err := serve(t, answer(201, asJSON, `{}`)).ResetToken(t.Context()); err == nil {
+		t.Error("an answer without a token is taken")
+	}
+}

@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/runner"
+)
+
+func (a *app) resetTokenCommand() *cobra.Command {
+	var s selector
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "reset-token",
+		Short: "Replace the tokens of runners by new ones",
+		Long: `Reset-token asks GitLab for a new token and writes it to config.toml; the old one is worth nothing from then on. A running
+slipway takes the new one up by itself. Tokens that expire are replaced by a running slipway in time, without this command.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case all && s.name != "":
+				return usagef("", "--all-runners and --name exclude each other")
+			case !all && s.name == "" && s.token == "":
+				return usagef("slipway list shows the runners", "say which: --name, --token or --all-runners")
+			}
+			if all {
+				s = selector{} // GitLab: the variables for URL and token, which may be set for register, do not count
+			}
+			ctx, stop := untilInterrupt(cmd.Context())
+			defer stop()
+			return a.resetToken(ctx, s, all)
+		},
+	}
+	s.flags(cmd.Flags(), "give a new token to")
+	cmd.Flags().BoolVar(&all, "all-runners", false, "replace the token of every runner of config.toml")
+	a.completeNames(cmd)
+	return cmd
+}
+
+func (a *app) resetToken(ctx context.Context, s selector, all bool) error {
+	cfg, _, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	runners, err := s.pick(cfg)
+	if err != nil {
+		return err
+	}
+	if len(runners) > 1 && !all {
+		return withHint(fmt.Errorf("%d runners in %s have %s", len(runners), cfg.Path, s), "add --token, or --url")
+	}
+	log, _, err := a.logger("warn", cfg.LogFormat)
+	if err != nil {
+		return err
+	}
+	conn, err := a.connector(cfg.Path, cfg, log)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	done := map[credentials]bool{} // several [[runners]] may share a token
+	for _, r := range runners {
+		if id := (credentials{r.URL, r.Token.Reveal()}); done[id] {
+			continue
+		} else {
+			done[id] = true
+		}
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		failed = append(failed, a.resetOne(ctx, conn, cfg.Path, r))
+	}
+	return errors.Join(failed...)
+}
+
+func (a *app) resetOne(ctx context.Context, conn connector, path string, r *config.Runner) error {
+	if err := config.CanSetCredentials(path, r); err != nil {
+		return fmt.Errorf("%s: no new token was asked for, because it could not be kept: %w", describe(r), err)
+	}
+	to, err := conn.resetToken(ctx, r)
+	switch {
+	case errors.Is(err, job.ErrForbidden):
+		return withHint(fmt.Errorf("%s: %w", describe(r), err), "make a new token on the runner's page in GitLab and put it into %s", path)
+	case err != nil:
+		return withHint(fmt.Errorf("%s: %w", describe(r), err), "try again; if slipway verify then says that the runner is removed, the server's answer was lost: make a new token on the runner's page")
+	}
+	if err := config.SetCredentials(path, r, to); err != nil {
+		// The only place where a token is printed: otherwise it would be lost.
+		return withHint(fmt.Errorf("%s has a new token, but it cannot be written to %s: %w", describe(r), path, err), "write it there yourself: token = %q", to.Token.Reveal())
+	}
+	renewed := *r
+	renewed.Token = to.Token
+	fmt.Fprintf(a.stdout, "%s has a new token: %s", describe(r), shortToken(&renewed))
+	if !to.ExpiresAt.IsZero() {
+		fmt.Fprintf(a.stdout, ", which expires at %s", to.ExpiresAt.Format(time.RFC3339))
+	}
+	fmt.Fprintf(a.stdout, "\nwritten to %s\n", path)
+	return nil
+}
+
+// resetToken asks the server for a new token.
+func (c connector) resetToken(ctx context.Context, r *config.Runner) (config.Credentials, error) {
+	client, err := c.client(r)
+	if err != nil {
+		return config.Credentials{}, err
+	}
+	defer client.Close()
+	reg, err := client.ResetToken(ctx)
+	if err != nil {
+		return config.Credentials{}, err
+	}
+	to := config.Credentials{ID: r.ID, Token: config.Secret(reg.Token), ObtainedAt: time.Now()}
+	if reg.ExpiresAt != nil {
+		to.ExpiresAt = *reg.ExpiresAt
+	}
+	return to, nil
+}
+
+// rotating is a manager whose runners get new tokens before the old ones expire.
+type rotating struct {
+	*runner.Manager
+	rotation *runner.Rotation
+}
+
+// Reload takes over a configuration from the file.
+func (r rotating) Reload(cfg *config.Config) { r.Manager.Reload(r.rotation.Loaded(cfg)) }
+
+func newRotating(m *runner.Manager, conn connector, cfg *config.Config) rotating {
+	r := rotating{m, runner.NewRotation(&runner.Rotation{
+		Can:   func(r *config.Runner) error { return config.CanSetCredentials(cfg.Path, r) },
+		Reset: conn.resetToken,
+		Save:  func(r *config.Runner, to config.Credentials) error { return config.SetCredentials(cfg.Path, r, to) },
+		Apply: m.Reload, Log: conn.log,
+	})}
+	r.rotation.Loaded(cfg)
+	return r
+}
