@@ -115,9 +115,9 @@ func (c connector) resetToken(ctx context.Context, r *config.Runner) (config.Cre
 	if err != nil {
 		return config.Credentials{}, err
 	}
-	to := config.Credentials{ID: r.ID, Token: config.Secret(reg.Token), ObtainedAt: time.Now()}
+	to := config.Credentials{ID: r.ID, Token: config.Secret(reg.Token), ObtainedAt: time.Now().UTC().Truncate(time.Second)} // as the file will have it
 	if reg.ExpiresAt != nil {
-		to.ExpiresAt = *reg.ExpiresAt
+		to.ExpiresAt = reg.ExpiresAt.UTC().Truncate(time.Second)
 	}
 	return to, nil
 }
