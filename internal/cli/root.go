@@ -75,7 +75,7 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	complete(root, "log-level", "debug", "info", "warn", "error")
 	complete(root, "log-format", "runner", "text", "json")
 
-	root.AddCommand(a.registerCommand(), a.runCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
+	root.AddCommand(a.registerCommand(), a.runCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
 		a.guardCommand(), a.demoCommand(), a.versionCommand())
 	return root
 }

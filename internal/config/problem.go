@@ -43,6 +43,8 @@ type Warning struct {
 	Key, Msg, Hint string
 	// Note: nothing is lost by it; for the reader's information.
 	Note bool
+	// Unknown: no runner knows the key.
+	Unknown bool
 }
 
 // String names file, line, key, matter and cure.

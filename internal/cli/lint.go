@@ -1,0 +1,60 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-ci/slipway/internal/config"
+)
+
+func (a *app) lintCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "lint",
+		Short: "Check config.toml",
+		Long: `Lint names each mistake in config.toml with its line and its cure, and asks nobody. It fails if slipway run would not
+start with the file, and for keys that nobody knows. Keys that have no effect in slipway are told, and are no failure.`,
+		Args: noArgs,
+		RunE: func(*cobra.Command, []string) error { return a.lint() },
+	}
+}
+
+func (a *app) lint() error {
+	path, _, err := a.findConfig()
+	if err != nil {
+		return err
+	}
+	cfg, warnings, err := config.Load(path)
+	unknown := 0
+	for _, w := range warnings {
+		// GitLab: its lint fails for unknown keys, too.
+		if w.Unknown {
+			unknown++
+			printError(a.stderr, &config.Error{Position: w.Position, Key: w.Key, Msg: w.Msg, Hint: w.Hint})
+		} else {
+			printWarnings(a.stderr, []config.Warning{w})
+		}
+	}
+	switch {
+	case err != nil:
+		return err
+	case unknown == 1:
+		return fmt.Errorf("%s has a key that nobody knows", path)
+	case unknown > 0:
+		return fmt.Errorf("%s has %d keys that nobody knows", path, unknown)
+	case len(cfg.Runners) == 0:
+		return withHint(fmt.Errorf("%s has no runner", path), "slipway register adds one")
+	}
+	served := 0
+	for _, r := range cfg.Runners {
+		if r.Unsupported == "" {
+			served++
+		}
+	}
+	if served == 0 {
+		return withHint(errors.New("slipway can serve no runner of "+path), "the warnings say why")
+	}
+	fmt.Fprintf(a.stdout, "%s is valid: %d of %d runners are served\n", path, served, len(cfg.Runners))
+	return nil
+}
