@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,17 +28,26 @@ type rotor struct {
 	tokens         int
 	log            bytes.Buffer
 	applied        *config.Config
+
+	mu    sync.Mutex // between the test and what Run calls
+	turns int
 }
 
 func startRotor(t *testing.T, life time.Duration, runners ...*config.Runner) *rotor {
 	t.Helper()
 	r := &rotor{start: time.Now(), life: life}
-	note := func(format string, args ...any) {
+	note := func(format string, args ...any) { // with the lock
 		r.events = append(r.events, fmt.Sprintf("%s: ", time.Since(r.start))+fmt.Sprintf(format, args...))
 	}
 	r.Rotation = NewRotation(&Rotation{
-		Can: func(*config.Runner) error { return r.can },
+		Can: func(*config.Runner) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return r.can
+		},
 		Reset: func(_ context.Context, run *config.Runner) (config.Credentials, error) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if r.get != nil {
 				note("reset fails")
 				return config.Credentials{}, r.get
@@ -48,6 +58,8 @@ func startRotor(t *testing.T, life time.Duration, runners ...*config.Runner) *ro
 			return to, nil
 		},
 		Save: func(run *config.Runner, to config.Credentials) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if r.save != nil {
 				note("save fails")
 				return r.save
@@ -56,6 +68,8 @@ func startRotor(t *testing.T, life time.Duration, runners ...*config.Runner) *ro
 			return nil
 		},
 		Apply: func(cfg *config.Config) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			r.applied = cfg
 			var tokens []string
 			for _, run := range cfg.Runners {
@@ -73,8 +87,11 @@ func startRotor(t *testing.T, life time.Duration, runners ...*config.Runner) *ro
 	return r
 }
 
-// after lets the clock run.
+// after lets the clock run. What the test has set counts from here on.
 func (r *rotor) after(d time.Duration) {
+	r.mu.Lock()
+	r.turns++
+	r.mu.Unlock()
 	time.Sleep(d)
 	synctest.Wait()
 }
