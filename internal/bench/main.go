@@ -29,7 +29,7 @@ func main() {
 	if *only {
 		measure = func() error {
 			var t table
-			return errors.Join(archives(ctx, max(*runs/7, 3), &t), t.write(os.Stdout))
+			return errors.Join(archives(ctx, max(*runs/7, 1), &t), t.write(os.Stdout))
 		}
 	}
 	if err := measure(); err != nil {
