@@ -78,6 +78,15 @@ func (a *app) connector(path string, cfg *config.Config, log *slog.Logger) (conn
 	return newConnector(path, dir, cfg, a.build, log)
 }
 
+// quietConnector makes a connector for a command that says itself what it does: its log has warnings only.
+func (a *app) quietConnector(cfg *config.Config) (connector, error) {
+	log, _, err := a.logger("warn", cfg.LogFormat)
+	if err != nil {
+		return connector{}, err
+	}
+	return a.connector(cfg.Path, cfg, log)
+}
+
 // client speaks for one runner.
 func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	o := gitlab.Options{

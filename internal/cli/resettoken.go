@@ -14,69 +14,21 @@ import (
 )
 
 func (a *app) resetTokenCommand() *cobra.Command {
-	var s selector
-	var all bool
-	cmd := &cobra.Command{
+	done := map[credentials]bool{} // several [[runners]] may share a token
+	return a.forEach(&cobra.Command{
 		Use:   "reset-token",
 		Short: "Replace the tokens of runners by new ones",
 		Long: `Reset-token asks GitLab for a new token and writes it to config.toml; the old one is worth nothing from then on. A running
 slipway takes the new one up by itself. Tokens that expire are replaced by a running slipway in time, without this command.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case all && s.name != "":
-				return usagef("", "--all-runners and --name exclude each other")
-			case !all && s.name == "" && s.token == "":
-				return usagef("slipway list shows the runners", "say which: --name, --token or --all-runners")
+	}, "give a new token to", "replace the token of every runner of config.toml",
+		func(ctx context.Context, conn connector, path string, r *config.Runner) error {
+			id := credentials{r.URL, r.Token.Reveal()}
+			if done[id] {
+				return nil
 			}
-			if all {
-				s = selector{} // GitLab: the variables for URL and token, which may be set for register, do not count
-			}
-			ctx, stop := untilInterrupt(cmd.Context())
-			defer stop()
-			return a.resetToken(ctx, s, all)
-		},
-	}
-	s.flags(cmd.Flags(), "give a new token to")
-	cmd.Flags().BoolVar(&all, "all-runners", false, "replace the token of every runner of config.toml")
-	a.completeNames(cmd)
-	return cmd
-}
-
-func (a *app) resetToken(ctx context.Context, s selector, all bool) error {
-	cfg, _, err := a.loadConfig()
-	if err != nil {
-		return err
-	}
-	runners, err := s.pick(cfg)
-	if err != nil {
-		return err
-	}
-	if len(runners) > 1 && !all {
-		return withHint(fmt.Errorf("%d runners in %s have %s", len(runners), cfg.Path, s), "add --token, or --url")
-	}
-	log, _, err := a.logger("warn", cfg.LogFormat)
-	if err != nil {
-		return err
-	}
-	conn, err := a.connector(cfg.Path, cfg, log)
-	if err != nil {
-		return err
-	}
-	var failed []error
-	done := map[credentials]bool{} // several [[runners]] may share a token
-	for _, r := range runners {
-		if id := (credentials{r.URL, r.Token.Reveal()}); done[id] {
-			continue
-		} else {
 			done[id] = true
-		}
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		failed = append(failed, a.resetOne(ctx, conn, cfg.Path, r))
-	}
-	return errors.Join(failed...)
+			return a.resetOne(ctx, conn, path, r)
+		})
 }
 
 func (a *app) resetOne(ctx context.Context, conn connector, path string, r *config.Runner) error {

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -22,6 +24,54 @@ func (s *selector) flags(fs *pflag.FlagSet, verb string) {
 	// GitLab: the same variables as for register.
 	bindEnv(fs, "url", "CI_SERVER_URL")
 	bindEnv(fs, "token", "CI_SERVER_TOKEN")
+}
+
+// forEach completes a command that does something to those runners of the config that its flags pick, or to all of them.
+// verb follows "name of the runner to", all describes --all-runners.
+func (a *app) forEach(cmd *cobra.Command, verb, all string, do func(ctx context.Context, conn connector, path string, r *config.Runner) error) *cobra.Command {
+	var s selector
+	var every bool
+	cmd.Args = noArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		switch {
+		case every && s.name != "":
+			return usagef("", "--all-runners and --name exclude each other")
+		case !every && s.name == "" && s.token == "":
+			return usagef("slipway list shows the runners", "say which: --name, --token or --all-runners")
+		}
+		if every {
+			s = selector{} // GitLab: the variables for URL and token, which may be set for register, do not count
+		}
+		ctx, stop := untilInterrupt(cmd.Context())
+		defer stop()
+		cfg, _, err := a.loadConfig()
+		if err != nil {
+			return err
+		}
+		runners, err := s.pick(cfg)
+		if err != nil {
+			return err
+		}
+		if len(runners) > 1 && !every {
+			return withHint(fmt.Errorf("%d runners in %s have %s", len(runners), cfg.Path, s), "add --token, or --url")
+		}
+		conn, err := a.quietConnector(cfg)
+		if err != nil {
+			return err
+		}
+		var failed []error
+		for _, r := range runners {
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			failed = append(failed, do(ctx, conn, cfg.Path, r))
+		}
+		return errors.Join(failed...)
+	}
+	s.flags(cmd.Flags(), verb)
+	cmd.Flags().BoolVar(&every, "all-runners", false, all)
+	a.completeNames(cmd)
+	return cmd
 }
 
 // completeNames offers the names of the config's runners to the shell.

@@ -13,63 +13,12 @@ import (
 )
 
 func (a *app) unregisterCommand() *cobra.Command {
-	var s selector
-	var all bool
-	cmd := &cobra.Command{
+	return a.forEach(&cobra.Command{
 		Use:   "unregister",
 		Short: "Take runners off GitLab and out of config.toml",
 		Long: `Unregister tells the server first and changes config.toml only when the server has agreed. Of a runner that was made on
 GitLab's pages (token glrt-…) only this machine is removed; the runner itself stays on its page.`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case all && s.name != "":
-				return usagef("", "--all-runners and --name exclude each other")
-			case !all && s.name == "" && s.token == "":
-				return usagef("slipway list shows the runners", "say which: --name, --token or --all-runners")
-			}
-			if all {
-				s = selector{} // GitLab: the variables for URL and token, which may be set for register, do not count
-			}
-			ctx, stop := untilInterrupt(cmd.Context())
-			defer stop()
-			return a.unregister(ctx, s, all)
-		},
-	}
-	s.flags(cmd.Flags(), "unregister")
-	cmd.Flags().BoolVar(&all, "all-runners", false, "unregister every runner of config.toml")
-	a.completeNames(cmd)
-	return cmd
-}
-
-func (a *app) unregister(ctx context.Context, s selector, all bool) error {
-	cfg, _, err := a.loadConfig()
-	if err != nil {
-		return err
-	}
-	runners, err := s.pick(cfg)
-	if err != nil {
-		return err
-	}
-	if len(runners) > 1 && !all {
-		return withHint(fmt.Errorf("%d runners in %s have %s", len(runners), cfg.Path, s), "add --token, or --url")
-	}
-	log, _, err := a.logger("warn", cfg.LogFormat)
-	if err != nil {
-		return err
-	}
-	conn, err := a.connector(cfg.Path, cfg, log)
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, r := range runners {
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		failed = append(failed, a.unregisterOne(ctx, conn, cfg.Path, r))
-	}
-	return errors.Join(failed...)
+	}, "unregister", "unregister every runner of config.toml", a.unregisterOne)
 }
 
 func (a *app) unregisterOne(ctx context.Context, conn connector, path string, r *config.Runner) error {

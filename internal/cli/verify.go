@@ -42,11 +42,7 @@ func (a *app) verify(ctx context.Context, s selector, remove bool) error {
 	if err != nil {
 		return err
 	}
-	log, _, err := a.logger("warn", cfg.LogFormat)
-	if err != nil {
-		return err
-	}
-	conn, err := a.connector(cfg.Path, cfg, log)
+	conn, err := a.quietConnector(cfg)
 	if err != nil {
 		return err
 	}

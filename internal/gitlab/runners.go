@@ -80,27 +80,12 @@ func (c *Client) Verify(ctx context.Context) (Registration, error) {
 //
 // GitLab: deprecated since 15.6 in favour of Verify with a token from the pages.
 func (c *Client) Register(ctx context.Context, o RegisterOptions) (Registration, error) {
-	const doing = "register a runner"
 	req := registerRequest{
 		Description: o.Description, MaintenanceNote: o.MaintenanceNote, TagList: strings.Join(o.Tags, ","),
 		RunUntagged: o.RunUntagged, Locked: o.Locked, AccessLevel: o.AccessLevel, MaximumTimeout: o.MaximumTimeout,
 		Paused: o.Paused, Info: c.info.withoutExecutor(), Token: c.token.Reveal(),
 	}
-	got, err := c.runnerCall(ctx, http.MethodPost, "runners", req)
-	if err != nil {
-		return Registration{}, fmt.Errorf("%s: %w", doing, err)
-	}
-	if got.status != http.StatusCreated {
-		return Registration{}, fmt.Errorf("%s: %w", doing, got.statusError())
-	}
-	var reg Registration
-	if err := got.decode(&reg); err != nil {
-		return Registration{}, fmt.Errorf("%s: %w", doing, err)
-	}
-	if reg.Token == "" {
-		return Registration{}, fmt.Errorf("%s: the answer holds no token", doing)
-	}
-	return reg, nil
+	return c.newToken(ctx, "register a runner", "runners", req)
 }
 
 type resetRequest struct {
@@ -111,8 +96,12 @@ type resetRequest struct {
 // is not told. A token that is not accepted is job.ErrForbidden; after any other error nobody knows whether the token
 // still counts.
 func (c *Client) ResetToken(ctx context.Context) (Registration, error) {
-	const doing = "reset the runner's token"
-	got, err := c.runnerCall(ctx, http.MethodPost, "runners/reset_authentication_token", resetRequest{Token: c.token.Reveal()})
+	return c.newToken(ctx, "reset the runner's token", "runners/reset_authentication_token", resetRequest{Token: c.token.Reveal()})
+}
+
+// newToken makes a call whose answer is a token that did not exist before. doing names it in errors.
+func (c *Client) newToken(ctx context.Context, doing, path string, req any) (Registration, error) {
+	got, err := c.runnerCall(ctx, http.MethodPost, path, req)
 	if err != nil {
 		return Registration{}, fmt.Errorf("%s: %w", doing, err)
 	}
