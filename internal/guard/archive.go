@@ -49,19 +49,31 @@ func archivePut(c *call) error {
 		return err
 	}
 	defer release()
-	out, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := rewriteTar(w, in, false)
-		w.CloseWithError(err)
-		written <- err
-	}()
-	err = c.forwardBody(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), out)
-	out.CloseWithError(errCopied) // the Engine may answer before it has read all
-	if werr := <-written; werr != nil && !errors.Is(werr, errCopied) && err != nil {
+	body, end := streamed(func(w io.Writer) error { return rewriteTar(w, in, false) })
+	err = c.forwardBody(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), body)
+	if werr := end(); werr != nil && err != nil {
 		return werr
 	}
 	return err
+}
+
+// streamed is what write writes, as a body of a request. end must be called when the Engine has answered, which it may do before
+// it has read all; it returns what was wrong with the writing itself.
+func streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := write(w)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	return r, func() error {
+		r.CloseWithError(errCopied)
+		if err := <-written; !errors.Is(err, errCopied) {
+			return err
+		}
+		return nil
+	}
 }
 
 var errCopied = errors.New("the Engine has answered")

@@ -54,20 +54,13 @@ func importImage(c *call) error {
 
 // importTar gives the Engine an archive that the guard wrote itself: it would decompress one within the other.
 func (c *call) importTar(q url.Values, in io.Reader) (id string, err error) {
-	out, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := rewriteTar(w, in, true)
-		w.CloseWithError(err)
-		written <- err
-	}()
-	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, out)
+	body, end := streamed(func(w io.Writer) error { return rewriteTar(w, in, true) })
+	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, body)
 	if err == nil {
 		id, err = importedID(resp)
 		resp.Body.Close()
 	}
-	out.CloseWithError(errCopied)
-	if werr := <-written; werr != nil && !errors.Is(werr, errCopied) {
+	if werr := end(); werr != nil {
 		return "", werr
 	}
 	return id, err

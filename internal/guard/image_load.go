@@ -31,26 +31,19 @@ func imageLoad(c *call) error {
 	if err != nil {
 		return err
 	}
-	out, w := io.Pipe()
 	l := newImageLoader(c)
-	written := make(chan error, 1)
-	go func() {
-		err := l.rewrite(w, in)
-		w.CloseWithError(err)
-		written <- err
-	}()
+	body, end := streamed(func(w io.Writer) error { return l.rewrite(w, in) })
 	q := url.Values{}
 	if p := c.query["platform"]; len(p) > 0 && c.engine.version.atLeast("1.48") {
 		q["platform"] = p
 	}
-	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/load", q, nil, out)
+	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/load", q, nil, body)
 	var told []string
 	if err == nil {
 		told, err = loadedIDs(resp)
 		resp.Body.Close()
 	}
-	out.CloseWithError(errCopied)
-	if werr := <-written; werr != nil && !errors.Is(werr, errCopied) {
+	if werr := end(); werr != nil {
 		return werr // and nothing was loaded: the files with names come last
 	}
 	return l.finish(told, err)
