@@ -43,14 +43,14 @@ func (o *observer) now() web.Now {
 		return web.Now{}
 	}
 	s := m.Status()
-	now := web.Now{Ready: !s.Draining, Draining: s.Draining, Concurrent: s.Concurrent}
+	now := web.Now{Ready: !s.Draining, Concurrent: s.Concurrent}
 	for _, r := range s.Runners {
 		if r.Removed {
 			continue
 		}
 		now.Runners = append(now.Runners, web.RunnerNow{
 			Runner: o.label(r.Config), Limit: r.Config.Limit, RequestConcurrency: r.Config.RequestConcurrency,
-			Requests: r.Requests, Jobs: r.Jobs, FailsSince: r.FailsSince, PausedUntil: r.PausedUntil,
+			Requests: r.Requests,
 		})
 	}
 	return now

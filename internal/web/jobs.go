@@ -19,11 +19,8 @@ type Runner struct {
 
 // Job is one job as it is shown.
 type Job struct {
-	ID      int64
-	Project string // full path
-	Name    string
-	URL     string // in GitLab's pages
-	Runner  Runner
+	URL    string // in GitLab's pages
+	Runner Runner
 	// GitLab's words.
 	State         string // pending, running, finished
 	Stage         string // prepare_executor, get_sources, step_script, …
@@ -31,7 +28,7 @@ type Job struct {
 	Duration      time.Duration
 }
 
-// Running is one job while it runs. Its methods may be called from any goroutine, and on nil.
+// Running is one job while it runs. Its methods may be called from any goroutine.
 type Running struct {
 	monitor *Monitor
 	began   time.Time
@@ -68,9 +65,6 @@ func (m *Monitor) Start(r Runner, spec *job.Spec) *Running {
 
 // Stage notes the stage that the job enters.
 func (j *Running) Stage(name string) {
-	if j == nil {
-		return
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.stage = name
@@ -78,17 +72,11 @@ func (j *Running) Stage(name string) {
 
 // Denied counts what the guard of the job's socket refused, by the name of its rule; audited: it would have been refused.
 func (j *Running) Denied(rule string, audited bool) {
-	if j == nil {
-		return
-	}
 	j.monitor.denials.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, rule, strconv.FormatBool(audited)).Inc()
 }
 
 // Ended notes how the job ended; what follows is its report.
 func (j *Running) Ended(r job.Result) {
-	if j == nil {
-		return
-	}
 	j.mu.Lock()
 	again := j.ended
 	j.ended = true
@@ -102,9 +90,6 @@ func (j *Running) Ended(r job.Result) {
 
 // Done counts the job out.
 func (j *Running) Done() {
-	if j == nil {
-		return
-	}
 	m := j.monitor
 	m.mu.Lock()
 	m.running = slices.DeleteFunc(m.running, func(o *Running) bool { return o == j })
@@ -134,7 +119,7 @@ func (j *Running) job() Job {
 		state = statePending
 	}
 	return Job{
-		ID: j.spec.ID, Project: j.spec.JobInfo.ProjectFullPath, Name: j.spec.JobInfo.Name, URL: jobURL(j.spec), Runner: j.runner,
+		URL: jobURL(j.spec), Runner: j.runner,
 		State: state, Stage: j.stage, ExecutorStage: executorStage(j.stage, j.ended), Duration: time.Since(j.began),
 	}
 }

@@ -12,11 +12,9 @@ import (
 
 // Now is what is going on at the moment of a request.
 type Now struct {
-	Ready       bool // jobs are asked for
-	Draining    bool // no more jobs are taken
-	Concurrent  int  // most jobs at once
-	Runners     []RunnerNow
-	StateFolder string
+	Ready      bool // jobs are asked for
+	Concurrent int  // most jobs at once
+	Runners    []RunnerNow
 }
 
 // RunnerNow is the part of one runner.
@@ -25,15 +23,11 @@ type RunnerNow struct {
 	Limit              int // most jobs at once; 0 = no limit of its own
 	RequestConcurrency int // most requests at once
 	Requests           int // in flight
-	Jobs               int
-	FailsSince         time.Time // since when asking for jobs fails; zero = it does not
-	PausedUntil        time.Time // for refused requests; zero = not paused
 }
 
 // Monitor counts. It is safe for concurrent use.
 type Monitor struct {
 	registry *prometheus.Registry
-	began    time.Time
 	now      func() Now
 
 	jobs, failed, denials        *prometheus.CounterVec
@@ -58,7 +52,7 @@ func New(b Build, now func() Now) *Monitor {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Monitor{
-		registry: prometheus.NewRegistry(), began: time.Now(), now: now,
+		registry: prometheus.NewRegistry(), now: now,
 		jobs:     counter("gitlab_runner_jobs_total", "Total number of handled jobs", runner),
 		failed:   counter("gitlab_runner_failed_jobs_total", "Total number of failed jobs", with("failure_reason", "mode")),
 		errors:   counter("gitlab_runner_errors_total", "The number of caught errors.", []string{"level"}),
