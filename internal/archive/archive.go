@@ -15,7 +15,7 @@ import (
 
 // The bounds of a folder and of an archive.
 const (
-	maxName    = 4095      // bytes of a path, as Linux takes them (PATH_MAX)
+	maxName    = 4095      // bytes of a path and of a link, as Linux takes them (PATH_MAX)
 	maxEntries = 4_000_000 // each takes some hundred bytes of memory
 )
 

@@ -53,6 +53,6 @@ func sameLink(f *zip.File, root *os.Root, name string) bool {
 		return false
 	}
 	defer in.Close()
-	packed, err := io.ReadAll(io.LimitReader(in, maxLink+1))
+	packed, err := io.ReadAll(io.LimitReader(in, maxName+1))
 	return err == nil && string(packed) == to
 }

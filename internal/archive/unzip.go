@@ -223,16 +223,13 @@ func (u *unpacker) file(ctx context.Context, f *zip.File) error {
 	return out.Close()
 }
 
-// maxLink is the longest target of a link (PATH_MAX).
-const maxLink = 4095
-
 func (u *unpacker) link(f *zip.File) error {
 	in, err := f.Open()
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	defer in.Close()
-	to, err := io.ReadAll(io.LimitReader(in, maxLink))
+	to, err := io.ReadAll(io.LimitReader(in, maxName))
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/docker/go-units"
 
@@ -186,7 +187,7 @@ func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.
 	if err != nil {
 		return uploadFailure(a.upload, err)
 	}
-	tr.Printf("Uploaded %s: %s, %s of %s, in %.2f s", a.upload.Filename, count(sum.Files, "file", "files"), size(meter.sent()), size(sum.Bytes), took.Seconds())
+	tr.Printf("Uploaded %s: %s", a.upload.Filename, described(sum, meter.sent(), took))
 	return nil
 }
 
@@ -234,19 +235,33 @@ func plainFiles(root *os.Root, names []string) (out []string) {
 // GitLab: a job fails whose artifacts cannot be sent.
 func uploadFailure(u job.Upload, err error) error {
 	failed := &job.Error{Reason: job.SystemFailure, Err: fmt.Errorf("the artifacts %s were not uploaded: %w", u.Filename, err)}
-	var refused interface{ HTTPStatus() int }
-	if errors.As(err, &refused) && refused.HTTPStatus() < 500 {
+	status := httpStatus(err)
+	if status > 0 && status < 500 {
 		failed.Reason = job.ScriptFailure
-		switch refused.HTTPStatus() {
-		case 413:
-			failed.Hint = "they are larger than the server allows (maximum artifacts size of the project, group or instance): leave something out, or raise the limit"
-		case 405:
-			failed.Hint = "artifacts are disabled on the server"
-		case 403:
-			failed.Hint = "the server no longer takes anything of this job"
-		}
+	}
+	switch status {
+	case 413:
+		failed.Hint = "they are larger than the server allows (maximum artifacts size of the project, group or instance): leave something out, or raise the limit"
+	case 405:
+		failed.Hint = "artifacts are disabled on the server"
+	case 403:
+		failed.Hint = "the server no longer takes anything of this job"
 	}
 	return failed
+}
+
+// httpStatus is the status of a server's answer that an error tells of, 0 if it is another error.
+func httpStatus(err error) int {
+	var answered interface{ HTTPStatus() int }
+	if errors.As(err, &answered) {
+		return answered.HTTPStatus()
+	}
+	return 0
+}
+
+// described says what went into an archive or came out of it; packed is the archive's size in bytes.
+func described(sum archive.Summary, packed int64, took time.Duration) string {
+	return fmt.Sprintf("%s, %s of %s, in %.2f s", count(sum.Files, "file", "files"), size(packed), size(sum.Bytes), took.Seconds())
 }
 
 func count(n int, one, more string) string {

@@ -162,13 +162,11 @@ func (e *Executor) restoreCache(ctx context.Context, tr *trace.Trace, p *plan, r
 			return fmt.Errorf("the cache %s cannot be read: %w", key, err)
 		}
 		defer f.Close()
-		meter := newMeter(tr, "Unpacked")
-		sum, err := archive.Unzip(ctx, root, f, packed, p.unpackOptions(meter))
-		took := meter.stop()
+		_, text, err := unzip(ctx, tr, root, p, f, packed)
 		if err != nil {
 			return fmt.Errorf("the cache %s: %w", key, err)
 		}
-		tr.Printf("Restored the cache %s: %s, %s of %s, in %.2f s", key, count(sum.Files, "file", "files"), size(packed), size(sum.Bytes), took.Seconds())
+		tr.Printf("Restored the cache %s: %s", key, text)
 		return nil
 	}
 	return nil
@@ -215,7 +213,7 @@ func (e *Executor) saveCache(ctx context.Context, tr *trace.Trace, p *plan, w *s
 		return nil
 	}
 	store, project := CacheStore(e.Settings.StateDir), e.Settings.projectKey(p.spec)
-	if same := e.sameCache(store, project, c.key, root, names); same {
+	if sameCache(store, project, c.key, root, names) {
 		tr.Printf("The cache %s is up to date.", c.key)
 		return nil
 	}
@@ -236,12 +234,12 @@ func (e *Executor) saveCache(ctx context.Context, tr *trace.Trace, p *plan, w *s
 	for _, skipped := range sum.Skipped {
 		tr.Warnf("%s", skipped)
 	}
-	tr.Printf("Saved the cache %s: %s, %s of %s, in %.2f s", c.key, count(sum.Files, "file", "files"), size(packed), size(sum.Bytes), took.Seconds())
+	tr.Printf("Saved the cache %s: %s", c.key, described(sum, packed, took))
 	return nil
 }
 
 // sameCache reports whether the job has left what is in the cache already.
-func (e *Executor) sameCache(store archive.Store, project, key string, root *os.Root, names []string) bool {
+func sameCache(store archive.Store, project, key string, root *os.Root, names []string) bool {
 	f, packed, err := store.Open(project, key)
 	if err != nil {
 		return false

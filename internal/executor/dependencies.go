@@ -2,9 +2,7 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -140,31 +138,30 @@ func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *tra
 }
 
 func (e *Executor) unpack(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, d *download) error {
-	meter := newMeter(tr, "Unpacked")
-	sum, err := archive.Unzip(ctx, root, d.file, d.size, p.unpackOptions(meter))
-	took := meter.stop()
+	sum, text, err := unzip(ctx, tr, root, p, d.file, d.size)
 	if err != nil {
 		return fmt.Errorf("the artifacts of %s (%d): %w", d.from.Name, d.from.ID, err)
 	}
 	for _, skipped := range sum.Skipped {
 		tr.Warnf("%s", skipped)
 	}
-	tr.Printf("Unpacked %s, %s of %s, in %.2f s", count(sum.Files, "file", "files"), size(d.size), size(sum.Bytes), took.Seconds())
+	tr.Printf("Unpacked %s", text)
 	return nil
 }
 
-func (p *plan) unpackOptions(m *meter) archive.Options {
-	return archive.Options{Umask: fs.FileMode(p.source.request.Umask), Owners: os.Geteuid() == 0, Progress: m.read}
+// unzip unpacks an archive into the project folder, and returns also what the log is to say of it.
+func unzip(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, f *os.File, packed int64) (sum archive.Summary, text string, err error) {
+	meter := newMeter(tr, "Unpacked")
+	sum, err = archive.Unzip(ctx, root, f, packed, archive.Options{
+		Umask: p.source.request.Umask, Owners: os.Geteuid() == 0, Progress: meter.read,
+	})
+	return sum, described(sum, packed, meter.stop()), err
 }
 
 // downloadFailure says what the job's author can do.
 func downloadFailure(d *download, err error) error {
 	err = fmt.Errorf("the artifacts of %s (%d) cannot be downloaded: %w", d.from.Name, d.from.ID, err)
-	var refused interface{ HTTPStatus() int }
-	if !errors.As(err, &refused) {
-		return err
-	}
-	switch refused.HTTPStatus() {
+	switch httpStatus(err) {
 	case 401, 403, 404:
 		return &job.Error{
 			Reason: job.ScriptFailure, Err: err,
