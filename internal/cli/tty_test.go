@@ -154,7 +154,7 @@ func (tt *terminal) answerUnseen(question, keys string) {
 	tt.expect(question)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for tt.echoes() {
 		select {
 		case <-tick.C:

@@ -5,12 +5,15 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
 )
 
 // Fault makes an endpoint misbehave. With a Delay alone the request is answered as ever, only later.
 type Fault struct {
 	Endpoint Endpoint                 // empty = every endpoint
 	Match    func(*http.Request) bool // nil = every request to the endpoint; its body is gone
+	State    job.State                // only updates that say so, and not the signs of life between them; "" = every update
 	Skip     int                      // so many matching requests pass unharmed first
 	Times    int                      // how many requests are hit; 0 = one, negative = all
 
@@ -47,7 +50,8 @@ func (c *Coordinator) takeFault(x *exchange) (Fault, bool) {
 	c.mu.Unlock()
 	// Match is the test's own code, and may ask the coordinator: no lock here.
 	faults = slices.DeleteFunc(faults, func(f *Fault) bool {
-		return f.Endpoint != "" && f.Endpoint != x.endpoint || f.Match != nil && !f.Match(x.r)
+		return f.Endpoint != "" && f.Endpoint != x.endpoint || f.Match != nil && !f.Match(x.r) ||
+			f.State != "" && (x.rec == nil || x.rec.Update.State != f.State)
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()

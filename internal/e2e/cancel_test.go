@@ -64,8 +64,8 @@ func TestCancelGracefully(t *testing.T) {
 	wants(t, logs["tidying"], "\ntidied up\n")
 	wants(t, logs["trap"], "\ntrapped\n")
 	for _, name := range []string{"asleep", "init", "trap", "tidying"} {
-		if took[name] > atOnce {
-			t.Errorf("%s: ended %s after the cancel", name, took[name])
+		if slowest := took["script ignores TERM"]; took[name] >= slowest {
+			t.Errorf("%s: ended %s after the cancel, and what must be killed after %s", name, took[name], slowest)
 		}
 	}
 }
@@ -77,11 +77,7 @@ func TestAbort(t *testing.T) {
 	j := r.enqueue(withAfter(spec(ticking, "trap '' TERM", "echo ready; sleep 300"), "echo never"))
 	r.until(j, "\nready\n")
 	j.Cancel(false)
-	canceled := time.Now()
 	r.eventually("the container is removed", func() bool { return len(r.containers(j)) == 0 })
-	if took := time.Since(canceled); took > atOnce {
-		t.Errorf("the container was removed %s after the cancel", took)
-	}
 	r.eventually("the job is over", func() bool { return strings.Contains(r.log.String(), "job ended") })
 	r.must(job.Success, spec("true")) // the slot is free
 	for _, u := range j.Updates() {
@@ -132,7 +128,7 @@ func TestCancelPreparation(t *testing.T) {
 		r.eventually("the container is removed", func() bool { return len(r.containers(j)) == 0 })
 	}
 	r.eventually("all jobs are over", func() bool { return strings.Count(r.log.String(), "job ended") == len(jobs) })
-	if took := time.Since(canceled); took > 2*atOnce {
+	if took := time.Since(canceled); took > patience {
 		t.Errorf("it took %s", took)
 	}
 }

@@ -31,10 +31,10 @@ func TestFaultsOfTheServer(t *testing.T) {
 			{Endpoint: patch, Status: 500, Times: 3}, {Endpoint: patch, Status: 503, Times: 7},
 		}},
 		{name: "states are answered 500 and 503", faults: []fault{
-			{Endpoint: put, Status: 500, Times: 2}, {Endpoint: put, Skip: 1, Status: 503, Times: 7},
+			{Endpoint: put, Status: 500, Times: 2}, {Endpoint: put, State: job.Success, Status: 503, Times: 7},
 		}},
 		{name: "the end is accepted, but not complete", faults: []fault{
-			{Endpoint: put, Skip: 1, Status: 202, Times: 3},
+			{Endpoint: put, State: job.Success, Status: 202, Times: 3},
 		}, check: func(t *testing.T, list []coordinator.Request) {
 			var final []time.Time
 			for _, q := range list {
@@ -47,7 +47,7 @@ func TestFaultsOfTheServer(t *testing.T) {
 			}
 		}},
 		{name: "the log is to be sent again", faults: []fault{
-			{Endpoint: put, Skip: 1, Status: 412},
+			{Endpoint: put, State: job.Success, Status: 412},
 		}, check: func(t *testing.T, list []coordinator.Request) {
 			resent := false
 			for _, q := range list {
@@ -66,7 +66,7 @@ func TestFaultsOfTheServer(t *testing.T) {
 			{Endpoint: patch, Skip: 3, Status: 416, Header: map[string]string{"Range": "0-99999999"}},
 		}},
 		{name: "connections break", faults: []fault{
-			{Endpoint: patch, Drop: true, Times: 2}, {Endpoint: put, Drop: true}, {Endpoint: put, Skip: 1, Drop: true, Times: 2},
+			{Endpoint: patch, Drop: true, Times: 2}, {Endpoint: put, Drop: true}, {Endpoint: put, State: job.Success, Drop: true, Times: 2},
 		}},
 		{name: "answers are lost", faults: []fault{
 			{Endpoint: patch, Drop: true, After: true, Times: 2}, {Endpoint: put, Drop: true, After: true, Times: 2},
@@ -81,7 +81,7 @@ func TestFaultsOfTheServer(t *testing.T) {
 		}},
 		{name: "retries are to wait", faults: []fault{
 			{Endpoint: patch, Status: 503, Header: map[string]string{"Retry-After": "2"}},
-			{Endpoint: put, Skip: 1, Status: 429, Header: map[string]string{"Retry-After": "2"}},
+			{Endpoint: put, State: job.Success, Status: 429, Header: map[string]string{"Retry-After": "2"}},
 		}, check: func(t *testing.T, list []coordinator.Request) {
 			for i, q := range list {
 				if q.Status != 503 && q.Status != 429 {

@@ -21,9 +21,6 @@ import (
 // patience bounds what has to happen for a test to go on; it only matters when something is broken.
 const patience = time.Minute
 
-// atOnce tells what ends at once from what waits for the ten seconds between TERM and KILL.
-const atOnce = 8 * time.Second
-
 // in is the rig for a subtest, which may run beside others.
 func (r *rig) in(t *testing.T) *rig {
 	c := *r

@@ -61,7 +61,7 @@ func TestScripts(t *testing.T) {
 		r := r.in(t)
 		j := r.enqueue(withAfter(spec("sleep 300 & (while :; do sleep 1; done) >/dev/null 2>&1 &", "sh -c 'sleep 300 >&2 &'", "echo done"), "echo after"))
 		o, log := r.end(j)
-		if took := j.Times().Final.Sub(j.Times().HandedOut); o.State != job.Success || took > atOnce {
+		if took := j.Times().Final.Sub(j.Times().HandedOut); o.State != job.Success || took > patience {
 			t.Errorf("job ended as %+v after %s:\n%s", o, took, log)
 		}
 		wants(t, log, "\ndone\n", "\nafter\n")

@@ -350,7 +350,7 @@ func TestBuildCancel(t *testing.T) {
 		status, text := a.do("POST", "/v1.41/build?version=2&buildid=mine", contextOf(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 50 # "+a.policy.Token+"\n"))
 		done <- answer{status, text}
 	}()
-	waitFor(t, "the build to begin", func() bool { return strings.Contains(a.calls.String(), "/build?") })
+	eventually(t, "the build to begin", func() bool { return strings.Contains(a.calls.String(), "/build?") })
 	if status, text := a.do("POST", "/build", contextOf(t, "Dockerfile", "FROM scratch\n")); status != http.StatusForbidden || !strings.Contains(text, "[limit-builds]") {
 		t.Errorf("%d %s", status, text)
 	}

@@ -67,7 +67,7 @@ func TestDefaultRoute(t *testing.T) {
 		t.Helper()
 		const size = 1 << 20
 		go func() { _, _ = far.Write(make([]byte, size)) }()
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		if n, err := io.ReadFull(conn, make([]byte, size)); err != nil {
 			t.Errorf("the transfer broke after %d bytes: %v", n, err)
 		}

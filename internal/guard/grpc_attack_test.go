@@ -247,7 +247,7 @@ func TestGRPCOthers(t *testing.T) {
 		cancel()
 		<-ended
 	}()
-	waitFor(t, "the build to begin", func() bool { return len(b.buildRefs()) == 1 })
+	eventually(t, "the build to begin", func() bool { return len(b.buildRefs()) == 1 })
 	a.Guard.grpcBuilds.wait = 10 * time.Millisecond
 	conn := a.grpcConn()
 	engine := gateway.NewLLBBridgeClient(conn)
@@ -373,10 +373,10 @@ func TestGRPCFlood(t *testing.T) {
 			}()
 		}
 	}
-	waitFor(t, "too many calls to be refused", func() bool { return refused.Load() == 4*(maxGRPCCalls/3)-maxGRPCCalls })
+	eventually(t, "too many calls to be refused", func() bool { return refused.Load() == 4*(maxGRPCCalls/3)-maxGRPCCalls })
 	large := make([]byte, maxGRPCMessage)
 	cancel()
-	waitFor(t, "their end", func() bool { return r.Guard.grpc.calls.Load() == 0 })
+	eventually(t, "their end", func() bool { return r.Guard.grpc.calls.Load() == 0 })
 	conn := r.grpcConn()
 	_, err := gateway.NewLLBBridgeClient(conn).Warn(t.Context(), &gateway.WarnRequest{Short: large})
 	if status.Code(err) != codes.ResourceExhausted {

@@ -74,6 +74,7 @@ type Guard struct {
 	sessions   *sessions
 	copies     copies
 	large      chan struct{} // one for each call at work that takes much memory
+	load       chan struct{} // for the one archive of images that is read at a time
 	watching   sync.Once
 	router     *router
 	server     *http.Server
@@ -93,7 +94,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, count: o.Denied, served: make(chan struct{}), large: make(chan struct{}, maxLarge),
+		report: o.Report, count: o.Denied, served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	if g.report == nil {
 		g.report = func(string) {}

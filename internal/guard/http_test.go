@@ -27,7 +27,7 @@ func (r *rig) send(text string) string {
 		return err.Error()
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, text); err != nil {
 		return err.Error() // closed before all was read
 	}
@@ -357,7 +357,7 @@ func TestSlowAndRudeClients(t *testing.T) {
 		_, _ = io.WriteString(conn, request("POST /containers/create HTTP/1.1", "Content-Type: application/json", "Content-Length: 1000000"))
 		stalled = append(stalled, conn)
 	}
-	waitFor(t, "the places to be taken", func() bool { return len(r.large) == maxLarge })
+	eventually(t, "the places to be taken", func() bool { return len(r.large) == maxLarge })
 	if status, text := r.do("POST", "/containers/db/exec", `{"Cmd":["true"]}`); status != http.StatusConflict {
 		t.Errorf("%d %s", status, text)
 	}

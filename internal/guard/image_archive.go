@@ -23,6 +23,7 @@ func isNamesFile(name string) bool {
 const (
 	maxArchiveFiles  = 100_000
 	maxArchiveImages = 100
+	maxArchivePaths  = 4096     // from index.json to manifests and indexes, each way counted: the Engine walks them all
 	maxNamesFile     = 4 << 20  // bytes of manifest.json or index.json
 	maxSmallFile     = 1 << 20  // bytes of what may be a configuration or a manifest
 	maxSmallFiles    = 32 << 20 // of all of them together
@@ -31,7 +32,8 @@ const (
 	maxUnpacked      = 64 << 30 // bytes that all layers have decompressed: a minute or two of hashing
 )
 
-// loads are the places for archives that are read at once, in this process: each may keep maxSmallFiles in memory.
+// loads are the places for archives that are read at once, in this process: each may keep maxSmallFiles in memory. A guard has
+// one of its own besides (Guard.load), so that one job cannot take them all.
 var loads = make(chan struct{}, 2)
 
 // manifestEntry is an image in manifest.json.

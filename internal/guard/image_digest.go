@@ -2,6 +2,7 @@ package guard
 
 import (
 	"compress/gzip"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 // digester finds the digests of a file, as it is and, if it is compressed with gzip or zstd, decompressed.
 type digester struct {
+	ctx   context.Context // of whoever waits for them
 	plain hash.Hash
 	limit int64 // bytes, decompressed
 	inner *io.PipeWriter
@@ -26,7 +28,9 @@ type contained struct {
 	size   int64
 }
 
-func newDigester(limit int64) *digester { return &digester{plain: sha256.New(), limit: limit} }
+func newDigester(ctx context.Context, limit int64) *digester {
+	return &digester{ctx: ctx, plain: sha256.New(), limit: limit}
+}
 
 func (d *digester) Write(p []byte) (int, error) {
 	if !d.begun && len(p) > 0 {
@@ -66,7 +70,7 @@ func (d *digester) unpack(open func(io.Reader) (io.Reader, error)) {
 		sum, n := sha256.New(), int64(0)
 		z, err := open(r)
 		if err == nil {
-			n, err = io.Copy(sum, io.LimitReader(z, d.limit+1))
+			n, err = io.Copy(sum, io.LimitReader(whileAsked{d.ctx, z}, d.limit+1))
 			if c, ok := z.(io.Closer); ok {
 				c.Close()
 			}
@@ -81,6 +85,19 @@ func (d *digester) unpack(open func(io.Reader) (io.Reader, error)) {
 		}
 		d.done <- contained{digestOf(sum), n}
 	}()
+}
+
+// whileAsked ends with its context: a few bytes can hold many, and none come in meanwhile.
+type whileAsked struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (w whileAsked) Read(p []byte) (int, error) {
+	if err := w.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return w.Reader.Read(p)
 }
 
 func digestOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 )
 
 // imageLoad takes images from an archive. Each piece of each image must be in it: the Engine would take what it has
@@ -21,11 +22,13 @@ func imageLoad(c *call) error {
 	if err := c.waitPlace(); err != nil {
 		return err
 	}
-	select {
-	case loads <- struct{}{}:
-		defer func() { <-loads }()
-	case <-c.ctx.Done():
-		return c.ctx.Err()
+	for _, places := range []chan struct{}{c.load, loads} {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		}
 	}
 	in, err := c.plainTar(c.r.Body)
 	if err != nil {
@@ -51,8 +54,9 @@ func imageLoad(c *call) error {
 
 // loadedImage is an image of an archive.
 type loadedImage struct {
-	id    string   // at the Engine; "" = only the Engine knows
-	names []string // that the archive gives it
+	id     string   // at the Engine; "" = only the Engine knows
+	names  []string // that the archive gives it
+	layers []string // digests, unpacked, if only the Engine knows its ID
 }
 
 // loadedID is all of what the Engine says of an image without a name. What else it says may be in the words of whoever made the
@@ -119,6 +123,15 @@ func (l *imageLoader) finish(told []string, failed error) error {
 	return nil
 }
 
+// isLoaded makes sure that an image whose ID only the Engine knew is made of what was checked.
+func (l *imageLoader) isLoaded(ctx context.Context, img loadedImage) error {
+	doc, found, err := l.c.inspectImage(ctx, img.id)
+	if err == nil && (!found || !slices.Equal(doc.RootFS.Layers, img.layers)) {
+		err = fmt.Errorf("the Engine tells of the image %s, which is not the archive's", img.id)
+	}
+	return err
+}
+
 // loaded are the images of the archive that the Engine has now. One that was to be loaded for another platform is not among
 // them.
 func (l *imageLoader) loaded(ctx context.Context, told []string) (images []loadedImage, err error) {
@@ -130,8 +143,12 @@ func (l *imageLoader) loaded(ctx context.Context, told []string) (images []loade
 		if len(told) != len(l.images) {
 			return nil, fmt.Errorf("the archive has %d images, and the Engine told of %d", len(l.images), len(told))
 		}
-		for i, id := range told {
-			images = append(images, loadedImage{id, l.images[i].names})
+		for i, img := range l.images {
+			img.id = told[i]
+			if err := l.isLoaded(ctx, img); err != nil {
+				return images, err
+			}
+			images = append(images, img)
 		}
 		return images, nil
 	}

@@ -34,12 +34,17 @@ func (l *imageLoader) writeIndex(out *tar.Writer) error {
 		return badArchive("has more than %d images", maxArchiveImages)
 	}
 	var kept []descriptor
+	paths := 0
 	for _, d := range index.Manifests {
-		if err := l.checkDescriptor(d, 0); err != nil {
-			return err
-		}
 		i := slices.IndexFunc(l.images, func(img loadedImage) bool { return img.id == d.Digest })
 		if i < 0 { // an image with several names is there several times
+			n, err := l.checkDescriptor(d, 0)
+			if err != nil {
+				return err
+			}
+			if paths += n; paths > maxArchivePaths {
+				return badArchive("has more than %d manifests, as often as they are named", maxArchivePaths)
+			}
 			i = len(l.images)
 			l.images = append(l.images, loadedImage{id: d.Digest})
 			kept = append(kept, d.named(""))
@@ -74,43 +79,49 @@ func (l *imageLoader) blob(d descriptor) ([]byte, error) {
 	return data, nil
 }
 
-// checkDescriptor makes sure that what a manifest or an index leads to is in the archive.
-func (l *imageLoader) checkDescriptor(d descriptor, depth int) error {
+// checkDescriptor makes sure that what a manifest or an index leads to is in the archive. It returns how many ways there are from
+// it, or more than maxArchivePaths.
+func (l *imageLoader) checkDescriptor(d descriptor, depth int) (paths int, err error) {
 	if err := l.c.ctx.Err(); err != nil {
-		return err
+		return 0, err
 	}
 	isIndex := slices.Contains(indexTypes, d.MediaType)
 	if !isIndex && !slices.Contains(manifestTypes, d.MediaType) || len(d.URLs) > 0 {
-		return badArchive("has %s of the type %q where an image should be", printable(d.Digest), printable(d.MediaType))
+		return 0, badArchive("has %s of the type %q where an image should be", printable(d.Digest), printable(d.MediaType))
 	}
 	key := d.MediaType + " " + d.Digest
-	if l.checked[key] {
-		return nil
+	if n, ok := l.checked[key]; ok {
+		return n, nil
 	}
-	l.checked[key] = true
 	if depth > maxNesting {
-		return badArchive("has indexes in indexes, more than %d deep", maxNesting)
+		return 0, badArchive("has indexes in indexes, more than %d deep", maxNesting)
 	}
 	data, err := l.blob(d)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var m imageManifest
 	if err := decodeStrict(data, &m); err != nil {
-		return err
+		return 0, err
 	}
 	if m.MediaType != "" && m.MediaType != d.MediaType || isIndex && (m.Config != nil || m.Layers != nil) || !isIndex && m.Manifests != nil {
-		return badArchive("has %s, which is not what it is said to be", printable(d.Digest))
+		return 0, badArchive("has %s, which is not what it is said to be", printable(d.Digest))
 	}
+	paths = 1
 	for _, child := range m.Manifests {
-		if err := l.checkDescriptor(child, depth+1); err != nil {
-			return err
+		n, err := l.checkDescriptor(child, depth+1)
+		if err != nil {
+			return 0, err
+		}
+		paths = min(paths+n, maxArchivePaths+1)
+	}
+	if !isIndex {
+		if err := l.checkManifest(d, m); err != nil {
+			return 0, err
 		}
 	}
-	if isIndex {
-		return nil
-	}
-	return l.checkManifest(d, m)
+	l.checked[key] = paths
+	return paths, nil
 }
 
 // checkManifest makes sure that an image's layers are in the archive, both as they are stored and as they are unpacked: the Engine

@@ -26,13 +26,13 @@ type imageLoader struct {
 	kept     int               // bytes of them
 	manifest []byte
 	index    []byte
-	checked  map[string]bool // digests of manifests and indexes
-	images   []loadedImage   // in the order of the Engine's answer
+	checked  map[string]int // manifests and indexes: how many ways there are from one
+	images   []loadedImage  // in the order of the Engine's answer
 }
 
 func newImageLoader(c *call) *imageLoader {
 	return &imageLoader{
-		c: c, digests: map[string]bool{}, inner: map[string]string{}, kinds: map[string]byte{}, small: map[string][]byte{}, checked: map[string]bool{},
+		c: c, digests: map[string]bool{}, inner: map[string]string{}, kinds: map[string]byte{}, small: map[string][]byte{}, checked: map[string]int{},
 	}
 }
 
@@ -91,7 +91,7 @@ func (l *imageLoader) entry(out *tar.Writer, r io.Reader, h *tar.Header, buf []b
 
 // content copies a file, and takes its digests on the way.
 func (l *imageLoader) content(out io.Writer, r io.Reader, name string, size int64, buf []byte) error {
-	d := newDigester(maxUnpacked - l.unpacked)
+	d := newDigester(l.c.ctx, maxUnpacked-l.unpacked)
 	var keep *bytes.Buffer
 	to := io.MultiWriter(out, d)
 	if size > 0 && size <= maxSmallFile && l.kept+int(size) <= maxSmallFiles {
@@ -213,10 +213,11 @@ func (l *imageLoader) writeManifest(out *tar.Writer) error {
 		if !ok {
 			return badArchive("lacks the configuration %s, or it is larger than %d bytes", printable(e.Config), maxSmallFile)
 		}
-		if _, err := l.checkConfig(config); err != nil {
+		layers, err := l.checkConfig(config)
+		if err != nil {
 			return err
 		}
-		img := loadedImage{}
+		img := loadedImage{layers: layers}
 		if !l.c.engine.containerd { // which makes a manifest of its own
 			sum := sha256.Sum256(config)
 			img.id = "sha256:" + hex.EncodeToString(sum[:])

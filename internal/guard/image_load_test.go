@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -246,18 +247,36 @@ func TestLayoutAttacks(t *testing.T) {
 	}
 }
 
-// TestWideIndexIsQuick: each manifest is looked at once, however often it is named.
-func TestWideIndexIsQuick(t *testing.T) {
+// TestWideIndex: the guard looks at each manifest once, but the Engine walks there each time that it is named.
+func TestWideIndex(t *testing.T) {
 	t.Parallel()
 	mine := tarOf(t, archiveFile{name: "mine", content: "m"})
 	o := &layoutOf{t: t}
 	d := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
-	for range maxNesting {
-		d = o.json(ociIndexType, map[string]any{"manifests": slices.Repeat([]descriptor{d}, 3000)}) // 3000⁴ paths
+	times := func(n int, d descriptor) descriptor {
+		return o.json(ociIndexType, map[string]any{"manifests": slices.Repeat([]descriptor{d}, n)})
 	}
-	l, _, err := readLayout(t, t.Context(), o.archive(d))
-	if err != nil || len(l.checked) != maxNesting+1 {
-		t.Errorf("%v, looked at %d", err, len(l.checked))
+	deep := d
+	for range maxNesting {
+		deep = times(3000, deep) // 3000⁴ paths
+	}
+	many := func(n int) (list []descriptor) {
+		for i := range n {
+			list = append(list, o.json(ociIndexType, map[string]any{"manifests": []descriptor{times(70, d)}, "annotations": map[string]string{"n": fmt.Sprint(i)}}))
+		}
+		return list
+	}
+	for name, images := range map[string][]descriptor{"deep": {deep}, "wide": {times(maxArchivePaths, d)}, "many images": many(60)} {
+		if _, _, err := readLayout(t, t.Context(), o.archive(images...)); err == nil || !strings.Contains(err.Error(), "as often as they are named") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, images := range map[string][]descriptor{
+		"an image with many names": slices.Repeat([]descriptor{times(maxArchivePaths-1, d)}, 50), "shared by images": many(50),
+	} {
+		if _, _, err := readLayout(t, t.Context(), o.archive(images...)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -283,7 +302,7 @@ func TestUnpackedIsBounded(t *testing.T) {
 	t.Parallel()
 	zeros := strings.Repeat("\x00", 1<<20)
 	for name, packed := range map[string]string{"gzip": zip(t, zeros), "zstd": zstandard(t, zeros)} {
-		whole, cut := newDigester(1<<20), newDigester(1<<20-1)
+		whole, cut := newDigester(t.Context(), 1<<20), newDigester(t.Context(), 1<<20-1)
 		for _, d := range []*digester{whole, cut} {
 			if _, err := io.WriteString(d, packed); err != nil {
 				t.Fatal(err)
@@ -295,6 +314,64 @@ func TestUnpackedIsBounded(t *testing.T) {
 		if _, in := cut.end(); in.digest != "" || in.size <= 1<<20-1 {
 			t.Errorf("%s, too much: %+v", name, in)
 		}
+	}
+}
+
+// TestUnpackingEnds: what a few bytes hold is not unpacked for a client that is gone.
+func TestUnpackingEnds(t *testing.T) {
+	t.Parallel()
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	d := newDigester(gone, 1<<40)
+	if _, err := io.WriteString(d, zip(t, "much")); err != nil {
+		t.Fatal(err)
+	}
+	if _, in := d.end(); in.digest != "" || in.size != 0 {
+		t.Errorf("%+v", in)
+	}
+}
+
+// TestLoadsInTurn: a job that lets an archive wait keeps its own others waiting, not those of its neighbours.
+func TestLoadsInTurn(t *testing.T) {
+	t.Parallel()
+	a, b := newRig(t), newRig(t, newScope)
+	mine := &layoutOf{t: t}
+	content := tarOf(t, archiveFile{name: "mine", content: "of " + a.policy.Token})
+	layer, config := mine.blob(ociLayer, content), mine.blob(ociConfig, configOf(content))
+	path := func(d descriptor) string { return "blobs/" + strings.Replace(d.Digest, ":", "/", 1) }
+	data, _ := json.Marshal([]manifestEntry{{Config: path(config), Layers: []string{path(layer)}}}) // strings
+	mine.files = append(mine.files, archiveFile{name: archiveManifest, content: string(data)})
+	archive := mine.archive(mine.json(ociManifest, map[string]any{"mediaType": ociManifest, "config": config, "layers": []descriptor{layer}}))
+	for range cap(loads) + 1 {
+		conn, err := net.Dial("unix", a.Socket())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "POST /images/load HTTP/1.1\r\nHost: guard\r\nContent-Type: application/x-tar\r\nContent-Length: %d\r\n\r\n%s", len(archive), archive[:512])
+	}
+	eventually(t, "a load at work", func() bool { return len(a.load) == 1 })
+	if status, text := b.do(http.MethodPost, "/images/load", archive, "Content-Type", "application/x-tar"); status != http.StatusOK {
+		t.Fatal(status, text)
+	}
+}
+
+// TestLoadBelievesNoID: an Engine that tells of another image than the archive's does not give it to the job.
+func TestLoadBelievesNoID(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	doc, found, err := r.inspectImage(t.Context(), alpine)
+	if err != nil || !found || len(doc.RootFS.Layers) == 0 {
+		t.Fatalf("%+v %v %v", doc, found, err)
+	}
+	l := newImageLoader(&call{Guard: r.Guard, ctx: t.Context()})
+	l.images = []loadedImage{{layers: []string{describe("", "mine").Digest}}}
+	if images, err := l.loaded(t.Context(), []string{doc.ID}); err == nil || len(images) != 0 {
+		t.Errorf("%v %v", images, err)
+	}
+	l.images[0].layers = doc.RootFS.Layers
+	if images, err := l.loaded(t.Context(), []string{doc.ID}); err != nil || len(images) != 1 || images[0].id != doc.ID {
+		t.Errorf("%v %v", images, err)
 	}
 }
 

@@ -25,6 +25,7 @@ type imageDoc struct {
 		Volumes      map[string]struct{}
 		Env, OnBuild []string
 	}
+	RootFS struct{ Layers []string } // digests, unpacked
 }
 
 func (d imageDoc) image() ledger.Image {

@@ -41,15 +41,6 @@ func (r *rig) state(id string) string {
 	return strings.TrimSpace(out)
 }
 
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-	}
-}
-
 func TestLife(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -57,7 +48,7 @@ func TestLife(t *testing.T) {
 	if out := r.docker("start", "db"); !strings.Contains(out, "db") || r.state(id) != "running" {
 		t.Errorf("%q, %s", out, r.state(id))
 	}
-	waitFor(t, "output", func() bool { return strings.Contains(r.docker("logs", "db"), "oops") })
+	eventually(t, "output", func() bool { return strings.Contains(r.docker("logs", "db"), "oops") })
 	wants(t, r.docker("logs", id[:12]), "hello", "oops")
 	wants(t, r.docker("top", "db", "-eo", "pid,comm"), "sleep")
 	wants(t, r.docker("stats", "--no-stream", "db"), "db")
@@ -101,7 +92,7 @@ func TestNameOfRemovedContainerIsFree(t *testing.T) {
 	r := newRig(t)
 	id := r.own("once", "--rm", "--network", "none", "--entrypoint", "true", alpine)
 	r.docker("start", "once")
-	waitFor(t, "the record's end", func() bool { return !r.objects.ownsContainer(id) })
+	eventually(t, "the record's end", func() bool { return !r.objects.ownsContainer(id) })
 	if out, err := r.try("container", "inspect", "once"); err == nil || !strings.Contains(out, "No such") {
 		t.Error(out)
 	}
@@ -255,7 +246,7 @@ func TestCleanUp(t *testing.T) {
 	if err := r.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > patience {
 		t.Errorf("it took %s", d)
 	}
 	for _, id := range []string{running, paused, lost} {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -311,6 +312,20 @@ func (r *rig) do(method, target string, body any, headers ...string) (int, strin
 		r.t.Fatal(err)
 	}
 	return resp.StatusCode, string(text)
+}
+
+// patience is how long the slowest machine may take for what has to happen.
+const patience = time.Minute
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			buf := make([]byte, 1<<20)
+			t.Fatalf("%s: not within %s\n%s", what, patience, buf[:runtime.Stack(buf, true)])
+		}
+	}
 }
 
 // wants reports what a text lacks.

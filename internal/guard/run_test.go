@@ -68,7 +68,7 @@ func TestRudeCreate(t *testing.T) {
 		time.Sleep(time.Duration(i) * time.Millisecond) // gone sooner and later
 		conn.Close()
 	}
-	waitFor(t, "the end of the calls", func() bool {
+	eventually(t, "the end of the calls", func() bool {
 		made := strings.Fields(r.host("ps", "-aq", "--no-trunc", "--filter", "label="+LabelGuard+"="+r.policy.Token))
 		for _, id := range made {
 			if !r.objects.ownsContainer(id) {
@@ -101,12 +101,12 @@ func TestCloseWhileWorking(t *testing.T) {
 			}
 		}()
 	}
-	waitFor(t, "some containers", func() bool { return strings.Count(r.calls.String(), "/start") >= 3 })
+	eventually(t, "some containers", func() bool { return strings.Count(r.calls.String(), "/start") >= 3 })
 	start := time.Now()
 	if err := r.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > patience {
 		t.Errorf("it took %s", d)
 	}
 	close(stop)

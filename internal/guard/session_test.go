@@ -364,7 +364,7 @@ func TestSessionOver(t *testing.T) {
 	}
 	defer later.Close()
 	for _, c := range []net.Conn{conn, later} {
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, err := io.Copy(io.Discard, c); err != nil {
 			t.Errorf("the session does not end: %v", err)
 		}
@@ -434,17 +434,6 @@ func TestSessionEnds(t *testing.T) {
 	}
 	end()
 	eventually(t, "the goroutines end", func() bool { return runtime.NumGoroutine() <= before })
-}
-
-// eventually waits until something is so.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !is(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			buf := make([]byte, 1<<20)
-			t.Fatalf("not within 10 s: %s\n%s", what, buf[:runtime.Stack(buf, true)])
-		}
-	}
 }
 
 func TestEngineKey(t *testing.T) {

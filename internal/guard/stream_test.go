@@ -34,7 +34,7 @@ func TestExec(t *testing.T) {
 		t.Errorf("%q %v", out, err)
 	}
 	r.docker("exec", "-d", "db", "touch", "/made")
-	waitFor(t, "the file", func() bool {
+	eventually(t, "the file", func() bool {
 		_, err := r.try("exec", "db", "test", "-e", "/made")
 		return err == nil
 	})
@@ -131,7 +131,7 @@ func TestCloseCutsStreams(t *testing.T) {
 	if err := attached.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the exec", func() bool { return strings.Contains(r.calls.String(), "/start") })
+	eventually(t, "the exec", func() bool { return strings.Contains(r.calls.String(), "/start") })
 	start := time.Now()
 	if err := r.Close(t.Context()); err != nil {
 		t.Error(err)
@@ -141,7 +141,7 @@ func TestCloseCutsStreams(t *testing.T) {
 	}
 	_, _ = io.ReadAll(events)
 	_ = attached.Wait()
-	if d := time.Since(start); d > 10*time.Second {
+	if d := time.Since(start); d > patience {
 		t.Errorf("it took %s", d)
 	}
 }
@@ -331,7 +331,7 @@ func TestCopyStaysStill(t *testing.T) {
 	if _, err := pw.Write(archive[:1<<19]); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, "the pause", func() bool {
+	eventually(t, "the pause", func() bool {
 		// An inspection waits for the copy.
 		return strings.Contains(r.host("ps", "--filter", "id="+id, "--format", "{{.Status}}"), "Paused")
 	})

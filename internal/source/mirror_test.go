@@ -371,7 +371,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("got %v, want the cause of the context", err)
 	}
 	<-gone // the helper that talks to the server is gone too
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("took %v", took)
 	}
 }
