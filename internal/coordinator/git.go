@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -97,7 +98,7 @@ func (c *Coordinator) git(x *exchange) reply {
 		return unauthorized()
 	case project == nil || project.RepoDir == "":
 		return text(http.StatusNotFound, "The project you were looking for could not be found.\n")
-	case j.project == nil || j.project.Path != project.Path:
+	case j.project == nil || j.project.Path != project.Path && !slices.Contains(project.ReadableBy, j.project.Path):
 		return text(http.StatusForbidden, "The job's token is for another project.\n")
 	case service == "/info/refs" && (x.r.Method != http.MethodGet || x.r.URL.Query().Get("service") != "git-upload-pack"),
 		service == "/git-upload-pack" && x.r.Method != http.MethodPost:

@@ -20,6 +20,7 @@ type Project struct {
 	DefaultBranch string        // empty = what the repository's HEAD names, else main; it is the one that is protected
 	Variables     job.Variables // the project's CI/CD variables; they win over those of .gitlab-ci.yml
 	Timeout       time.Duration // of a job that has none of its own; 0 = DefaultTimeout
+	ReadableBy    []string      // paths of other projects whose jobs may read the repository. GitLab: the job token's allowlist
 
 	// Registry is the host:port of the container registry that the jobs may use; empty = none. RegistryUser and
 	// RegistryPassword open it; an empty user stands for gitlab-ci-token and the job's own token.

@@ -16,6 +16,9 @@ import (
 // objectsDir is where a container finds the mirror's objects, outside of every folder that a build context could be.
 const objectsDir = "/.slipway/objects"
 
+// modulesDir is the same for the objects of its submodules.
+const modulesDir = "/.slipway/modules"
+
 // The names of a job's stages: the log's sections, and the files of their scripts.
 const (
 	stagePrepare  = "prepare_executor"
@@ -260,9 +263,6 @@ func (p *plan) warn() {
 		if len(h.Script) > 0 {
 			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s is not supported yet; it does not run", h.Name))
 		}
-	}
-	if st := p.vars.Get("GIT_SUBMODULE_STRATEGY"); st == "normal" || st == "recursive" {
-		p.warnings = append(p.warnings, "GIT_SUBMODULE_STRATEGY is not supported yet; submodules stay empty (git submodule update --init in the script fetches them)")
 	}
 	if p.vars.Get("GIT_CLONE_PATH") != "" {
 		p.warnings = append(p.warnings, "GIT_CLONE_PATH is not supported yet; the project is in "+p.dir)

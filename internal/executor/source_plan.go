@@ -39,7 +39,8 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		Git:  spec.GitInfo, Token: spec.Token, RemoteURL: remote,
 		Strategy: strategy, Checkout: boolOr(vars, "GIT_CHECKOUT", true),
 		CleanFlags: source.Words(vars.Get("GIT_CLEAN_FLAGS")), FetchFlags: source.Words(vars.Get("GIT_FETCH_EXTRA_FLAGS")),
-		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Objects: objectsDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
+		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Submodules: submodules(p),
+		Objects: objectsDir, Modules: modulesDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
 	if p.layout.hostRoot != "" {
 		r.Root, r.Rel = p.layout.hostRoot, path.Join(p.layout.below, spec.JobInfo.ProjectFullPath)
@@ -48,6 +49,38 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		r.Umask = fs.FileMode(0o022)
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
+}
+
+// submodules are the job's wishes for its submodules. None of them decides what the job may read.
+//
+// GitLab: the depth is the project's unless GIT_SUBMODULE_DEPTH says otherwise; CI_SERVER_SHELL_SSH_HOST and _PORT say how the
+// server is written in SSH URLs.
+func submodules(p *plan) source.Submodules {
+	vars := p.vars
+	s := source.Submodules{
+		Strategy: vars.Get("GIT_SUBMODULE_STRATEGY"), Depth: p.spec.GitInfo.Depth,
+		Paths: source.Words(vars.Get("GIT_SUBMODULE_PATHS")), Flags: source.Words(vars.Get("GIT_SUBMODULE_UPDATE_FLAGS")),
+		ForceHTTPS: vars.Bool("GIT_SUBMODULE_FORCE_HTTPS"),
+	}
+	if text := vars.Get("GIT_SUBMODULE_DEPTH"); text != "" {
+		depth, err := strconv.Atoi(text)
+		if err != nil {
+			p.warnings = append(p.warnings, "GIT_SUBMODULE_DEPTH is "+strconv.Quote(text)+": not a number; using "+strconv.Itoa(s.Depth))
+		} else {
+			s.Depth = depth
+		}
+	}
+	host, port := vars.Get("CI_SERVER_SHELL_SSH_HOST"), vars.Get("CI_SERVER_SHELL_SSH_PORT")
+	if host == "" {
+		host = vars.Get("CI_SERVER_HOST")
+	}
+	if s.ForceHTTPS && host != "" {
+		s.SSH = []string{"git@" + host + ":", "ssh://git@" + host + "/"}
+		if port != "" {
+			s.SSH = append(s.SSH, "ssh://git@"+host+":"+port+"/")
+		}
+	}
+	return s
 }
 
 // remoteURL is what Git fetches from, without credentials.

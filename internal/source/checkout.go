@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -97,6 +98,9 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 	if err := w.warnOfLFS(idx, out); err != nil {
 		return err
 	}
+	if err := w.bringModules(ctx, idx, p, out); err != nil {
+		return err
+	}
 	return w.writeJobGit(w.req.Git.SHA, src, idx.raw)
 }
 
@@ -120,6 +124,9 @@ func (w *Workspace) keepTree(ctx context.Context, o *objects, p plan, src source
 			if p.depth > 0 {
 				src.past = past
 			}
+			if err := w.unlinkModules(ctx, idx); err != nil {
+				return err
+			}
 			return w.writeJobGit(head, src, idx.raw)
 		}
 	}
@@ -132,11 +139,22 @@ func (w *Workspace) writeJobGit(head string, src sources, index []byte) error {
 	if err != nil {
 		return err
 	}
-	g := jobGit{
-		head: head, refs: src.refs, shallow: src.past.boundary, index: index, format: w.req.Git.RepoObjectFormat,
-		remote: remote.String(), objects: w.req.Objects, umask: w.req.Umask,
+	root, err := os.OpenRoot(w.project.Name())
+	if err != nil {
+		return err
 	}
-	if err := g.write(w.project); err != nil {
+	defer root.Close()
+	g := jobGit{
+		dir: ".git", head: head, refs: src.refs, shallow: src.past.boundary, index: index, format: w.req.Git.RepoObjectFormat,
+		remote: remote.String(), objects: w.req.Objects, umask: w.req.Umask, extra: modulesConfig(w.modules, ""),
+	}
+	err = g.write(root)
+	for _, m := range w.modules {
+		if err == nil {
+			err = m.writeJobGit(root, w)
+		}
+	}
+	if err != nil {
 		return withPath("write", filepath.Join(w.Dir, ".git"), err)
 	}
 	return nil

@@ -75,7 +75,8 @@ func TestWorkTree(t *testing.T) {
 		t.Error(diff)
 	}
 	wantLog := "\x1b[32;1mFetching changes with git depth set to 20...\x1b[0;m\n" +
-		"\x1b[32;1mChecking out " + sha[:8] + " as detached HEAD (ref is main)...\x1b[0;m\n"
+		"\x1b[32;1mChecking out " + sha[:8] + " as detached HEAD (ref is main)...\x1b[0;m\n" +
+		"\x1b[32;1mSkipping Git submodules setup\x1b[0;m\n"
 	if diff := cmp.Diff(wantLog, log); diff != "" {
 		t.Error(diff)
 	}

@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"strings"
 )
 
 // jobGit is the Git directory that a job sees. Two jobs of one commit in one workspace get the same bytes: a docker
 // build that takes .git along stays cached. So there are no logs, no FETCH_HEAD, no names of pipelines and no tokens.
 type jobGit struct {
+	dir     string            // in the project folder: .git, or one below it for a submodule
+	extra   string            // at the end of the config file
 	head    string            // commit, or "ref: ..." before the first checkout
 	refs    map[string]string // name → object
 	shallow []string          // sorted
@@ -26,7 +29,7 @@ func (g *jobGit) files() map[string][]byte {
 	files := map[string][]byte{
 		"HEAD": []byte(g.head + "\n"),
 		"config": []byte(coreConfig(g.format, false) +
-			"[remote \"origin\"]\n\turl = " + quoteConfig(g.remote) + "\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n"),
+			"[remote \"origin\"]\n\turl = " + quoteConfig(g.remote) + "\n\tfetch = +refs/heads/*:refs/remotes/origin/*\n" + g.extra),
 		"objects/info/alternates": []byte(g.objects + "\n"),
 	}
 	if len(g.refs) > 0 {
@@ -51,25 +54,36 @@ func quoteConfig(s string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`).Replace(s) + `"`
 }
 
-// write makes the directory in the project folder, which has none. The modes are set one by one: the umask of this
-// process says nothing about what the job may do.
-func (g *jobGit) write(project *os.File) error {
-	root, err := os.OpenRoot(project.Name())
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	for _, d := range []string{".git", ".git/objects", ".git/objects/info", ".git/objects/pack", ".git/refs", ".git/refs/heads", ".git/refs/tags"} {
-		if err := root.Mkdir(d, 0o700); err != nil {
-			return err
-		}
-		if err := root.Chmod(d, 0o777&^g.umask); err != nil {
+// write makes the directory in the project folder, which has none.
+func (g *jobGit) write(root *os.Root) error {
+	for _, d := range []string{"", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"} {
+		if err := makeDirs(root, path.Join(g.dir, d), 0o777&^g.umask); err != nil {
 			return err
 		}
 	}
 	for name, data := range g.files() {
-		if err := writeNew(root, ".git/"+name, data, 0o666&^g.umask); err != nil {
+		if err := writeNew(root, path.Join(g.dir, name), data, 0o666&^g.umask); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// makeDirs makes what is missing of the folders on the way to dir. Their modes are set one by one: the umask of this
+// process says nothing about what the job may do.
+func makeDirs(root *os.Root, dir string, mode fs.FileMode) error {
+	for i := range len(dir) + 1 {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		switch err := root.Mkdir(dir[:i], 0o700); {
+		case errors.Is(err, fs.ErrExist):
+		case err != nil:
+			return err
+		default:
+			if err := root.Chmod(dir[:i], mode); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

@@ -24,7 +24,8 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 	rm := &remover{top: w.project, path: w.Dir}
 	s := &sweep{
 		index: idx, keep: !clean.all, umask: w.req.Umask, remover: rm,
-		report: func(path string, dir bool) { removed.WriteString(removing(path, dir)) },
+		report:  func(path string, dir bool) { removed.WriteString(removing(path, dir)) },
+		modules: w.req.Submodules.on(),
 	}
 	if err := rm.remove(ctx, w.project, ".git", filepath.Join(w.Dir, ".git")); err != nil {
 		return nil, err
@@ -39,11 +40,18 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 		return nil, err
 	}
 	if idx.raw == nil || w.checkedOut() != w.req.Git.SHA || s.intact != len(idx.entries) {
+		if s.modules {
+			if err := w.emptyFormer(ctx, s, idx); err != nil {
+				return nil, err
+			}
+		}
 		if idx, err = w.readTree(ctx); err != nil {
 			return nil, err
 		}
-		if err := w.emptySubmodules(ctx, s, idx); err != nil {
-			return nil, err
+		if !s.modules {
+			if err := w.emptySubmodules(ctx, s, idx.submodules()); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if !s.keep {
@@ -99,8 +107,8 @@ func (w *Workspace) call(args ...string) gitCall {
 }
 
 // emptySubmodules: the folders may hold what was kept from another commit, in which they were no submodules.
-func (w *Workspace) emptySubmodules(ctx context.Context, s *sweep, idx *index) error {
-	for _, path := range idx.submodules() {
+func (w *Workspace) emptySubmodules(ctx context.Context, s *sweep, paths []string) error {
+	for _, path := range paths {
 		dir, err := w.openTracked(filepath.Dir(path))
 		if err != nil {
 			return withPath("open", filepath.Join(w.Dir, path), err)

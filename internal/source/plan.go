@@ -146,14 +146,16 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 	for _, r := range p.refspecs {
 		lines = append(lines, "+"+r.src+":"+r.mirrorRef(w.req.Git.Ref))
 	}
-	fetchErr := w.mirror.fetch(ctx, &w.req, p.fetch, lines, p.depth)
-	if fetchErr != nil && !missingRef(fetchErr) {
-		return sources{}, fetchErr
+	if len(lines) > 0 {
+		fetchErr := w.mirror.fetch(ctx, &w.req, p.fetch, lines, p.depth)
+		if fetchErr != nil && !missingRef(fetchErr) {
+			return sources{}, fetchErr
+		}
+		if s, err = w.look(o, p); err != nil {
+			return sources{}, err
+		}
 	}
-	if s, err = w.look(o, p); err != nil {
-		return sources{}, err
-	}
-	if !s.past.found {
+	if !s.past.found || len(lines) == 0 {
 		// The branch has moved on or is gone. The server may have the commit all the same.
 		sha := w.req.Git.SHA
 		err := w.mirror.fetch(ctx, &w.req, p.fetch, []string{"+" + sha + ":" + hashedRef("commit of "+w.req.Git.Ref)}, p.depth)

@@ -56,5 +56,5 @@ func remoteConfig(u *url.URL, r *Request) []setting {
 	if r.CAFile != "" {
 		config = append(config, setting{"http.sslCAInfo", r.CAFile})
 	}
-	return config
+	return append(config, r.extra...)
 }

@@ -24,6 +24,7 @@ type sweep struct {
 	umask   fs.FileMode
 	remover *remover
 	report  func(path string, dir bool) // of what is removed and not tracked
+	modules bool                        // what is in submodules stays: each is swept by itself
 
 	intact int      // tracked entries that are as they were
 	parked []string // folders of kept repositories, see park
@@ -139,7 +140,19 @@ func (s *sweep) submodule(ctx context.Context, at *os.File, name, path string, e
 		return s.discard(ctx, at, name, path, e)
 	}
 	s.intact++
-	return s.hollow(ctx, at, name, path)
+	if !s.modules {
+		return s.hollow(ctx, at, name, path)
+	}
+	f, err := openDir(at, name)
+	if err != nil {
+		return withPath("open", s.full(path), err)
+	}
+	defer f.Close()
+	// Git believes it, and would look for the submodule's commit where it leads.
+	if err := s.remover.remove(ctx, f, ".git", s.full(join(path, ".git"))); err != nil {
+		return err
+	}
+	return s.restore(f, path)
 }
 
 // hollow empties the folder of a submodule: Git believes what a .git in there says.
@@ -175,7 +188,7 @@ func (s *sweep) unpark(now *index) error {
 	}
 	defer root.Close()
 	for i, rel := range s.parked {
-		if now.dirs[rel] {
+		if now.dirs[rel] || now.entries[rel].submodule() {
 			continue
 		}
 		err := root.Rename(filepath.Join(".git", strconv.Itoa(i)), join(rel, ".git"))

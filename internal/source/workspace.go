@@ -42,11 +42,15 @@ type Request struct {
 	SkipLFS    bool        // GIT_LFS_SKIP_SMUDGE: the job wants the pointers of Git LFS
 	Umask      fs.FileMode // of all that the job gets. GitLab: 0000, 0022 with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR
 
+	Submodules    Submodules
 	Objects       string   // path of Workspace.ObjectsDir inside the container
+	Modules       string   // path of Workspace.ModulesDir inside the container; needed with Submodules
 	CAFile        string   // certificates that the Git server may have, "" = the system's
 	UserAgent     string   // of requests to the Git server
 	CorrelationID string   // sent to the Git server, may be empty
 	Schemes       []string // of RemoteURL; nil = http and https
+
+	extra []setting // for requests to the server
 }
 
 // Workspace is one job's place on the host. It is held, with its mirror, until Close.
@@ -54,6 +58,7 @@ type Workspace struct {
 	Dir        string // host path of the project folder: CI_PROJECT_DIR
 	TempDir    string // host path of RUNNER_TEMP_PROJECT_DIR, empty at first
 	ObjectsDir string // host path to mount read-only at Request.Objects
+	ModulesDir string // host path to mount read-only at Request.Modules; "" without submodules
 
 	store    *Store
 	req      Request
@@ -62,6 +67,7 @@ type Workspace struct {
 	project  *os.File
 	slot     *lock
 	use      *lock
+	modules  []*module // laid out, parents first
 	attempts int
 	stale    string // in the project folder: the last job's temporary files, if they could not be removed
 }
@@ -101,6 +107,9 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	}
 	if err := w.folders(ctx, slot); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
+	}
+	if err := w.modulesFolder(ctx, slot); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
 	}
 	return w, nil
 }
@@ -148,6 +157,8 @@ func (r *Request) complete() error {
 		return fmt.Errorf("bad project folder %q in %q", r.Rel, r.Root)
 	case !filepath.IsAbs(r.Objects) || strings.ContainsAny(r.Objects, "\n\""):
 		return fmt.Errorf("bad path of the objects in the container %q", r.Objects)
+	case r.Submodules.on() && (!filepath.IsAbs(r.Modules) || strings.ContainsAny(r.Modules, "\n\"")):
+		return fmt.Errorf("bad path of the submodules' objects in the container %q", r.Modules)
 	}
 	return nil
 }
@@ -278,6 +289,7 @@ func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error 
 
 // Close gives the workspace and the mirror back. The folders stay for the next job.
 func (w *Workspace) Close() error {
+	w.closeModules()
 	if w.project != nil {
 		w.project.Close()
 		w.project = nil
