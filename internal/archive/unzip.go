@@ -25,8 +25,12 @@ import (
 type Options struct {
 	Umask    fs.FileMode // of folders that the archive only implies
 	Owners   bool        // give files to the users that the archive names; needs root
+	Owner    *Owner      // give all to this one instead; needs root
 	Progress func(n int64)
 }
+
+// Owner is a user of this machine.
+type Owner struct{ UID, GID int }
 
 // unpacker puts an archive's files into a folder: first the folders, then the files, beside each other, then the links, so
 // that nothing of the archive goes through a link of the archive.
@@ -173,6 +177,9 @@ func (u *unpacker) dir(name string) error {
 	if err == nil {
 		err = u.root.Chmod(name, 0o777&^u.opts.Umask)
 	}
+	if o := u.opts.Owner; o != nil && err == nil {
+		err = u.root.Lchown(name, o.UID, o.GID)
+	}
 	return err
 }
 
@@ -208,7 +215,7 @@ func (u *unpacker) file(ctx context.Context, f *zip.File) error {
 	if uint64(n) != f.UncompressedSize64 {
 		return fmt.Errorf("%s: %w", f.Name, zip.ErrFormat)
 	}
-	if uid, gid, ok := ownerOf(f); ok && u.opts.Owners {
+	if uid, gid, ok := u.ownerOf(f); ok {
 		if err := out.Chown(uid, gid); err != nil {
 			return err
 		}
@@ -239,8 +246,8 @@ func (u *unpacker) link(f *zip.File) error {
 			err = u.root.Symlink(string(to), f.Name)
 		}
 	}
-	if err == nil && u.opts.Owners {
-		if uid, gid, ok := ownerOf(f); ok {
+	if err == nil {
+		if uid, gid, ok := u.ownerOf(f); ok {
 			err = u.root.Lchown(f.Name, uid, gid)
 		}
 	}
@@ -249,7 +256,7 @@ func (u *unpacker) link(f *zip.File) error {
 
 // finish gives a folder its mode and time.
 func (u *unpacker) finish(f *zip.File) error {
-	if uid, gid, ok := ownerOf(f); ok && u.opts.Owners {
+	if uid, gid, ok := u.ownerOf(f); ok {
 		if err := u.root.Lchown(f.Name, uid, gid); err != nil {
 			return err
 		}
@@ -258,6 +265,17 @@ func (u *unpacker) finish(f *zip.File) error {
 		return err
 	}
 	return u.root.Chtimes(f.Name, f.Modified, f.Modified)
+}
+
+// ownerOf is whom a file is given to.
+func (u *unpacker) ownerOf(f *zip.File) (uid, gid int, ok bool) {
+	switch {
+	case u.opts.Owner != nil:
+		return u.opts.Owner.UID, u.opts.Owner.GID, true
+	case u.opts.Owners:
+		return ownerOf(f)
+	}
+	return 0, 0, false
 }
 
 // ownerOf reads Info-ZIP's field with the owner.

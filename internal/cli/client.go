@@ -94,7 +94,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 		TLS:      gitlab.TLS{CAFile: r.TLSCAFile, CertFile: r.TLSCertFile, KeyFile: r.TLSKeyFile},
 		CertsDir: c.certs,
 		Version:  gitlab.Version{Version: c.build.Version, Revision: c.build.Revision},
-		Executor: r.Executor, Shell: cmp.Or(r.Shell, "bash"), Features: gitlab.DockerFeatures(),
+		Executor: r.Executor, Shell: cmp.Or(r.Shell, "bash"), Features: features(r),
 		Log: c.log, UploadTimeout: max(r.Artifact.UploadTimeout, 0), ResponseHeaderTimeout: max(r.Artifact.ResponseHeaderTimeout, 0),
 	}
 	if c.cfg != nil {
@@ -104,6 +104,13 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 		o.Observe = c.observer.calls(r)
 	}
 	return gitlab.New(o)
+}
+
+func features(r *config.Runner) gitlab.Features {
+	if r.Executor == config.ShellExecutor {
+		return gitlab.ShellFeatures()
+	}
+	return gitlab.DockerFeatures()
 }
 
 // describe names a runner in messages: its name and the part of its token that may be seen.

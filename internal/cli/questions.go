@@ -30,7 +30,7 @@ func (r *registration) questions(ctx context.Context) error {
 		{&run.Executor, "executor", defaultExecutor, checkExecutor},
 		{&run.Docker.Image, "image for jobs that name none", "docker:cli", required},
 	} {
-		if *q.to != "" {
+		if *q.to != "" || q.to == &run.Docker.Image && run.Executor == config.ShellExecutor {
 			continue
 		}
 		answer, err := d.ask(ctx, q.question, q.fallback, q.accept)
@@ -148,7 +148,7 @@ func checkRunner(r *config.Runner) error {
 		return cmp.Or(errors.Join(errs...), err)
 	}
 	if why := cfg.Runners[0].Unsupported; why != "" {
-		return usagef("slipway runs jobs with the executor docker", "%s", why)
+		return usagef("slipway runs jobs with the executors docker and shell", "%s", why)
 	}
 	for _, w := range warnings {
 		if strings.HasPrefix(w.Key, "runners.") {

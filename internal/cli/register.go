@@ -75,7 +75,7 @@ CI/CD, Runners, New runner): its page shows the token, which begins with glrt-. 
 		bindEnv(fs, flag, env)
 	}
 	fs.Lookup("template-config").Hidden = true
-	complete(cmd, "executor", "docker")
+	complete(cmd, "executor", "docker", "shell")
 	complete(cmd, "shell", "bash", "sh")
 	complete(cmd, "docker-pull-policy", config.PullAlways, config.PullIfNotPresent, config.PullNever)
 	complete(cmd, "access-level", "not_protected", "ref_protected")

@@ -41,7 +41,9 @@ func (r *registration) settings(ctx context.Context) error {
 	} else if err := r.questions(ctx); err != nil {
 		return err
 	}
-	if !hasCacheVolume(run.Docker.Volumes) {
+	if run.Executor == config.ShellExecutor {
+		run.Docker = nil
+	} else if !hasCacheVolume(run.Docker.Volumes) {
 		run.Docker.Volumes = append(run.Docker.Volumes, "/cache") // GitLab: so that caches outlive their job
 	}
 	return checkRunner(run)
@@ -58,9 +60,11 @@ func (r *registration) missing() error {
 	}
 	need(run.URL, "url", "CI_SERVER_URL")
 	need(run.Token.Reveal()+r.registrationToken, "token", "CI_SERVER_TOKEN")
-	need(run.Docker.Image, "docker-image", "DOCKER_IMAGE")
 	run.Name = cmp.Or(run.Name, hostname())
 	run.Executor = cmp.Or(run.Executor, defaultExecutor)
+	if run.Executor != config.ShellExecutor {
+		need(run.Docker.Image, "docker-image", "DOCKER_IMAGE")
+	}
 	return errors.Join(errs...)
 }
 

@@ -42,11 +42,11 @@ config.toml again, which a change of the file does as well.`,
 	fs := cmd.Flags()
 	fs.StringVarP(&f.workingDirectory, "working-directory", "d", "", "change to this folder first")
 	fs.StringVarP(&f.service, "service", "n", "", "")
-	fs.StringVarP(&f.user, "user", "u", "", "")
+	fs.StringVarP(&f.user, "user", "u", "", "whom jobs of the shell executor run as, in place of the config's user")
 	fs.StringVar(&f.listenAddress, "listen-address", "", "where metrics and health are served, in place of the config's listen_address")
 	fs.BoolVar(&f.syslog, "syslog", false, "")
 	bindEnv(fs, "listen-address", "LISTEN_ADDRESS")
-	for _, name := range []string{"service", "user", "syslog"} {
+	for _, name := range []string{"service", "syslog"} {
 		fs.Lookup(name).Hidden = true
 	}
 	return cmd
@@ -54,9 +54,6 @@ config.toml again, which a change of the file does as well.`,
 
 // warnIgnored names the flags that were given and do nothing.
 func (f runFlags) warnIgnored(log *slog.Logger) {
-	if f.user != "" {
-		log.Warn("--user is ignored: it is for the shell executor, which slipway does not have yet", "user", f.user)
-	}
 	if f.syslog {
 		log.Warn("--syslog is ignored: slipway logs to standard error, which systemd puts into the journal")
 	}
@@ -71,6 +68,7 @@ type runOptions struct {
 	// Ephemeral: networks and volumes on the Engine end with this run.
 	Ephemeral bool
 	Observer  *observer // nil = one that nobody asks
+	User      string    // whom jobs of the shell executor run as; "" = this process's user
 	// Attach is called once, with the manager, before the manager runs: from then on signals and edits of the config
 	// reach it.
 	Attach func(manager)
@@ -141,7 +139,7 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		return err
 	}
 	err = runManager(ctx, runOptions{
-		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, Attach: c.attach,
+		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, User: cmp.Or(f.user, cfg.User), Attach: c.attach,
 	})
 	if err != nil && !shutdownOf(err) {
 		return err

@@ -53,7 +53,6 @@ func TestRunStop(t *testing.T) {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
 			p := startRun(t, "--user", "gitlab-runner", "--service", "gitlab-runner", "--syslog", "--listen-address", "127.0.0.1:0")
-			p.expect("--user is ignored")
 			p.expect("--syslog is ignored")
 			p.expect("serving metrics and health")
 			p.expect("starting")

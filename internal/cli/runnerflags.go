@@ -24,7 +24,7 @@ func keyFlags() map[string]keyFlag {
 		"url":                  {short: "u", env: "CI_SERVER_URL", usage: "URL of the GitLab server"},
 		"token":                {short: "t", env: "CI_SERVER_TOKEN", usage: "the runner's authentication token (glrt-…), from its page in GitLab"},
 		"name":                 {usage: "name of the runner (also --description)"},
-		"executor":             {usage: "what runs the jobs: docker"},
+		"executor":             {usage: "what runs the jobs: docker or shell"},
 		"limit":                {usage: "most jobs at once, 0 = as many as concurrent allows"},
 		"request_concurrency":  {usage: "most job requests at once"},
 		"output_limit":         {usage: "most KiB of a job's log"},

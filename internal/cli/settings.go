@@ -39,12 +39,27 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
 		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
 	}
+	if r.Executor == config.ShellExecutor {
+		s.BuildsDir = shellBuilds(r.BuildsDir, f.Path)
+	}
 	if ephemeral {
 		// A network of its own, so that removing it at the end is nobody else's loss. The Engine's interface names
 		// end at 15 characters.
 		s.Network = "slipway-" + f.Instance[:7]
 	}
 	return s
+}
+
+// shellBuilds is where the projects of the shell executor lie: by default beside the state folder, in which nobody but slipway can
+// look.
+func shellBuilds(dir, stateDir string) string {
+	if dir == "" {
+		return stateDir + "-builds"
+	}
+	if abs, err := filepath.Abs(dir); err == nil {
+		return abs
+	}
+	return dir
 }
 
 // guardSettings say what jobs may do through sockets of their own.

@@ -28,7 +28,8 @@ type service struct {
 	store     *source.Store
 	guards    string // where the sockets of jobs lie
 	engines   *engines
-	ephemeral bool // what it makes on the Engine ends with it
+	ephemeral bool   // what it makes on the Engine ends with it
+	user      string // whom jobs of the shell executor run as
 	log       *slog.Logger
 	observer  *observer
 	clients   sync.Map // of GitLab, by credentials: a job is reported over the connection that brought it
@@ -66,8 +67,11 @@ func runManager(ctx context.Context, o runOptions) error {
 		o.Log.Warn("the sockets of an earlier run's jobs could not be removed", "error", err)
 	}
 	executor.SweepCgroups(folder.Instance)
+	if err := executor.SweepProcesses(ctx, folder.Instance); err != nil {
+		o.Log.Warn("processes that jobs of an earlier run left are still there", "error", err)
+	}
 	s := &service{
-		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, log: o.Log, observer: o.Observer,
+		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, log: o.Log, observer: o.Observer,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -145,8 +149,21 @@ func (s *service) connect(r *config.Runner) (runner.Server, error) {
 		return nil, err
 	}
 	s.clients.Store(credentials{r.URL, r.Token.Reveal()}, client)
+	if r.Executor == config.ShellExecutor {
+		return &server{client: client, log: s.log, ready: func(context.Context) error {
+			_, err := executor.FindAccount(s.user)
+			return err
+		}}, nil
+	}
 	engine := s.engines.of(r.Docker)
-	return &server{client: client, engine: engine, log: s.log, check: sync.OnceFunc(func() { s.checkVolumes(r, engine) })}, nil
+	check := sync.OnceFunc(func() { s.checkVolumes(r, engine) })
+	return &server{client: client, log: s.log, ready: func(ctx context.Context) error {
+		if _, err := engine.get(ctx); err != nil {
+			return err
+		}
+		check()
+		return nil
+	}}, nil
 }
 
 // checkVolumes tells the operator at the start what every job of a runner would fail for.
@@ -175,18 +192,34 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	defer watch.Done()
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
-	// The Engine answered a moment ago; where it does not now, the job cannot run here.
-	engine, machine, images, err := s.engines.of(r.Docker).reached(context.WithoutCancel(ctx))
+	// What it needs was there a moment ago; where it is not now, the job cannot run here.
+	e, err := s.executor(context.WithoutCancel(ctx), r)
 	if err != nil {
 		log.Error("the job cannot run", "error", err)
 		watch.Ended(job.ResultOf(err, nil))
 		refuse(ctx, remote, err, log)
 		return
 	}
-	e := &executor.Executor{Engine: engine, Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log, Settings: s.settings(r, engine, machine, images)}
 	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
+}
+
+// executor makes what runs a job of one runner.
+func (s *service) executor(ctx context.Context, r *config.Runner) (*executor.Executor, error) {
+	e := &executor.Executor{Store: s.store, SpoolDir: s.folder.Spool(), Log: s.log}
+	if r.Executor == config.ShellExecutor {
+		account, err := executor.FindAccount(s.user)
+		e.Settings = s.connector.executorSettings(r, s.folder, "", s.ephemeral)
+		e.Settings.Account = &account
+		return e, err
+	}
+	engine, machine, images, err := s.engines.of(r.Docker).reached(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e.Engine, e.Settings = engine, s.settings(r, engine, machine, images)
+	return e, nil
 }
 
 // refuseTimeout bounds the report of a job that cannot be begun. It holds up other requests for jobs.
@@ -201,23 +234,21 @@ func refuse(ctx context.Context, remote *gitlab.Job, why error, log *slog.Logger
 	}
 }
 
-// server asks for jobs, but only while there is an Engine to run them.
+// server asks for jobs, but only while there is what they need to run.
 type server struct {
 	client *gitlab.Client
-	engine *engine
+	ready  func(ctx context.Context) error
 	log    *slog.Logger
-	check  func() // the configuration, once the Engine is there
 }
 
 // RequestJob implements runner.Server.
 func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
-	if _, err := s.engine.get(ctx); err != nil {
+	if err := s.ready(ctx); err != nil {
 		if hint := hintOf(err); hint != "" {
 			err = fmt.Errorf("%w (%s)", err, hint)
 		}
 		return nil, err
 	}
-	s.check()
 	spec, err := s.client.RequestJob(ctx)
 	var unreadable *gitlab.PayloadError
 	if errors.As(err, &unreadable) {

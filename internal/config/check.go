@@ -66,15 +66,23 @@ func (c *checker) runner(at string, r *Runner) {
 		})
 		return
 	}
-	r.dockerDefaults()
+	if r.Executor == ShellExecutor {
+		r.shellDefaults()
+	} else {
+		r.dockerDefaults()
+	}
 	c.url(child(at, "url"), rawURL, r.URL)
 	if r.Token == "" {
 		c.missing(child(at, "token"), rawToken, "take it from the runner's page in GitLab, or let slipway register write it")
 	}
-	if d := r.BuildsDir; !path.IsAbs(d) || path.Clean(d) == "/" {
+	if d := r.BuildsDir; r.Executor != ShellExecutor && !path.IsAbs(d) || path.Clean(d) == "/" {
 		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
 	}
 	r.Environment = c.environment(at, r.Environment)
+	if r.Executor == ShellExecutor {
+		c.slipway(child(at, "slipway"), &r.Slipway)
+		return
+	}
 	c.docker(child(at, "docker"), r.Docker)
 	c.slipway(child(at, "slipway"), &r.Slipway)
 	if r.Docker != nil {
@@ -90,18 +98,16 @@ func unsupported(r *Runner) (key, reason string) {
 	}
 	key = "runners.executor"
 	switch e := r.Executor; {
-	case e == dockerExecutor && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
+	case implemented(e) && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
 		return "runners.shell", fmt.Sprintf("shell %q is not supported", r.Shell)
-	case e == dockerExecutor:
+	case implemented(e):
 		return "", ""
 	case e == "":
 		return key, "no executor is named"
-	case e == "shell":
-		return key, fmt.Sprintf("executor %q is not implemented yet", e)
 	case slices.Contains(others, e):
 		return key, fmt.Sprintf("executor %q is not supported", e)
 	default:
-		if near, ok := nearest(e, append(others, dockerExecutor, "shell")); ok {
+		if near, ok := nearest(e, append(others, dockerExecutor, ShellExecutor)); ok {
 			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near)
 		}
 		return key, fmt.Sprintf("executor %q is not known", e)

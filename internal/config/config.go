@@ -15,6 +15,7 @@ type Config struct {
 	ShutdownTimeout  time.Duration // what a forced stop waits for the jobs; 30 s by default
 	ConnectionMaxAge time.Duration // after which idle connections to GitLab are closed; 15 min by default
 	ListenAddress    string        // host:port of metrics and health, "" = none
+	User             string        // whom jobs of the shell executor run as; "" = slipway's own user
 	Slipway          Slipway
 	Runners          []*Runner // in the file's order, those with an executor that we lack too
 }

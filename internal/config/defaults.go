@@ -5,7 +5,15 @@ import (
 	"time"
 )
 
-const dockerExecutor = "docker"
+// The executors that Slipway has.
+const (
+	dockerExecutor = "docker"
+	ShellExecutor  = "shell"
+)
+
+func implemented(executor string) bool {
+	return executor == dockerExecutor || executor == ShellExecutor
+}
 
 // seconds guards against overflow: anything longer than 68 years is as good as that.
 func seconds(n int) time.Duration {
@@ -43,7 +51,16 @@ func (r *Runner) defaults() {
 	}
 }
 
-// Only a runner whose jobs run in containers has these.
+// shellDefaults of a runner whose jobs run without containers.
+func (r *Runner) shellDefaults() {
+	if r.Docker == nil {
+		r.Docker = &Docker{}
+		r.Docker.defaults()
+	}
+	r.Slipway.defaults()
+}
+
+// dockerDefaults of a runner whose jobs run in containers.
 func (r *Runner) dockerDefaults() {
 	if r.BuildsDir == "" {
 		r.BuildsDir = "/builds"

@@ -28,7 +28,6 @@ type Setting struct {
 // All others that are known are fields of Config, Runner, Docker and Slipway.
 func Unimplemented() []Setting {
 	return []Setting{
-		{"user", Later, 4, "the shell executor"},
 		{"sentry_dsn", Never, 0, "no errors are sent to third parties"},
 		{"labels", Never, 0, "job routing by label"},
 		{"machine", Quiet, 0, "autoscaling by Docker Machine"},

@@ -110,7 +110,7 @@ func decode(path string, src []byte) (*Config, error) {
 	cfg := &Config{
 		Path: path, Concurrent: f.Concurrent, LogLevel: f.LogLevel, LogFormat: f.LogFormat,
 		CheckInterval: seconds(f.CheckInterval), ShutdownTimeout: seconds(f.ShutdownTimeout),
-		ConnectionMaxAge: f.ConnectionMaxAge, ListenAddress: f.ListenAddress, Slipway: f.Slipway,
+		ConnectionMaxAge: f.ConnectionMaxAge, ListenAddress: f.ListenAddress, User: f.User, Slipway: f.Slipway,
 	}
 	for _, raw := range f.Runners {
 		run := &Runner{}
@@ -122,7 +122,7 @@ func decode(path string, src []byte) (*Config, error) {
 		if err := md.PrimitiveDecode(raw, &skipped); err != nil {
 			return nil, syntaxError(path, src, err)
 		}
-		if run.Executor == dockerExecutor {
+		if implemented(run.Executor) {
 			if err := md.PrimitiveDecode(raw, run); err != nil {
 				return nil, syntaxError(path, src, err)
 			}

@@ -97,7 +97,7 @@ func TestFull(t *testing.T) {
 	obtained := time.Date(2026, 11, 2, 8, 30, 0, 0, time.UTC)
 	three, no := 3, false
 	want := &Config{
-		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, LogLevel: "warning", LogFormat: "json",
+		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, User: "ci", LogLevel: "warning", LogFormat: "json",
 		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", Slipway: Slipway{StateDir: "/srv/slipway"},
 		Runners: []*Runner{{
 			Pos: Position{"f", 13}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,

@@ -316,7 +316,6 @@ var mistakes = []struct {
 		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
 			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[runners.docker]\nservice_gpus = \"all\"\n",
 		warnings: []string{
-			"f:1: user: not implemented yet, has no effect: the shell executor",
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not implemented yet, has no effect: hooks around get_sources",
@@ -375,9 +374,9 @@ var mistakes = []struct {
 
 	// skipped runners
 	{
-		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"shell\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
+		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"kubernetes\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
 		warnings: []string{
-			`f:7: runners.executor: executor "shell" is not implemented yet: this [[runners]] is skipped` + skipHint,
+			`f:7: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
 			`f:12: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + skipHint,
 			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + skipHint,
 			`f:15: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + skipHint,

@@ -29,7 +29,7 @@ type Runner struct {
 	TLSKeyFile      string    `toml:"tls-key-file,omitempty"`
 
 	Executor           string          `toml:"executor"`
-	BuildsDir          string          `toml:"builds_dir,omitempty"`  // inside the container; /builds by default
+	BuildsDir          string          `toml:"builds_dir,omitempty"`  // inside the container, /builds by default; with the shell executor a folder of the machine, "" = beside the state folder
 	CacheDir           string          `toml:"cache_dir,omitempty"`   // inside the container; /cache by default
 	CloneURL           string          `toml:"clone_url,omitempty"`   // base of the Git remote in place of the payload's
 	Environment        []string        `toml:"environment,omitempty"` // KEY=value; below the job's own variables

@@ -18,6 +18,7 @@ type rawFile struct {
 	ShutdownTimeout  int              `toml:"shutdown_timeout"` // s
 	ConnectionMaxAge time.Duration    `toml:"connection_max_age"`
 	ListenAddress    string           `toml:"listen_address"`
+	User             string           `toml:"user"`
 	Slipway          Slipway          `toml:"slipway"`
 	Runners          []toml.Primitive `toml:"runners"`
 }

@@ -63,7 +63,7 @@ func (r *reader) tables(path string, v any, t reflect.Type, quiet bool) {
 	}
 	for i, m := range list {
 		skipped := quiet
-		if executor, _ := get(m, "executor").(string); t == reflect.TypeFor[Runner]() && executor != dockerExecutor {
+		if executor, _ := get(m, "executor").(string); t == reflect.TypeFor[Runner]() && !implemented(executor) {
 			skipped = true
 			m = maps.Clone(m)
 			maps.DeleteFunc(m, func(key string, _ any) bool {

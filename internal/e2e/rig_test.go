@@ -122,6 +122,7 @@ type rig struct {
 	docker  string // further lines of [runners.docker]
 	runner  string // further lines of [[runners]]
 	global  string // further lines of the file
+	shell   bool   // jobs run without containers
 	command func(args ...string) *exec.Cmd
 	server  *httptest.Server
 	process *exec.Cmd
@@ -185,6 +186,9 @@ func (r *rig) writeConfig() {
 		if key, _, _ := strings.Cut(line, "="); strings.Contains(r.docker, key) {
 			text = strings.Replace(text, "    "+line+"\n", "", 1)
 		}
+	}
+	if r.shell {
+		text = strings.NewReplacer(`executor = "docker"`, `executor = "shell"`, "  builds_dir = \"/builds\"\n", "", "  cache_dir = \"/cache\"\n", "").Replace(text)
 	}
 	if err := os.WriteFile(r.configPath(), []byte(text), 0o600); err != nil {
 		r.t.Fatal(err)

@@ -130,12 +130,9 @@ func (e *Executor) uploadArtifacts(ctx context.Context, server Server, tr *trace
 
 // readable makes sure that a runner that is not root can read what the job wrote.
 func (e *Executor) readable(ctx context.Context, tr *trace.Trace, p *plan, s *session) {
-	if os.Geteuid() == 0 || !s.ran {
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, cleanUpTimeout)
 	defer cancel()
-	if err := s.handOver(ctx, p.dir); err != nil {
+	if err := s.place.readable(ctx, s, p.dir); err != nil {
 		tr.Warnf("some files may not be readable for the runner, which is not root: %v", err)
 	}
 }

@@ -57,6 +57,12 @@ func (e *Executor) evenIfDenied(ctx context.Context, tr *trace.Trace, p *plan, d
 	if !errors.As(err, &denied) {
 		return err
 	}
+	if e.Settings.Account != nil {
+		return &job.Error{
+			Reason: job.SystemFailure, Err: err,
+			Hint: "the operator must remove it; with slipway run by root, and user in [[runners]], what jobs leave of other users is removed",
+		}
+	}
 	e.Log.Info("files of another user are handed over by a container", "path", denied.Path, "image", p.image.name)
 	if err := e.handOverByContainer(ctx, tr, p, denied.Folders); err != nil {
 		return errors.Join(denied, err)

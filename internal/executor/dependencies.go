@@ -152,9 +152,11 @@ func (e *Executor) unpack(ctx context.Context, tr *trace.Trace, root *os.Root, p
 // unzip unpacks an archive into the project folder, and returns also what the log is to say of it.
 func unzip(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, f *os.File, packed int64) (sum archive.Summary, text string, err error) {
 	meter := newMeter(tr, "Unpacked")
-	sum, err = archive.Unzip(ctx, root, f, packed, archive.Options{
-		Umask: p.source.request.Umask, Owners: os.Geteuid() == 0, Progress: meter.read,
-	})
+	o := archive.Options{Umask: p.source.request.Umask, Owners: os.Geteuid() == 0, Progress: meter.read}
+	if own := p.source.request.Owner; own != nil {
+		o.Owner = &archive.Owner{UID: own.UID, GID: own.GID}
+	}
+	sum, err = archive.Unzip(ctx, root, f, packed, o)
 	return sum, described(sum, packed, meter.stop()), err
 }
 

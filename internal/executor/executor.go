@@ -1,4 +1,4 @@
-// Package executor runs one job in a container of the Docker Engine: it plans, prepares, runs the stages, cleans up
+// Package executor runs one job, in a container of the Docker Engine or in a shell of this machine: it plans, prepares, runs the stages, cleans up
 // and says how it ended. It does not know where jobs come from, and it reads no configuration file.
 package executor
 
@@ -20,9 +20,9 @@ import (
 
 // Executor runs the jobs of one [[runners]] entry on one Engine. It is safe for concurrent use.
 type Executor struct {
-	Engine   *docker.Engine
-	Store    *source.Store // mirrors and workspaces
-	SpoolDir string        // one folder in it per running job
+	Engine   *docker.Engine // nil with Settings.Account
+	Store    *source.Store  // mirrors and workspaces
+	SpoolDir string         // one folder in it per running job
 	Settings Settings
 	Log      *slog.Logger
 }

@@ -13,9 +13,9 @@ import (
 )
 
 // writeFiles puts the file variables where the job finds them.
-func writeFiles(dir string, files []job.Variable) error {
+func (a *Account) writeFiles(dir string, files []job.Variable) error {
 	for _, v := range files {
-		if err := writeFile(dir, v.Key, v.Value); err != nil {
+		if err := a.writeFile(dir, v.Key, v.Value); err != nil {
 			return err
 		}
 	}
@@ -23,8 +23,8 @@ func writeFiles(dir string, files []job.Variable) error {
 }
 
 // writeFile writes a new file into a folder that the job may have written to: nothing that lies there is followed,
-// opened or kept. Every user of the container may read it.
-func writeFile(dir, name, content string) error {
+// opened or kept. It is for the account alone; without one, every user of the container may read it.
+func (a *Account) writeFile(dir, name, content string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the job's temporary folder: %w", err)
@@ -38,8 +38,15 @@ func writeFile(dir, name, content string) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	_, err = io.WriteString(f, content)
-	if cerr := f.Chmod(0o666); err == nil { // GitLab: umask 0000
+	mode := fs.FileMode(0o666) // GitLab: umask 0000
+	if a != nil {
+		mode = 0o600
+	}
+	if cerr := f.Chmod(mode); err == nil {
 		err = cerr
+	}
+	if a != nil && a.Other && err == nil {
+		err = f.Chown(a.UID, a.GID)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -32,13 +32,13 @@ chmod -R u+rwX "$@" && exit $code`
 
 // handOver gives the workspace's files to the runner's user inside the job's container, which it starts again if it
 // has ended.
-func (s *session) handOver(ctx context.Context, dirs ...string) error {
-	if s.stream == nil {
+func (s *session) handOver(ctx context.Context, c *container, dirs ...string) error {
+	if s.shell == nil {
 		if err := s.start(ctx); err != nil {
 			return err
 		}
 	}
-	code, output, err := s.engine.Exec(ctx, s.id, "0", handOverCommand(dirs...)...)
+	code, output, err := c.engine.Exec(ctx, c.id, "0", handOverCommand(dirs...)...)
 	if err != nil {
 		return err
 	}

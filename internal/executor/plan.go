@@ -47,6 +47,7 @@ type plan struct {
 
 	dir, tempDir string // in the container
 	files        []job.Variable
+	exports      [][2]string // what the scripts export first; the container has it in its environment
 	stages       []stage
 	artifacts    []artifactPlan
 	caches       []cachePlan
@@ -72,14 +73,18 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	p.layout, p.volumes, err = s.volumes(slot, spec)
-	if err != nil && p.err == nil {
+	if s.Account != nil {
+		p.layout = s.sharedLayout(s.BuildsDir, slot)
+	} else if p.layout, p.volumes, err = s.volumes(slot, spec); err != nil && p.err == nil {
 		p.err = err
 	}
 	p.dir = path.Join(s.BuildsDir, p.layout.below, projectPath)
 	p.tempDir = p.dir + ".tmp"
 	p.vars = s.variables(slot, spec, p.dir, p.tempDir)
-	services := s.readServices(p)
+	var services []job.Service
+	if s.Account == nil {
+		services = s.readServices(p)
+	}
 	if p.dind != nil {
 		s.setDind(p)
 	}
@@ -92,11 +97,12 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	if err != nil && p.err == nil {
 		p.err = err
 	}
-	p.image, err = s.image(p)
-	if err != nil && p.err == nil {
+	if err := unsupported(spec); err != nil && p.err == nil {
 		p.err = err
 	}
-	if err := unsupported(spec); err != nil && p.err == nil {
+	if s.Account != nil {
+		s.planHost(p)
+	} else if err := s.planContainer(p, services, random); err != nil && p.err == nil {
 		p.err = err
 	}
 	p.stages = s.stages(p)
@@ -104,16 +110,41 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 		p.err = err
 	}
 	p.caches = s.planCaches(p)
-	p.container = s.container(p, random)
-	if err := s.services(p, services, random); err != nil && p.err == nil {
-		p.err = err
-	}
-	if err := fitsEnvironment(p.container.Env); err != nil && p.err == nil {
-		p.err = err
-	}
 	p.warn()
-	p.warnings = append(p.warnings, s.socketWarnings(p)...)
+	if s.Account == nil {
+		p.warnings = append(p.warnings, s.socketWarnings(p)...)
+	}
 	return p
+}
+
+// planContainer decides what the job and its services run in. The first error is returned; the plan is made all the same.
+func (s Settings) planContainer(p *plan, services []job.Service, random string) error {
+	var err error
+	p.image, err = s.image(p)
+	p.container = s.container(p, random)
+	if serr := s.services(p, services, random); err == nil {
+		err = serr
+	}
+	if ferr := fitsEnvironment(p.container.Env); err == nil {
+		err = ferr
+	}
+	return err
+}
+
+// planHost decides what the job's processes on this machine get.
+func (s Settings) planHost(p *plan) {
+	env := p.source.environ(p.vars)
+	if err := fitsEnvironment(environ(env, p.tempDir)); err != nil && p.err == nil {
+		p.err = err
+	}
+	for _, e := range environ(env, p.tempDir) {
+		if name, value, _ := strings.Cut(e, "="); script.IsName(name) {
+			p.exports = append(p.exports, [2]string{name, value})
+		}
+	}
+	if len(p.spec.Services) > 0 {
+		p.warnings = append(p.warnings, "services: are not started: this runner runs jobs in a shell, without containers")
+	}
 }
 
 // mayRun refuses jobs that the operator did not set the runner up for. It asks the payload's own fields, which no pipeline
@@ -197,7 +228,7 @@ func (s Settings) stages(p *plan) []stage {
 	out := []stage{{
 		name: stageScript, headline: `Executing "step_script" stage of the job script`,
 		text: func(string) string {
-			return script.Stage{Dir: p.dir, Commands: st.Script, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
+			return script.Stage{Env: p.exports, Dir: p.dir, Commands: st.Script, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
 		},
 		timeout: p.duration("RUNNER_SCRIPT_TIMEOUT", 0),
 	}}
@@ -209,7 +240,7 @@ func (s Settings) stages(p *plan) []stage {
 		name: stageAfter, headline: "Running after_script",
 		text: func(status string) string {
 			return script.Stage{
-				EnvFile: envFile(p.tempDir), Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
+				Env: p.exports, EnvFile: envFile(p.tempDir), Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
 				Export: [][2]string{{"CI_JOB_STATUS", status}},
 			}.Text()
 		},

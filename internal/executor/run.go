@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -59,7 +61,13 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	defer w.Close()
 	fetched := e.fetchArtifacts(cancelable, server, p)
 	defer fetched.close()
-	s, sv, err := e.prepare(cancelable, tr, p, w)
+	var s *session
+	var sv *services
+	if e.Settings.Account != nil {
+		s, err = e.prepareHost(cancelable, tr, p, w)
+	} else {
+		s, sv, err = e.prepare(cancelable, tr, p, w)
+	}
 	defer e.cleanUp(ctx, tr, p, w, s, sv, later)
 	if err != nil {
 		return orCause(cancelable, err)
@@ -127,11 +135,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 		return s, sv, err
 	}
 	host, _ := os.Hostname()
-	end = tr.Section(stageEnviron, "Preparing environment")
-	tr.Printf("Running on %s via %s...", p.container.Name, host)
-	err = writeFiles(w.TempDir, p.files)
-	end()
-	if err != nil {
+	if err := e.prepareFiles(tr, p, w, fmt.Sprintf("%s via %s", p.container.Name, host)); err != nil {
 		return s, sv, err
 	}
 	p.slot.Watch.Stage(stageSources)
@@ -144,6 +148,34 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	end()
 	tr.Flush()
 	return s, sv, err
+}
+
+// prepareHost does the same for a job without a container.
+func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
+	p.slot.Watch.Stage(stagePrepare)
+	shell := cmp.Or(e.Settings.Shell, "bash")
+	end := tr.Section(stagePrepare, `Preparing the "shell" executor`)
+	tr.Printf("Using Shell (%s) executor...", shell)
+	end()
+	s := &session{grace: e.Settings.StopGrace, tr: tr, place: &hostPlace{
+		account: *e.Settings.Account, shell: shell, env: environ(p.source.environ(p.vars), p.tempDir),
+		mark: e.Settings.Instance + "-" + randomHex(8), log: e.Log,
+	}}
+	host, _ := os.Hostname()
+	if err := e.prepareFiles(tr, p, w, host); err != nil {
+		return s, err
+	}
+	p.slot.Watch.Stage(stageSources)
+	defer tr.Flush()
+	defer tr.Section(stageSources, "Getting source from Git repository")()
+	return s, e.checkout(ctx, tr, tr.Stdout(), p, w)
+}
+
+// prepareFiles tells where the job runs, and puts its file variables there.
+func (e *Executor) prepareFiles(tr *trace.Trace, p *plan, w *source.Workspace, where string) error {
+	defer tr.Section(stageEnviron, "Preparing environment")()
+	tr.Printf("Running on %s...", where)
+	return e.Settings.Account.writeFiles(w.TempDir, p.files)
 }
 
 // prepareLimit ends with the time that an operator gives to images, containers and services.
@@ -196,11 +228,11 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	if socket != nil {
 		socket.JobContainer(id, c.Name)
 	}
-	return &session{
-		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, grace: e.Settings.StopGrace, tr: tr,
+	return &session{grace: e.Settings.StopGrace, tr: tr, place: &container{
+		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, tr: tr, log: e.Log,
 		limited: c.Limits.Memory > 0, sharesPIDs: c.Security.PidMode != "",
 		network: func(ctx context.Context) error { return e.ensureNetwork(ctx, c.Network) },
-	}, nil
+	}}, nil
 }
 
 // stages runs the script and what follows it.
@@ -236,7 +268,7 @@ func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan
 		defer cancel()
 	}
 	file := scriptsPrefix + st.name
-	if err := writeFile(w.TempDir, file, st.text(status)); err != nil {
+	if err := e.Settings.Account.writeFile(w.TempDir, file, st.text(status)); err != nil {
 		return err
 	}
 	return s.run(ctx, stageCtx, path.Join(p.tempDir, file))
@@ -279,31 +311,18 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	if s == nil {
 		return
 	}
-	if os.Geteuid() != 0 && s.ran {
-		if err := s.handOver(ctx, p.ownDirs()...); err != nil {
-			e.Log.Warn("files of the job's root user stay until the next job", "error", err)
-		}
-	}
-	// Before the job's container goes: nothing of the job is to start anything while it ends.
-	s.socket.close(ctx)
-	if err := e.Engine.Remove(ctx, s.id); err != nil {
-		e.Log.Warn("the job's container cannot be removed now; trying again", "container", s.id, "error", err)
-		go e.removeLater(context.WithoutCancel(ctx), s.id)
-	} else {
-		s.socket.removeCgroup()
-	}
-	s.close()
+	s.place.clear(ctx, s, p.ownDirs()...)
 	if err := emptyFolder(w.TempDir); err != nil {
 		e.Log.Warn("the job's temporary folder stays until the next job", "error", err)
 	}
 }
 
 // removeLater goes on trying: the Engine may be away for a while.
-func (e *Executor) removeLater(ctx context.Context, id string) {
+func removeLater(ctx context.Context, engine *docker.Engine, id string, log *slog.Logger) {
 	tryLater(ctx, func(ctx context.Context) error {
-		err := e.Engine.Remove(ctx, id)
+		err := engine.Remove(ctx, id)
 		if err == nil {
-			e.Log.Info("a container left by a job is removed now", "container", id)
+			log.Info("a container left by a job is removed now", "container", id)
 		}
 		return err
 	})

@@ -175,7 +175,7 @@ func (sv *services) remove(ctx context.Context) {
 		group.Go(func() {
 			if err := sv.e.Engine.Remove(ctx, s.id); err != nil {
 				sv.e.Log.Warn("a service's container cannot be removed now; trying again", "container", s.id, "error", err)
-				go sv.e.removeLater(context.WithoutCancel(ctx), s.id)
+				go removeLater(context.WithoutCancel(ctx), sv.e.Engine, s.id, sv.e.Log)
 			}
 		})
 	}

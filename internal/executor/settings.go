@@ -31,6 +31,9 @@ type Settings struct {
 	AllowedProjects []string // globs of full paths; empty = all
 	ProtectedOnly   bool     // only jobs of protected refs
 
+	// Account is whom jobs run as on this machine, without a container; nil = they run in one, and what follows says in which.
+	Account *Account
+
 	// What jobs run in. Container is the part of docker.Container that the configuration decides.
 	Container                  docker.Container
 	Image                      string
@@ -44,7 +47,7 @@ type Settings struct {
 	ContainerLabels            map[string]string
 
 	// Where things lie.
-	BuildsDir, CacheDir string // in the container
+	BuildsDir, CacheDir string // in the container; without one, BuildsDir is on the host
 	Volumes             []string
 	DisableCache        bool   // /path volumes end with the job
 	VolumeHostDir       string // [runners.docker] cache_dir: /path volumes become folders here

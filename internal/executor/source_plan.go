@@ -45,7 +45,13 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	if p.layout.hostRoot != "" {
 		r.Root, r.Rel = p.layout.hostRoot, path.Join(p.layout.below, spec.JobInfo.ProjectFullPath)
 	}
-	if s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
+	if a := s.Account; a != nil {
+		r.Objects, r.Modules = "", "" // they are the job's own: on the host nothing is mounted
+		if a.Other {
+			r.Owner = &source.Owner{UID: a.UID, GID: a.GID}
+		}
+	}
+	if s.Account != nil || s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
 		r.Umask = fs.FileMode(0o022)
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil

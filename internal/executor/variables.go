@@ -27,7 +27,7 @@ func (s Settings) variables(slot Slot, spec *job.Spec, dir, tempDir string) job.
 	for _, f := range flags {
 		public(f, strconv.FormatBool(s.flag(f, spec.Variables)))
 	}
-	if spec.Image.Name != "" {
+	if spec.Image.Name != "" && s.Account == nil {
 		public("CI_JOB_IMAGE", spec.Image.Name)
 	}
 	for _, e := range s.Environment {
@@ -44,7 +44,11 @@ func (s Settings) variables(slot Slot, spec *job.Spec, dir, tempDir string) job.
 	vars = append(vars, s.ServerTLS...)
 	vars = append(vars, spec.Variables...)
 	public("CI_RUNNER_SHORT_TOKEN", s.ShortToken)
-	public("CI_DISPOSABLE_ENVIRONMENT", "true")
+	if s.Account != nil {
+		public("CI_SHARED_ENVIRONMENT", "true")
+	} else {
+		public("CI_DISPOSABLE_ENVIRONMENT", "true")
+	}
 	public("CI_RUNNER_VERSION", s.Version)
 	public("CI_RUNNER_REVISION", s.Revision)
 	public("CI_RUNNER_EXECUTABLE_ARCH", runtime.GOOS+"/"+runtime.GOARCH)

@@ -61,6 +61,15 @@ func DockerFeatures() Features {
 	return f
 }
 
+// ShellFeatures is what the shell executor can do.
+func ShellFeatures() Features {
+	f := DockerFeatures()
+	f.Image, f.ImageExecutorOpts = false, false
+	f.Services, f.ServiceVariables, f.ServiceMultipleAliases, f.ServiceExecutorOpts = false, false, false, false
+	f.Shared = true
+	return f
+}
+
 // info is how a runner describes itself.
 type info struct {
 	Name         string     `json:"name"`

@@ -13,6 +13,7 @@ const (
 // Stage is one shell script of a job: it runs in a shell of its own.
 type Stage struct {
 	Dir       string      // where it starts
+	Env       [][2]string // exported first: what no shell profile may change; name, value
 	EnvFile   string      // KEY=VALUE lines that an earlier stage may have left, "" = none
 	Export    [][2]string // environment that differs from the container's: name, value
 	Notice    string      // a green line before the first command, may be empty
@@ -30,10 +31,9 @@ func (s Stage) Text() string {
 	var b strings.Builder
 	b.WriteString("if (set -o pipefail) 2>/dev/null; then set -o pipefail; fi\n")
 	b.WriteString("set -o errexit\nset +o noclobber\n")
+	b.WriteString(export(s.Env))
 	b.WriteString(readEnv(s.EnvFile))
-	for _, e := range s.Export {
-		b.WriteString("export " + e[0] + "=" + Quote(e[1]) + "\n")
-	}
+	b.WriteString(export(s.Export))
 	if s.Dir != "" {
 		b.WriteString("cd " + Quote(s.Dir) + "\n")
 	}
@@ -54,6 +54,14 @@ func (s Stage) Text() string {
 		b.WriteString(c + "\n")
 	}
 	b.WriteString(line(s.Post))
+	return b.String()
+}
+
+func export(list [][2]string) string {
+	var b strings.Builder
+	for _, e := range list {
+		b.WriteString("export " + e[0] + "=" + Quote(e[1]) + "\n")
+	}
 	return b.String()
 }
 
@@ -87,6 +95,13 @@ func headline(command string) string {
 }
 
 func echo(line string) string { return "printf '%s\\n' " + Quote(green+line+reset) + "\n" }
+
+// IsName reports whether a shell takes a variable of that name.
+func IsName(name string) bool {
+	return name != "" && (name[0] < '0' || name[0] > '9') && !strings.ContainsFunc(name, func(c rune) bool {
+		return c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z')
+	})
+}
 
 // Quote makes one shell word of s that stands for exactly s.
 func Quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -30,8 +30,12 @@ func detect(shell, command string) string {
 // Run is one line for the shell that reads stdin: it runs the script at path in a new shell with nothing on stdin,
 // then prints Mark with its exit code on both streams, so that the reader of each knows that it has seen all.
 func Run(shell, path, nonce string) string {
-	return detect(shell, "%s "+Quote(path)+" </dev/null") +
-		"; slipway_code=$?; " +
+	return detect(shell, "%s "+Quote(path)+" </dev/null") + report(nonce)
+}
+
+// report prints the marks.
+func report(nonce string) string {
+	return "; slipway_code=$?; " +
 		"printf '\\001slipway:%s:%d\\n' " + nonce + " $slipway_code; " +
 		"printf '\\001slipway:%s:%d\\n' " + nonce + " $slipway_code >&2\n"
 }
@@ -54,3 +58,9 @@ left() {
 }
 while left; do sleep 0.1 2>/dev/null || sleep 1; done
 `
+
+// RunInside is Run for the login shell of a machine: the script runs in a copy of that shell, with the functions and settings of the
+// user's profile, and when it exits nothing of the user's logout files runs.
+func RunInside(path, nonce string) string {
+	return "( . " + Quote(path) + " ) </dev/null" + report(nonce)
+}

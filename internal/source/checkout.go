@@ -146,7 +146,10 @@ func (w *Workspace) writeJobGit(head string, src sources, index []byte) error {
 	defer root.Close()
 	g := jobGit{
 		dir: ".git", head: head, refs: src.refs, shallow: src.past.boundary, index: index, format: w.req.Git.RepoObjectFormat,
-		remote: remote.String(), objects: w.req.Objects, umask: w.req.Umask, extra: modulesConfig(w.modules, ""),
+		remote: remote.String(), objects: w.req.Objects, umask: w.req.Umask, extra: modulesConfig(w.modules, ""), owner: w.req.Owner,
+	}
+	if w.req.Objects == "" {
+		g.packs = filepath.Join(w.mirror.objectsDir(), "pack")
 	}
 	err = g.write(root)
 	for _, m := range w.modules {

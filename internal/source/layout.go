@@ -23,7 +23,7 @@ func (w *Workspace) layOut(ctx context.Context, clean cleanFlags, out io.Writer)
 	removed := bufio.NewWriter(out)
 	rm := &remover{top: w.project, path: w.Dir}
 	s := &sweep{
-		index: idx, keep: !clean.all, umask: w.req.Umask, remover: rm,
+		index: idx, keep: !clean.all, umask: w.req.Umask, owner: w.req.owner(), remover: rm,
 		report:  func(path string, dir bool) { removed.WriteString(removing(path, dir)) },
 		modules: w.req.Submodules.on(),
 	}
@@ -80,6 +80,9 @@ func (w *Workspace) readTree(ctx context.Context) (*index, error) {
 	call := w.call("read-tree", "--reset", "-u", w.req.Git.SHA)
 	if err := w.store.git.run(ctx, call); err != nil {
 		return nil, explainCheckout(err, w.Dir)
+	}
+	if err := w.giveTree(ctx); err != nil {
+		return nil, err
 	}
 	if err := w.setCheckedOut(w.req.Git.SHA); err != nil {
 		return nil, err

@@ -200,12 +200,16 @@ func (m *module) writeJobGit(root *os.Root, top *Workspace) error {
 	g := jobGit{
 		dir: m.gitDir, head: m.req.Git.SHA, refs: m.src.refs, shallow: m.src.past.boundary, index: m.index,
 		format: m.req.Git.RepoObjectFormat, remote: m.req.RemoteURL, objects: path.Join(top.req.Modules, m.key), umask: top.req.Umask,
+		owner: top.req.Owner,
 		extra: "[core]\n\tworktree = " + quoteConfig(toTree) + "\n" + modulesConfig(top.modules, m.gitDir),
+	}
+	if top.req.Objects == "" {
+		g.packs = filepath.Join(m.mirror.objectsDir(), "pack")
 	}
 	if err := g.write(root); err != nil {
 		return err
 	}
-	return writeNew(root, path.Join(m.path, ".git"), []byte("gitdir: "+toGit+"\n"), 0o666&^top.req.Umask)
+	return writeNew(root, path.Join(m.path, ".git"), []byte("gitdir: "+toGit+"\n"), 0o666&^top.req.Umask, top.req.Owner)
 }
 
 // modulesConfig is what git submodule init would have written for the submodules right below a Git directory.

@@ -36,7 +36,7 @@ func (w *Workspace) modulesFolder(ctx context.Context, slot string) error {
 			return err
 		}
 	}
-	if !w.req.Submodules.on() {
+	if !w.req.Submodules.on() || w.req.Objects == "" {
 		return nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -183,8 +183,10 @@ func (w *Workspace) layOutModule(ctx context.Context, in *Workspace, m *module, 
 		return err
 	}
 	m.index = idx.raw
-	if err := m.expose(w.ModulesDir); err != nil {
-		return err
+	if w.ModulesDir != "" {
+		if err := m.expose(w.ModulesDir); err != nil {
+			return err
+		}
 	}
 	fmt.Fprintf(out, "Submodule path '%s': checked out '%s'\n", m.path, m.req.Git.SHA)
 	return w.bringLevel(ctx, m, idx, mp, clean, out)
@@ -192,7 +194,7 @@ func (w *Workspace) layOutModule(ctx context.Context, in *Workspace, m *module, 
 
 // sweeper works on single folders of the project.
 func (w *Workspace) sweeper() *sweep {
-	return &sweep{umask: w.req.Umask, remover: &remover{top: w.project, path: w.Dir}}
+	return &sweep{umask: w.req.Umask, owner: w.req.owner(), remover: &remover{top: w.project, path: w.Dir}}
 }
 
 // emptyFormer empties the folders of those submodules that are none in the new commit, so that Git can put something else

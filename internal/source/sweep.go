@@ -22,6 +22,7 @@ type sweep struct {
 	index   *index
 	keep    bool
 	umask   fs.FileMode
+	owner   Owner
 	remover *remover
 	report  func(path string, dir bool) // of what is removed and not tracked
 	modules bool                        // what is in submodules stays: each is swept by itself
@@ -107,8 +108,8 @@ func (s *sweep) restore(f *os.File, rel string) error {
 		}
 		_ = unix.Fstat(fd, &st) // an access list is in the mode too
 	}
-	if uid := os.Geteuid(); uid == 0 && (st.Uid != 0 || st.Gid != uint32(os.Getegid())) {
-		if err := unix.Fchown(fd, 0, os.Getegid()); err != nil {
+	if os.Geteuid() == 0 && (st.Uid != uint32(s.owner.UID) || st.Gid != uint32(s.owner.GID)) {
+		if err := unix.Fchown(fd, s.owner.UID, s.owner.GID); err != nil {
 			return withPath("own", s.full(rel), err)
 		}
 	}

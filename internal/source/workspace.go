@@ -43,7 +43,8 @@ type Request struct {
 	Umask      fs.FileMode // of all that the job gets. GitLab: 0000, 0022 with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR
 
 	Submodules    Submodules
-	Objects       string   // path of Workspace.ObjectsDir inside the container
+	Owner         *Owner   // whom the job's files belong to; nil = whoever this process is
+	Objects       string   // path of Workspace.ObjectsDir inside the container; "" = the job's .git has the objects itself
 	Modules       string   // path of Workspace.ModulesDir inside the container; needed with Submodules
 	CAFile        string   // certificates that the Git server may have, "" = the system's
 	UserAgent     string   // of requests to the Git server
@@ -155,9 +156,9 @@ func (r *Request) complete() error {
 		return fmt.Errorf("bad slot name %q", r.Slot)
 	case r.Root == "" && r.Rel != "", r.Root != "" && !(filepath.IsAbs(r.Root) && r.Rel != "." && filepath.IsLocal(r.Rel)):
 		return fmt.Errorf("bad project folder %q in %q", r.Rel, r.Root)
-	case !filepath.IsAbs(r.Objects) || strings.ContainsAny(r.Objects, "\n\""):
+	case r.Objects != "" && !filepath.IsAbs(r.Objects) || strings.ContainsAny(r.Objects, "\n\""):
 		return fmt.Errorf("bad path of the objects in the container %q", r.Objects)
-	case r.Submodules.on() && (!filepath.IsAbs(r.Modules) || strings.ContainsAny(r.Modules, "\n\"")):
+	case r.Objects != "" && r.Submodules.on() && (!filepath.IsAbs(r.Modules) || strings.ContainsAny(r.Modules, "\n\"")):
 		return fmt.Errorf("bad path of the submodules' objects in the container %q", r.Modules)
 	}
 	return nil
@@ -190,6 +191,11 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 		if err := os.MkdirAll(root, 0o755); err != nil {
 			return err
 		}
+		if w.req.Owner != nil {
+			if err := outOfReach(root, w.req.Owner.UID); err != nil {
+				return err
+			}
+		}
 	}
 	if w.req.Strategy == Empty {
 		project += "-empty" // GitLab: the kept work tree of other jobs is not lost
@@ -203,9 +209,16 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 	if w.project, err = w.folder(top, project); err != nil {
 		return withPath("open", w.Dir, err)
 	}
+	if err := w.give(w.project); err != nil {
+		return withPath("own", w.Dir, err)
+	}
 	tmp, err := w.folder(top, temp)
 	if err != nil {
 		return withPath("open", w.TempDir, err)
+	}
+	if err := w.give(tmp); err != nil {
+		tmp.Close()
+		return withPath("own", w.TempDir, err)
 	}
 	err = w.clear(ctx, tmp, w.TempDir)
 	tmp.Close()
@@ -283,7 +296,7 @@ func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error 
 	if err := rm.remove(ctx, dir, ".git", filepath.Join(path, ".git")); err != nil {
 		return err
 	}
-	s := &sweep{index: none, umask: w.req.Umask, remover: rm}
+	s := &sweep{index: none, umask: w.req.Umask, owner: w.req.owner(), remover: rm}
 	return s.run(ctx, dir)
 }
 

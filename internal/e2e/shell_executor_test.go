@@ -1,0 +1,191 @@
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// inShell is a rig whose jobs run on the machine, as that user; "" = the user of the test.
+func inShell(user string) option {
+	return func(r *rig) {
+		r.shell = true
+		if user != "" {
+			if os.Geteuid() != 0 {
+				r.t.Skip("only root can run jobs as another user")
+			}
+			r.global += "user = \"" + user + "\"\n"
+		}
+		// The user has to get to the builds folder.
+		for _, dir := range []string{filepath.Dir(r.dir), r.dir} {
+			if err := os.Chmod(dir, 0o711); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+}
+
+// withHome gives Slipway, and so its jobs, a home with these files.
+func withHome(files map[string]string) option {
+	return func(r *rig) {
+		home := r.t.TempDir()
+		for name, text := range files {
+			if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o600); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+		command := r.command
+		r.command = func(args ...string) *exec.Cmd {
+			cmd := command(args...)
+			cmd.Env = append(cmd.Environ(), "HOME="+home, "SLIPWAY_TEST_INHERITED=yes", "NOTIFY_SOCKET=/nowhere")
+			return cmd
+		}
+	}
+}
+
+// lives reports whether a process of this machine has these words in its command line.
+func lives(words string) bool {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		if line := strings.ReplaceAll(string(text), "\x00", " "); strings.Contains(line, words) && !strings.Contains(line, "-test.") {
+			return true
+		}
+	}
+	return false
+}
+
+func TestShellExecutor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, inShell(""), withHome(map[string]string{
+		".bash_profile": "greet() { echo hello from the profile; }\nexport PATH=/usr/bin:/bin:/profile\n", ".bash_logout": "echo logged out; exit 9\n",
+	}))
+	p := r.repository("group/demo", map[string]string{"README": "hello\n", "run": "#!/bin/sh\necho it runs\n", "dir/file": "one\n"})
+	t.Run("a job", func(t *testing.T) {
+		r := r.in(t)
+		s := p.spec("main",
+			"greet; echo $PATH; echo inherited $SLIPWAY_TEST_INHERITED, $NOTIFY_SOCKET", "pwd; echo $CI_PROJECT_DIR; echo shared $CI_SHARED_ENVIRONMENT$CI_DISPOSABLE_ENVIRONMENT",
+			"cat README; ./run; git status --porcelain; git log --format=%an; git describe --always --all; umask; stat -c %a README run dir",
+			"stat -c '%a %n' $KEY; cat $KEY", "echo MADE=later >>$GITLAB_ENV", "printf 'cat: '; cat; exit 3")
+		s.Variables = append(s.Variables, job.Variable{Key: "KEY", Value: "a secret key\n", File: true}, job.Variable{Key: "PATH", Value: "/bin:/usr/bin:/job", Public: true})
+		log := r.fails(job.ScriptFailure, 3, withAfter(s, "echo status $CI_JOB_STATUS, made $MADE", "greet"))
+		wants(t, log, `Preparing the "shell" executor`, "Using Shell (bash) executor...", "\nhello from the profile\n/bin:/usr/bin:/job\ninherited yes,", "\nshared true\n",
+			"\nhello\nit runs\n", "\n0022\n644\n755\n755\n", "600 ", "\na secret key\n", "\ncat: ", "ERROR: Job failed: exit status 3", "status failed, made later\n$ greet\nhello from the profile\n")
+		lacks(t, log, "logged out", "/nowhere", "WARNING")
+		wants(t, log, "\n"+filepath.Join(r.stateDir()+"-builds"))
+	})
+	t.Run("what is left ends", func(t *testing.T) {
+		r := r.in(t)
+		log := r.must(job.Success, withAfter(spec("sleep 77001 & setsid sh -c 'sleep 77002 & sleep 77003' >/dev/null 2>&1 &", "echo begun"), "pgrep -f 'sleep 7700[1]' >/dev/null && echo still there"))
+		wants(t, log, "\nbegun\n", "\nstill there\n")
+		if lives("sleep 77001") || lives("sleep 77002") || lives("sleep 77003") {
+			t.Error("processes of the job are left")
+		}
+	})
+	t.Run("a shell that is killed", func(t *testing.T) {
+		wants(t, r.in(t).fails(job.ScriptFailure, 137, withAfter(spec("kill -9 $$"), "echo and after")), "the shell ended before the script did", "\nand after\n")
+	})
+	t.Run("a syntax error", func(t *testing.T) {
+		wants(t, r.in(t).fails(job.ScriptFailure, 2, withAfter(spec("if true; then"), "echo and after")), "syntax error", "\nand after\n")
+	})
+	t.Run("sh", func(t *testing.T) {
+		other := newRig(t, inShell(""), runnerKeys(`  shell = "sh"`))
+		log := other.must(job.Success, withAfter(spec("echo bash ${BASH_VERSION:-none}", "false || echo on"), "echo after"))
+		wants(t, log, "Using Shell (sh) executor...", "\nbash none\n", "\non\n", "\nafter\n")
+	})
+	t.Run("timeout", func(t *testing.T) {
+		s := withAfter(withVariables(spec("sleep 77004 || true", "sleep 77005"), "RUNNER_SCRIPT_TIMEOUT", "2s"), "echo status $CI_JOB_STATUS")
+		o, log := r.in(t).run(s)
+		if o.FailureReason != job.TimeoutFailure || lives("sleep 77004") {
+			t.Errorf("%+v", o)
+		}
+		wants(t, log, "status timedout")
+	})
+}
+
+// TestShellCancel: a canceled job's processes are asked to end, then killed; of an aborted one all is killed at once.
+func TestShellCancel(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, inShell(""))
+	gentle := r.enqueue(withAfter(spec("trap 'echo trapped; exit 5' TERM", "sh -c 'trap \"\" TERM; sleep 77011; sleep 77012' &", ticking, "echo ready; while :; do sleep 0.2; done"), "echo status $CI_JOB_STATUS"))
+	abort := r.enqueue(withAfter(spec(ticking, "trap '' TERM", "echo ready; sleep 77013"), "echo never"))
+	r.until(gentle, "\nready\n")
+	r.until(abort, "\nready\n")
+	gentle.Cancel(true)
+	abort.Cancel(false)
+	o, log := r.end(gentle)
+	if o.State != coordinator.Canceled {
+		t.Errorf("%+v", o)
+	}
+	wants(t, log, "\ntrapped\n", "\nstatus canceled\n")
+	r.eventually("all processes have ended", func() bool { return !lives("sleep 7701") })
+	lacks(t, plain(abort.Trace()), "\nnever\n")
+}
+
+// TestShellCrash: what a killed Slipway's jobs left on the machine ends when it starts again.
+func TestShellCrash(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, inShell(""))
+	j := r.enqueue(spec("setsid sleep 77021 & echo in the middle; sleep 77022"))
+	r.until(j, "\nin the middle\n")
+	r.kill()
+	if !lives("sleep 77022") {
+		t.Error("the job ended with the runner: nothing is shown")
+	}
+	r.start()
+	r.interrupted(j)
+	r.eventually("all processes have ended", func() bool { return !lives("sleep 7702") })
+}
+
+// TestShellUser: jobs run as another user, who owns what they get and gets at nothing else.
+func TestShellUser(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, inShell("nobody"))
+	p := r.repository("group/demo", map[string]string{"README": "hello\n", "run": "#!/bin/sh\necho it runs\n", "dir/file": "one\n"})
+	state := r.stateDir()
+	s := p.spec("main", "id -un; echo $HOME $USER $LOGNAME", "find . $CI_PROJECT_DIR.tmp -not -user nobody -not -path './.git/objects/pack/*'", "chmod +x README; chmod -x README; ./run",
+		"git -c user.name=a -c user.email=a@b commit -q --allow-empty -m new && git log --format=%s -1; git fsck", "cat $KEY; stat -c %a $KEY",
+		"ls "+state+" || echo no state", "test -w .. || echo no parent", "touch .git/objects/pack/* 2>/dev/null || echo no pack",
+		"mkdir left; echo x >left/file; chmod 0 left; ln -s /etc/passwd link; echo changed >dir/file; mkdir cached; echo kept >cached/file; ln -sf file cached/link")
+	s.Variables = append(s.Variables, job.Variable{Key: "KEY", Value: "a secret key\n", File: true})
+	cached := func(s *job.Spec) *job.Spec {
+		s.Cache = []job.Cache{{Key: "k", Paths: []string{"cached"}, Policy: "pull-push", When: "on_success"}}
+		return s
+	}
+	log := r.must(job.Success, cached(s))
+	wants(t, log, "\nnobody\n", "nobody nobody\n", "\nit runs\n", "\nnew\n", "\na secret key\n600\n", "\nno state\n", "\nno parent\n", "\nno pack\n", "Saved the cache k")
+	before := strings.Count(log, "\n./")
+	if before != 0 {
+		t.Errorf("files of others:\n%s", log)
+	}
+	log = r.must(job.Success, cached(p.spec("main", "cat dir/file; ls; git status --porcelain", "find . -not -user nobody -not -path './.git/objects/pack/*'", "cat cached/link && rm cached/file")))
+	wants(t, log, "\none\n", "README\ncached\ndir\nrun\n", "\nkept\n")
+	if strings.Contains(log, "\n./") {
+		t.Errorf("files of others:\n%s", log)
+	}
+	for _, dir := range []string{state + "-builds", filepath.Dir(state)} {
+		if st, err := os.Stat(dir); err != nil || st.Sys().(*syscall.Stat_t).Uid != 0 {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
+// TestShellBuildsDir: root works only where the user cannot put another folder in the place of one.
+func TestShellBuildsDir(t *testing.T) {
+	t.Parallel()
+	open := t.TempDir()
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, inShell("nobody"), runnerKeys("  builds_dir = \""+open+"/builds\""))
+	log := r.fails(job.ConfigurationError, 0, spec("echo never"))
+	wants(t, log, "which others than root can change", "Hint: let builds_dir")
+	unknown := newRig(t, inShell("no-such-user"))
+	unknown.logged("no-such-user")
+}

@@ -1,0 +1,291 @@
+package executor
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/script"
+)
+
+// Account is the user of this machine whom jobs without a container run as.
+type Account struct {
+	Name, Home string
+	UID, GID   int
+	Groups     []uint32
+	Other      bool // not this process's own user: only root can become it
+}
+
+// FindAccount looks a user up; "" is this process's own. The error is a *job.Error with a hint.
+func FindAccount(name string) (Account, error) {
+	look := func() (*user.User, error) { return user.Lookup(name) }
+	if name == "" {
+		look = user.Current
+	}
+	u, err := look()
+	if err != nil {
+		return Account{}, configurationError("make the user with useradd, or correct user of [[runners]]", "the user of the shell executor: %w", err)
+	}
+	a := Account{Name: u.Username, Home: u.HomeDir}
+	var uidErr, gidErr error
+	a.UID, uidErr = strconv.Atoi(u.Uid)
+	a.GID, gidErr = strconv.Atoi(u.Gid)
+	if err := errors.Join(uidErr, gidErr); err != nil {
+		return Account{}, fmt.Errorf("the user %s: %w", name, err)
+	}
+	if a.Other = a.UID != os.Geteuid(); !a.Other {
+		if home, err := os.UserHomeDir(); err == nil {
+			a.Home = home
+		}
+		return a, nil
+	}
+	if os.Geteuid() != 0 {
+		return Account{}, configurationError("leave user out, or run slipway as root", "only root can run jobs as the user %s, and slipway runs as another", a.Name)
+	}
+	groups, err := u.GroupIds()
+	if err != nil {
+		return Account{}, fmt.Errorf("the groups of the user %s: %w", a.Name, err)
+	}
+	for _, g := range groups {
+		id, err := strconv.ParseUint(g, 10, 32)
+		if err != nil {
+			return Account{}, fmt.Errorf("the groups of the user %s: %w", a.Name, err)
+		}
+		a.Groups = append(a.Groups, uint32(id))
+	}
+	return a, nil
+}
+
+// jobMark is the variable by which the processes of a job are known, wherever they went. Its value is the instance's and the
+// job's.
+const jobMark = "SLIPWAY_JOB"
+
+// hostPlace is this machine as the place of a job's processes.
+type hostPlace struct {
+	account Account
+	shell   string   // bash or sh
+	env     []string // the job's
+	mark    string   // value of jobMark
+	log     *slog.Logger
+
+	process *os.Process // of the shell
+	how     error       // how it ended
+}
+
+// outputAfterEnd is how long what the shell printed may take to arrive once it has ended: a process that it left holds the pipes.
+const outputAfterEnd = time.Second
+
+// start implements place.
+//
+// GitLab: a login shell, so that the profile of the user counts; as another user with nothing of the runner's environment.
+func (h *hostPlace) start(_ context.Context, stdout, stderr io.Writer) (*shell, error) {
+	cmd := exec.Command(h.shell, "-l")
+	cmd.Dir = "/"
+	cmd.Env = append(h.base(), h.env...)
+	cmd.Env = append(cmd.Env, jobMark+"="+h.mark)
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = stdout, stderr, outputAfterEnd
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if a := h.account; a.Other {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID), Groups: a.Groups}
+	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", h.shell, err)
+	}
+	h.process = cmd.Process
+	sh := &shell{in, make(chan struct{})}
+	go func() {
+		defer close(sh.ended)
+		h.how = cmd.Wait()
+	}()
+	return sh, nil
+}
+
+// withheldFromJobs are variables that tell a program what systemd wants of this process.
+var withheldFromJobs = []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "INVOCATION_ID", "JOURNAL_STREAM", jobMark}
+
+// base is the environment that a job's comes on top of.
+func (h *hostPlace) base() []string {
+	var env []string
+	if h.account.Other {
+		env = []string{"PATH=/usr/local/bin:/usr/bin:/bin:/usr/local/games:/usr/games"}
+		for _, name := range []string{"LANG", "LC_ALL", "TZ"} {
+			if v, ok := os.LookupEnv(name); ok {
+				env = append(env, name+"="+v)
+			}
+		}
+	} else {
+		env = slices.DeleteFunc(os.Environ(), func(e string) bool {
+			name, _, _ := strings.Cut(e, "=")
+			return slices.Contains(withheldFromJobs, name)
+		})
+	}
+	return append(env, "HOME="+h.account.Home, "USER="+h.account.Name, "LOGNAME="+h.account.Name, "SHELL="+h.shell)
+}
+
+// line implements place.
+func (h *hostPlace) line(path, nonce string) string { return script.RunInside(path, nonce) }
+
+// scriptEnd implements place.
+//
+// GitLab: the shell executor calls it the exit status.
+func (h *hostPlace) scriptEnd(_ context.Context, code int) error {
+	if code == 0 {
+		return nil
+	}
+	return &job.Error{Reason: job.ScriptFailure, ExitCode: code, Err: fmt.Errorf("exit status %d", code)}
+}
+
+// shellEnd implements place.
+func (h *hostPlace) shellEnd(context.Context) error {
+	var exit *exec.ExitError
+	code := 0
+	if errors.As(h.how, &exit) {
+		code = exit.ExitCode()
+		if st, ok := exit.Sys().(syscall.WaitStatus); ok && st.Signaled() {
+			code = signaled + int(st.Signal())
+		}
+	}
+	return &job.Error{
+		Reason: job.ScriptFailure, ExitCode: max(code, 1), Err: errors.New("the shell ended before the script did"),
+		Hint: "look at /etc/profile and the profile of the user " + h.account.Name + ": they must not end the shell; nor must the job kill it",
+	}
+}
+
+// readable implements place: who has given files to another user can read them.
+func (h *hostPlace) readable(context.Context, *session, ...string) error { return nil }
+
+// terminate implements place.
+func (h *hostPlace) terminate(ctx context.Context) bool {
+	h.signal(syscall.SIGTERM, false)
+	for tick := time.Tick(killEvery); len(h.processes(false)) > 0; {
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// kill implements place.
+func (h *hostPlace) kill(ctx context.Context) error {
+	return killAll(ctx, func() []int { return h.processes(true) })
+}
+
+// clear implements place: what the job started and left ends.
+func (h *hostPlace) clear(ctx context.Context, s *session, _ ...string) {
+	if h.process == nil {
+		return
+	}
+	if err := h.kill(ctx); err != nil {
+		h.log.Warn("processes of a job are still there", "error", err)
+	}
+	s.close()
+}
+
+func (h *hostPlace) signal(sig syscall.Signal, shell bool) {
+	for _, pid := range h.processes(shell) {
+		_ = syscall.Kill(pid, sig) // it may have ended
+	}
+}
+
+// processes are those of the job that live: they have its mark in their environment, or are in the session of its shell. The shell
+// itself is among them if that is asked for.
+func (h *hostPlace) processes(shell bool) []int {
+	own := h.process.Pid
+	return processes(func(pid int) bool {
+		return (shell || pid != own) && (hasMark(pid, h.mark) || sessionOf(pid) == own)
+	})
+}
+
+// killEvery is how long to wait between looks at what is left of a job.
+const killEvery = 20 * time.Millisecond
+
+// killAll kills until nothing is left: a process may have made another one meanwhile.
+func killAll(ctx context.Context, find func() []int) error {
+	for tick := time.Tick(killEvery); ; {
+		left := find()
+		if len(left) == 0 {
+			return nil
+		}
+		for _, pid := range left {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+		select {
+		case <-tick:
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v do not end", left)
+		}
+	}
+}
+
+// SweepProcesses ends what jobs of an earlier run of the instance left on this machine.
+func SweepProcesses(ctx context.Context, instance string) error {
+	ctx, cancel := context.WithTimeout(ctx, cleanUpTimeout)
+	defer cancel()
+	return killAll(ctx, func() []int {
+		return processes(func(pid int) bool { return hasMark(pid, instance+"-") })
+	})
+}
+
+// processes are the live ones of this machine for which is holds.
+func processes(is func(pid int) bool) (out []int) {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != os.Getpid() && is(pid) && alive(pid) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// hasMark reports whether a process was started with a value of jobMark that begins so.
+func hasMark(pid int, value string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	want := []byte(jobMark + "=" + value)
+	return bytes.HasPrefix(env, want) || bytes.Contains(env, append([]byte{0}, want...))
+}
+
+// stat is what /proc says of a process after its name, which may hold anything; nil if it is gone.
+func stat(pid int) []string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil
+	}
+	return strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+}
+
+func sessionOf(pid int) int {
+	f := stat(pid)
+	if len(f) < 4 {
+		return 0
+	}
+	id, _ := strconv.Atoi(f[3])
+	return id
+}
+
+// alive: dead ones that nobody has buried do not count.
+func alive(pid int) bool {
+	f := stat(pid)
+	return len(f) > 0 && f[0] != "Z" && f[0] != "X"
+}
