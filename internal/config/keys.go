@@ -36,8 +36,7 @@ func Unimplemented() []Setting {
 		{"session_server.advertise_address", Quiet, 4, "means nothing without session_server.listen_address"},
 		{"session_server.session_timeout", Quiet, 4, "means nothing without session_server.listen_address"},
 
-		{"runners.pre_get_sources_script", Later, 4, "hooks around get_sources"},
-		{"runners.post_get_sources_script", Later, 4, "hooks around get_sources"},
+		{"runners.pre_get_sources_script", Never, 0, "slipway fetches the sources itself, before anything runs in the job's container"},
 		{"runners.pre_clone_script", Never, 0, "GitLab renamed it to pre_get_sources_script"},
 		{"runners.post_clone_script", Never, 0, "GitLab renamed it to post_get_sources_script"},
 		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},

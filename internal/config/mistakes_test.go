@@ -318,7 +318,7 @@ var mistakes = []struct {
 		warnings: []string{
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
-			"f:11: runners.pre_get_sources_script: not implemented yet, has no effect: hooks around get_sources",
+			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
 			"f:13: runners.cache: not implemented yet, has no effect: caches on S3; those on this machine work without it",
 			"f:16: runners.docker.service_gpus: not implemented yet, has no effect: GPUs",
 		},

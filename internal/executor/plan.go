@@ -11,6 +11,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
+	"github.com/slipway-ci/slipway/internal/source"
 )
 
 // objectsDir is where a container finds the mirror's objects, outside of every folder that a build context could be.
@@ -24,6 +25,7 @@ const (
 	stagePrepare  = "prepare_executor"
 	stageEnviron  = "prepare_script"
 	stageSources  = "get_sources"
+	stageHook     = "post_get_sources_script"
 	stageScript   = "step_script"
 	stageAfter    = "after_script"
 	scriptsPrefix = "slipway." // a dot: no variable of that name
@@ -62,6 +64,7 @@ type stage struct {
 	text           func(status string) string // after_script knows how the script ended
 	timeout        time.Duration              // 0 = the job's
 	ignoreErrors   bool
+	first          bool // if it fails, none follows
 }
 
 // plan decides. It does nothing, and asks only the file system which paths are the Engine's socket, so that the same
@@ -224,14 +227,15 @@ func containerName(token string) string {
 
 func (s Settings) stages(p *plan) []stage {
 	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
+	out := s.hook(p, xtrace)
 	st, _ := p.spec.Step("script")
-	out := []stage{{
+	out = append(out, stage{
 		name: stageScript, headline: `Executing "step_script" stage of the job script`,
 		text: func(string) string {
 			return script.Stage{Env: p.exports, Dir: p.dir, Commands: st.Script, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
 		},
 		timeout: p.duration("RUNNER_SCRIPT_TIMEOUT", 0),
-	}}
+	})
 	after, ok := p.spec.Step("after_script")
 	if !ok || len(after.Script) == 0 {
 		return out
@@ -247,6 +251,30 @@ func (s Settings) stages(p *plan) []stage {
 		timeout:      p.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", 5*time.Minute),
 		ignoreErrors: p.vars.Get("AFTER_SCRIPT_IGNORE_ERRORS") == "" || p.vars.Bool("AFTER_SCRIPT_IGNORE_ERRORS"),
 	})
+}
+
+// hook is what the operator and the job want to be done once the sources are there.
+//
+// GitLab: the operator's commands come last; there are none if no sources are fetched.
+func (s Settings) hook(p *plan, xtrace bool) []stage {
+	var commands []string
+	for _, h := range p.spec.Hooks {
+		if h.Name == stageHook {
+			commands = append(commands, h.Script...)
+		}
+	}
+	if s.PostGetSources != "" {
+		commands = append(commands, s.PostGetSources)
+	}
+	if st := p.source.request.Strategy; len(commands) == 0 || st == source.None || st == source.Empty {
+		return nil
+	}
+	return []stage{{
+		name: stageHook, headline: "Executing post_get_sources_script", first: true,
+		text: func(string) string {
+			return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, XTrace: xtrace}.Text()
+		},
+	}}
 }
 
 // duration reads a variable that sets a timeout.
@@ -291,8 +319,8 @@ func unsupported(spec *job.Spec) error {
 // warn collects what the job's author should know before the job runs.
 func (p *plan) warn() {
 	for _, h := range p.spec.Hooks {
-		if len(h.Script) > 0 {
-			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s is not supported yet; it does not run", h.Name))
+		if len(h.Script) > 0 && h.Name != stageHook {
+			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s does not run: the runner fetches the sources itself, before anything of the job runs", h.Name))
 		}
 	}
 	if p.vars.Get("GIT_CLONE_PATH") != "" {

@@ -240,13 +240,15 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 	var failure error
 	for _, st := range p.stages {
 		stageCtx := ctx
-		if st.name == stageScript {
+		if st.name != stageAfter {
 			stageCtx = cancelable
 		}
 		err := e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case err != nil && st.first:
+			return err
 		case err != nil && st.ignoreErrors:
 			tr.Warnf("%s failed, but job will continue unaffected: %v", st.name, err)
 		case err != nil && failure == nil:

@@ -64,6 +64,7 @@ type Settings struct {
 	CAFile              string        // for Git
 	ServerTLS           job.Variables // the certificates that GitLab is reached with
 	PreBuild, PostBuild string        // administrators' commands around the script
+	PostGetSources      string        // and after the sources are there
 
 	PrepareTimeout, GetSourcesTimeout time.Duration // 0 = the job's
 	StopGrace                         time.Duration // from TERM to KILL
