@@ -27,6 +27,7 @@ var homes = map[string][]string{
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
 	"github.com/klauspost/compress":          {"archive", "guard"},
+	"github.com/minio/minio-go/v7":           {"objects"},
 	"github.com/moby/buildkit":               {"guard", "dockerfile"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},

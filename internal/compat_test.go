@@ -125,6 +125,9 @@ func TestCompatNamesKeys(t *testing.T) {
 func stateOf(s config.Setting) string {
 	switch s.Status {
 	case config.Later:
+		if s.Step == 0 {
+			return "not yet (no step)"
+		}
 		return fmt.Sprintf("not yet (step %d)", s.Step)
 	case config.Never:
 		return "never"

@@ -16,26 +16,27 @@ import (
 func TestStore(t *testing.T) {
 	t.Parallel()
 	s := Store{Dir: filepath.Join(t.TempDir(), "caches")}
-	if _, _, err := s.Open("p", "k"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := s.Open("p", "k"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
+	tag := ""
 	put := func(project, key, content string) {
 		t.Helper()
-		n, err := s.Put(project, key, func(w io.Writer) error { _, err := io.WriteString(w, content); return err })
+		n, err := s.Put(project, key, func(f *os.File) (string, error) { _, err := f.WriteString(content); return tag, err })
 		if err != nil || n != int64(len(content)) {
 			t.Fatalf("%d %v", n, err)
 		}
 	}
 	get := func(project, key string) string {
 		t.Helper()
-		f, n, err := s.Open(project, key)
+		a, err := s.Open(project, key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer f.Close()
-		data, err := io.ReadAll(f)
-		if err != nil || n != int64(len(data)) {
-			t.Errorf("%d %v", n, err)
+		defer a.Close()
+		data, err := io.ReadAll(io.NewSectionReader(a, 0, a.Size))
+		if err != nil || a.Tag != tag {
+			t.Errorf("tag %q, not %q, %v", a.Tag, tag, err)
 		}
 		return string(data)
 	}
@@ -47,7 +48,7 @@ func TestStore(t *testing.T) {
 	if got := []string{get("p", "k"), get("p", long), get("q", "k")}; !slices.Equal(got, []string{"4", "2", "3"}) {
 		t.Errorf("%q", got)
 	}
-	if _, err := s.Put("p", "k", func(io.Writer) error { return errStopped }); !errors.Is(err, errStopped) || get("p", "k") != "4" {
+	if _, err := s.Put("p", "k", func(*os.File) (string, error) { return "", errStopped }); !errors.Is(err, errStopped) || get("p", "k") != "4" {
 		t.Errorf("what was not finished took a whole one's place: %v", err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(s.Dir, "p", "new-*")); len(left) > 0 {
@@ -60,7 +61,7 @@ func TestStore(t *testing.T) {
 	if err := s.Expire(time.Minute); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.Open("p", long); !errors.Is(err, fs.ErrNotExist) || get("p", "k") != "4" {
+	if _, err := s.Open("p", long); !errors.Is(err, fs.ErrNotExist) || get("p", "k") != "4" {
 		t.Errorf("%v", err)
 	}
 	if err := os.Chtimes(s.path("p", "k"), old, old); err != nil {
@@ -68,6 +69,21 @@ func TestStore(t *testing.T) {
 	}
 	get("p", "k") // it is used
 	if err := s.Expire(time.Minute); err != nil || get("p", "k") != "4" {
+		t.Errorf("%v", err)
+	}
+	for _, content := range []string{"", "x", "as if: x\x05\x00" + tagMark, tagMark} {
+		tag = "0123456789abcdef-12"
+		put("p", "k", content)
+		if got := get("p", "k"); got != content {
+			t.Errorf("%q is not %q", got, content)
+		}
+	}
+	for range 2 {
+		if err := s.Remove("p", "k"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Open("p", "k"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("%v", err)
 	}
 }

@@ -3,6 +3,7 @@ package cli
 import (
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/objects"
 	"github.com/slipway-ci/slipway/internal/state"
 )
 
@@ -39,6 +41,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
 		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
 	}
+	s.Cache = cacheSettings(r)
 	if r.Executor == config.ShellExecutor {
 		s.BuildsDir = shellBuilds(r.BuildsDir, f.Path)
 	}
@@ -48,6 +51,31 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		s.Network = "slipway-" + f.Instance[:7]
 	}
 	return s
+}
+
+// cacheSettings say where caches are kept beside this machine.
+//
+// GitLab: the names of objects are its runner's.
+func cacheSettings(r *config.Runner) executor.CacheSettings {
+	if r.Cache.Type != config.CacheOnS3 {
+		return executor.CacheSettings{}
+	}
+	c, s := r.Cache, r.Cache.S3
+	out := executor.CacheSettings{
+		Prefix: c.Path, MaxUpload: c.MaxUploadedArchiveSize,
+		S3: &objects.Options{
+			Address: s.ServerAddress, Insecure: s.Insecure, Bucket: s.BucketName, Region: s.BucketLocation,
+			IAM: s.AuthenticationType == config.AuthIAM, Encrypt: s.ServerSideEncryption, KeyID: s.ServerSideEncryptionKeyID,
+			Keys: objects.Keys{
+				Access: job.Secret(s.AccessKey.Reveal()), Secret: job.Secret(s.SecretKey.Reveal()), Session: job.Secret(s.SessionToken.Reveal()),
+			},
+			SingleIP: s.DualStack != nil && !*s.DualStack, PathStyle: s.PathStyle, Accelerate: s.Accelerate,
+		},
+	}
+	if !c.Shared {
+		out.Prefix = path.Join(c.Path, "runner", job.Secret(r.Token.Reveal()).Short())
+	}
+	return out
 }
 
 // shellBuilds is where the projects of the shell executor lie: by default beside the state folder, in which nobody but slipway can

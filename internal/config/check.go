@@ -79,6 +79,7 @@ func (c *checker) runner(at string, r *Runner) {
 		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
 	}
 	r.Environment = c.environment(at, r.Environment)
+	c.cache(child(at, "cache"), &r.Cache)
 	if r.Executor == ShellExecutor {
 		c.slipway(child(at, "slipway"), &r.Slipway)
 		return

@@ -20,7 +20,7 @@ const (
 type Setting struct {
 	Key    string // runners.docker.services; a table stands for everything in it
 	Status Status
-	Step   int    // of Later: which step of the work brings it
+	Step   int    // of Later: which step of the work brings it; 0 = none is planned yet
 	Why    string // what it belongs to, or why it is not needed
 }
 
@@ -42,7 +42,13 @@ func Unimplemented() []Setting {
 		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},
 		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
 		{"runners.custom_build_dir", Later, 4, "GIT_CLONE_PATH"},
-		{"runners.cache", Later, 4, "caches on S3; those on this machine work without it"},
+		{"runners.cache.Insecure", Never, 0, "GitLab moved it into [runners.cache.s3]"},
+		{"runners.cache.s3.RoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},
+		{"runners.cache.s3.UploadRoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},
+		{"runners.cache.s3.AssumeRoleMaxConcurrency", Quiet, 0, "means nothing without RoleARN"},
+		{"runners.cache.s3.DisableAssumeRoleCredentialsCaching", Quiet, 0, "means nothing without RoleARN"},
+		{"runners.cache.gcs", Quiet, 0, "means nothing without Type = \"gcs\""},
+		{"runners.cache.azure", Quiet, 0, "means nothing without Type = \"azure\""},
 		{"runners.monitoring", Never, 0, "metrics of queueing times"},
 		{"runners.experimental", Never, 0, "a synthetic job at the start"},
 		{"runners.proxy_exec", Never, 0, "a wrapper for step runners"},

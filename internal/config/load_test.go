@@ -89,13 +89,13 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:155: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:174: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
 	}
 	obtained := time.Date(2026, 11, 2, 8, 30, 0, 0, time.UTC)
-	three, no := 3, false
+	three, no, yes := 3, false, true
 	want := &Config{
 		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, User: "ci", LogLevel: "warning", LogFormat: "json",
 		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", Slipway: Slipway{StateDir: "/srv/slipway"},
@@ -109,6 +109,14 @@ func TestFull(t *testing.T) {
 			Environment: []string{"LC_ALL=C", "A=b=c", "EMPTY="}, PostGetSources: "git lfs pull", PreBuildScript: "echo before",
 			PostBuildScript:    "echo after\n# not a comment: part of the script\n[runners.docker]\n",
 			DebugTraceDisabled: true, PrepareTimeout: 5 * time.Minute, GetSourcesTimeout: 90 * time.Second, Shell: "sh",
+			Cache: RunnerCache{
+				Type: CacheOnS3, Path: "runners", Shared: true, MaxUploadedArchiveSize: 1 << 20,
+				S3: CacheS3{
+					ServerAddress: "s3.example.com:9000", AccessKey: "access", SecretKey: "secret", SessionToken: "session",
+					BucketName: "caches", BucketLocation: "eu-central-1", Insecure: true, AuthenticationType: AuthAccessKey,
+					ServerSideEncryption: EncryptKMS, ServerSideEncryptionKeyID: "alias/key", DualStack: &no, PathStyle: &yes, Accelerate: true,
+				},
+			},
 			Artifact:     RunnerArtifact{UploadTimeout: 2 * time.Hour, ResponseHeaderTimeout: 20 * time.Minute},
 			FeatureFlags: map[string]bool{"FF_TIMESTAMPS": false, "FF_OF_TOMORROW": true},
 			Slipway: RunnerSlipway{
@@ -151,7 +159,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 155}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 174}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -309,17 +309,64 @@ var mistakes = []struct {
 		},
 	},
 	{
+		name: "cache on S3", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nServerAddress = \"https://s3.example.com\"\nAccessKey = \"k\"\nSecretKey = \"secret\"\n" +
+			"AuthenticationType = \"key\"\nServerSideEncryption = \"on\"\nDualStack = \"true\"\n",
+		errs: []string{`f:14: runners.cache.s3.DualStack: is the string "true", must be true or false (write DualStack = true, without quotes)`},
+	},
+	{
+		name: "values of a cache on S3", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nServerAddress = \"https://me:secret@s3.example.com\"\nAccessKey = \"k\"\nSecretKey = \"secret\"\n" +
+			"AuthenticationType = \"key\"\nServerSideEncryption = \"on\"\n",
+		errs: []string{
+			`f:8: runners.cache.s3.BucketName: is missing (write BucketName = "…" below [runners.cache.s3])`,
+			`f:9: runners.cache.s3.ServerAddress: is not a host, with its port if it has one (write ServerAddress = "s3.example.com:9000"; for http add Insecure = true)`,
+			`f:12: runners.cache.s3.AuthenticationType: "key" is not known (write access-key or iam)`,
+			`f:13: runners.cache.s3.ServerSideEncryption: "on" is not known (write S3, KMS or DSSE-KMS)`,
+		},
+	},
+	{
+		name: "cache of another kind", src: ok + "[runners.cache]\nType = \"s4\"\nMaxUploadedArchiveSize = \"1g\"\n",
+		errs: []string{`f:8: runners.cache.MaxUploadedArchiveSize: is a string, must be a whole number (write MaxUploadedArchiveSize = 1)`},
+	},
+	{
+		name: "type of another kind", src: ok + "[runners.cache]\nType = \"s4\"\n",
+		errs: []string{`f:7: runners.cache.Type: "s4" is not known (write Type = "s3", or leave it out for caches on this machine)`},
+	},
+	{
+		name: "keys of S3 are secret", src: ok + "[runners.cache.s3]\nAccessKey = 1\nSecretKey = 2\nSessionToken = 3\n",
+		errs: []string{
+			`f:7: runners.cache.s3.AccessKey: is a number, must be a string (write AccessKey = "…")`,
+			`f:8: runners.cache.s3.SecretKey: is a number, must be a string (write SecretKey = "…")`,
+			`f:9: runners.cache.s3.SessionToken: is a number, must be a string (write SessionToken = "…")`,
+		},
+	},
+	{
+		name: "one key of S3", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nAuthenticationType = \"access-key\"\n",
+		errs: []string{`f:8: runners.cache.s3.SecretKey: is missing (write it below [runners.cache.s3], or AuthenticationType = "iam")`},
+	},
+	{
+		name: "keys of S3 that are not used", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nSecretKey = \"s\"\nRoleARN = \"arn\"\nUploadRoleARN = \"arn\"\nAssumeRoleMaxConcurrency = 5\nBucketNam = 1\n",
+		warnings: []string{
+			"f:8: runners.cache.s3.AuthenticationType: is not set, and not all of ServerAddress, AccessKey and SecretKey are: the keys are not used, but the rights that Amazon gives to this machine (iam) (write AuthenticationType = \"access-key\" and both keys, or \"iam\")",
+			"f:12: runners.cache.s3.RoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
+			"f:13: runners.cache.s3.UploadRoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
+			"f:15: runners.cache.s3.BucketNam: unknown key, ignored (did you mean BucketName?)",
+		},
+	},
+	{
+		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n",
+	},
+	{
 		name: "listen address", src: "listen_address = \"http://localhost:9252\"\n",
 		errs: []string{`f:1: listen_address: "http://localhost:9252" is no address to listen on (write listen_address = "127.0.0.1:9252")`},
 	},
 	{
 		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
-			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"s3\"\n[runners.docker]\nservice_gpus = \"all\"\n",
+			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nservice_gpus = \"all\"\n",
 		warnings: []string{
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
-			"f:13: runners.cache: not implemented yet, has no effect: caches on S3; those on this machine work without it",
+			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,
 			"f:16: runners.docker.service_gpus: not implemented yet, has no effect: GPUs",
 		},
 	},

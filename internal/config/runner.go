@@ -42,6 +42,7 @@ type Runner struct {
 	Shell              string          `toml:"shell,omitempty"`                // bash or sh; "" = bash, else sh, whatever the image has
 	FeatureFlags       map[string]bool `toml:"feature_flags,omitempty"`        // see FeatureFlag
 
+	Cache    RunnerCache    `toml:"cache,omitempty"`
 	Artifact RunnerArtifact `toml:"artifact,omitempty"`
 
 	Docker  *Docker       `toml:"docker,omitempty"` // never nil if Unsupported is empty

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -270,5 +269,5 @@ func count(n int, one, more string) string {
 
 // size is bytes for people.
 func size(n int64) string {
-	return strings.Replace(units.HumanSizeWithPrecision(float64(n), 3), "B", " B", 1)
+	return units.CustomSize("%.3g %s", float64(n), 1000, []string{"B", "kB", "MB", "GB", "TB", "PB"})
 }

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/archive"
+	"github.com/slipway-ci/slipway/internal/objects"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
@@ -39,7 +39,7 @@ type cachePlan struct {
 	push      bool
 	when      string
 	level     archive.Level
-	zip       bool // in the form that all programs read
+	zip       bool // in the form that all programs read; in a bucket by default, where others may fetch it
 }
 
 // planCaches reads the cache keyword. What is wrong with it is a warning: a job does without.
@@ -49,11 +49,12 @@ func (s Settings) planCaches(p *plan) (out []cachePlan) {
 	if len(p.spec.Cache) == 0 {
 		return nil
 	}
-	if s.DisableCache {
+	onS3 := s.Cache.S3 != nil
+	if s.DisableCache && !onS3 { // GitLab: the key is about caches on the machine
 		p.warnings = append(p.warnings, "cache: this runner keeps none (disable_cache in [runners.docker]); the job runs without it")
 		return nil
 	}
-	last := p.fallbackKey()
+	last, format := p.fallbackKey(), p.vars.Get("CACHE_COMPRESSION_FORMAT")
 	for _, c := range p.spec.Cache {
 		if len(c.Paths) == 0 && !c.Untracked {
 			continue
@@ -64,7 +65,7 @@ func (s Settings) planCaches(p *plan) (out []cachePlan) {
 		}
 		to := cachePlan{
 			key: s.cacheKey(p, key), selection: p.selection(c.Paths, nil), untracked: c.Untracked, when: c.When,
-			level: archive.Level(p.vars.Get("CACHE_COMPRESSION_LEVEL")), zip: p.vars.Get("CACHE_COMPRESSION_FORMAT") == "zip",
+			level: archive.Level(p.vars.Get("CACHE_COMPRESSION_LEVEL")), zip: format == "zip" || onS3 && format != "zipzstd",
 		}
 		if to.key == "" {
 			p.warnings = append(p.warnings, fmt.Sprintf("cache: the key %q stands for nothing; the job runs without this cache", c.Key))
@@ -135,12 +136,21 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 		return err
 	}
 	defer root.Close()
+	from, err := e.cachesOf(p)
+	if err != nil {
+		tr.Warnf("caches are taken from this machine only: %v", err)
+	}
+	defer from.close()
 	for _, c := range p.caches {
 		if !c.pull {
 			continue
 		}
-		err := e.attempt(ctx, p, "RESTORE_CACHE_ATTEMPTS", func() error { return e.restoreCache(ctx, tr, p, root, c) },
+		err := e.attempt(ctx, p, "RESTORE_CACHE_ATTEMPTS", func() error { return restoreCache(ctx, tr, p, root, from, c, from.fetch) },
 			func(err error, _ time.Duration) bool { tr.Warnf("%v; trying again", err); return true })
+		if unfetched := (*unfetchedError)(nil); errors.As(err, &unfetched) && ctx.Err() == nil {
+			tr.Warnf("%v; the copy on this machine is used, if there is one", err)
+			err = restoreCache(ctx, tr, p, root, from, c, nil)
+		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -151,9 +161,21 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 	return nil
 }
 
-func (e *Executor) restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, c cachePlan) error {
+// restoreCache unpacks the first of a cache's keys that there is an archive for. fetch brings it to this machine; nil = it does
+// not, and what lies there is taken.
+func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, from *caches, c cachePlan, fetch func(ctx context.Context, tr *trace.Trace, key string) error) error {
 	for _, key := range append([]string{c.key}, c.fallbacks...) {
-		f, packed, err := CacheStore(e.Settings.StateDir).Open(e.Settings.projectKey(p.spec), key)
+		if fetch != nil {
+			err := fetch(ctx, tr, key)
+			if errors.Is(err, objects.ErrDenied) { // it may just not be there
+				tr.Warnf("%v", err)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+		}
+		a, err := from.local.Open(from.project, key)
 		if errors.Is(err, fs.ErrNotExist) {
 			tr.Printf("There is no cache for %s.", key)
 			continue
@@ -161,9 +183,12 @@ func (e *Executor) restoreCache(ctx context.Context, tr *trace.Trace, p *plan, r
 		if err != nil {
 			return fmt.Errorf("the cache %s cannot be read: %w", key, err)
 		}
-		defer f.Close()
-		_, text, err := unzip(ctx, tr, root, p, f, packed)
+		defer a.Close()
+		_, text, err := unzip(ctx, tr, root, p, a.File, a.Size)
 		if err != nil {
+			if fetch != nil { // a copy that is broken is fetched again
+				err = errors.Join(err, from.local.Remove(from.project, key))
+			}
 			return fmt.Errorf("the cache %s: %w", key, err)
 		}
 		tr.Printf("Restored the cache %s: %s", key, text)
@@ -172,8 +197,9 @@ func (e *Executor) restoreCache(ctx context.Context, tr *trace.Trace, p *plan, r
 	return nil
 }
 
-// saveCaches packs the caches that the job leaves. The job does not fail for them.
-func (e *Executor) saveCaches(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, failure error) {
+// saveCaches packs the caches that the job leaves. The job does not fail for them. The end of cancelable stops it, unless that has
+// ended already: caches may be wanted of a job that was canceled.
+func (e *Executor) saveCaches(ctx, cancelable context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, failure error) {
 	var todo []cachePlan
 	for _, c := range p.caches {
 		if c.push && wanted(c.when, failure) {
@@ -190,14 +216,24 @@ func (e *Executor) saveCaches(ctx context.Context, tr *trace.Trace, p *plan, w *
 	defer tr.Flush()
 	defer tr.Section(name, headline)()
 	e.readable(ctx, tr, p, s)
+	to, err := e.cachesOf(p)
+	if err != nil {
+		tr.Warnf("caches are not saved: %v", err)
+		return
+	}
+	defer to.close()
+	saving := ctx
+	if cancelable.Err() == nil {
+		saving = cancelable
+	}
 	for _, c := range todo {
-		if err := e.saveCache(ctx, tr, p, w, c); err != nil && ctx.Err() == nil {
+		if err := saveCache(saving, tr, w, to, c); err != nil && ctx.Err() == nil {
 			tr.Warnf("the cache %s was not saved: %v", c.key, err)
 		}
 	}
 }
 
-func (e *Executor) saveCache(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, c cachePlan) error {
+func saveCache(ctx context.Context, tr *trace.Trace, w *source.Workspace, to *caches, c cachePlan) error {
 	tr.Printf("Saving the cache %s...", c.key)
 	root, err := w.Root()
 	if err != nil {
@@ -212,39 +248,31 @@ func (e *Executor) saveCache(ctx context.Context, tr *trace.Trace, p *plan, w *s
 		tr.Warnf("there are no files to save")
 		return nil
 	}
-	store, project := CacheStore(e.Settings.StateDir), e.Settings.projectKey(p.spec)
-	if sameCache(store, project, c.key, root, names) {
+	if to.same(ctx, c.key, root, names) {
 		tr.Printf("The cache %s is up to date.", c.key)
 		return nil
 	}
-	meter := newMeter(tr, "Packed")
 	var sum archive.Summary
-	packed, err := store.Put(project, c.key, func(out io.Writer) (err error) {
+	var took time.Duration
+	packed, err := to.local.Put(to.project, c.key, func(f *os.File) (tag string, err error) {
 		write := archive.WriteFastZip
 		if c.zip {
 			write = archive.WriteZip
 		}
-		sum, err = write(ctx, out, root, names, c.level, meter.read)
-		return err
+		meter := newMeter(tr, "Packed")
+		sum, err = write(ctx, f, root, names, c.level, meter.read)
+		took = meter.stop()
+		if err != nil {
+			return "", err
+		}
+		for _, skipped := range sum.Skipped {
+			tr.Warnf("%s", skipped)
+		}
+		return to.send(ctx, tr, c.key, f)
 	})
-	took := meter.stop()
 	if err != nil {
 		return err
-	}
-	for _, skipped := range sum.Skipped {
-		tr.Warnf("%s", skipped)
 	}
 	tr.Printf("Saved the cache %s: %s", c.key, described(sum, packed, took))
 	return nil
-}
-
-// sameCache reports whether the job has left what is in the cache already.
-func sameCache(store archive.Store, project, key string, root *os.Root, names []string) bool {
-	f, packed, err := store.Open(project, key)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	same, err := archive.Same(f, packed, root, names)
-	return err == nil && same // one that cannot be read is replaced
 }

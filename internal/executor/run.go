@@ -82,7 +82,7 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if ctx.Err() != nil {
 		return failure
 	}
-	e.saveCaches(ctx, tr, p, w, s, failure)
+	e.saveCaches(ctx, cancelable, tr, p, w, s, failure)
 	if err := e.uploadArtifacts(ctx, server, tr, p, w, s, failure); err != nil && failure == nil {
 		failure = orCause(ctx, err)
 	}

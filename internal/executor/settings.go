@@ -49,7 +49,8 @@ type Settings struct {
 	// Where things lie.
 	BuildsDir, CacheDir string // in the container; without one, BuildsDir is on the host
 	Volumes             []string
-	DisableCache        bool   // /path volumes end with the job
+	DisableCache        bool // /path volumes end with the job; nor are caches kept that are only on this machine
+	Cache               CacheSettings
 	VolumeHostDir       string // [runners.docker] cache_dir: /path volumes become folders here
 	EngineSocket        string // path on the host
 	Socket              string // what a volume that is the Engine's socket gives: guarded, raw or off

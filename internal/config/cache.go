@@ -1,0 +1,107 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// RunnerCache is [runners.cache]: where the archives of the cache keyword are kept beside this machine.
+type RunnerCache struct {
+	Type                   string  `toml:"Type,omitempty"`                  // CacheOnS3, or "" = on this machine only
+	Path                   string  `toml:"Path,omitempty"`                  // what all names of objects begin with
+	Shared                 bool    `toml:"Shared,omitempty"`                // with other runners; their names of objects say nothing of the runner then
+	MaxUploadedArchiveSize int64   `toml:"MaxUploadedArchiveSize,omitzero"` // bytes; 0 = no limit
+	S3                     CacheS3 `toml:"s3,omitempty"`
+}
+
+// CacheS3 is [runners.cache.s3].
+type CacheS3 struct {
+	ServerAddress             string `toml:"ServerAddress,omitempty"` // host[:port]; "" = Amazon's
+	AccessKey                 Secret `toml:"AccessKey,omitempty"`
+	SecretKey                 Secret `toml:"SecretKey,omitempty"`
+	SessionToken              Secret `toml:"SessionToken,omitempty"`
+	BucketName                string `toml:"BucketName,omitempty"`
+	BucketLocation            string `toml:"BucketLocation,omitempty"`            // region; "" = the server is asked
+	Insecure                  bool   `toml:"Insecure,omitempty"`                  // http
+	AuthenticationType        string `toml:"AuthenticationType,omitempty"`        // AuthAccessKey or AuthIAM
+	ServerSideEncryption      string `toml:"ServerSideEncryption,omitempty"`      // EncryptS3, EncryptKMS or EncryptDSSE; "" = as the bucket says
+	ServerSideEncryptionKeyID string `toml:"ServerSideEncryptionKeyID,omitempty"` // of EncryptKMS and EncryptDSSE
+	DualStack                 *bool  `toml:"DualStack,omitempty"`                 // Amazon's addresses of both kinds; nil = true
+	PathStyle                 *bool  `toml:"PathStyle,omitempty"`                 // nil = all but Amazon's
+	Accelerate                bool   `toml:"Accelerate,omitempty"`                // Amazon's transfer acceleration
+}
+
+// CacheOnS3 is the Type of caches on an S3 server.
+const CacheOnS3 = "s3"
+
+// How the S3 server is told who asks.
+const (
+	AuthAccessKey = "access-key" // AccessKey and SecretKey
+	AuthIAM       = "iam"        // what Amazon gives to the machine
+)
+
+// Who encrypts objects on the S3 server.
+const (
+	EncryptS3   = "S3"
+	EncryptKMS  = "KMS"
+	EncryptDSSE = "DSSE-KMS"
+)
+
+// cache checks [runners.cache]. The keys of a Type that is not chosen mean nothing.
+func (c *checker) cache(at string, r *RunnerCache) {
+	switch r.Type {
+	case "":
+	case CacheOnS3:
+		c.cacheS3(child(at, "s3"), &r.S3)
+	case "gcs", "azure":
+		c.warn(child(at, "Type"), `Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC)`,
+			"%q is not supported: caches stay on this machine", r.Type)
+		r.Type = ""
+	default:
+		c.fail(child(at, "Type"), `write Type = "s3", or leave it out for caches on this machine`, "%q is not known", r.Type)
+	}
+	r.MaxUploadedArchiveSize = max(r.MaxUploadedArchiveSize, 0)
+}
+
+// cacheS3 checks [runners.cache.s3] and says how its server is told who asks.
+//
+// GitLab: it is IAM without an address or a key; letter case counts for nothing in the two words below.
+func (c *checker) cacheS3(at string, s *CacheS3) {
+	if s.BucketName == "" {
+		c.fail(child(at, "BucketName"), `write BucketName = "…" below [runners.cache.s3]`, "is missing")
+	}
+	if strings.ContainsAny(s.ServerAddress, "/ ") {
+		c.fail(child(at, "ServerAddress"), `write ServerAddress = "s3.example.com:9000"; for http add Insecure = true`, "is not a host, with its port if it has one")
+	}
+	switch auth := strings.ToLower(s.AuthenticationType); auth {
+	case AuthIAM:
+		s.AuthenticationType = auth
+	case AuthAccessKey:
+		s.AuthenticationType = auth
+		for key, value := range map[string]Secret{"AccessKey": s.AccessKey, "SecretKey": s.SecretKey} {
+			if value == "" {
+				c.fail(child(at, key), `write it below [runners.cache.s3], or AuthenticationType = "iam"`, "is missing")
+			}
+		}
+	case "":
+		s.AuthenticationType = AuthAccessKey
+		if s.ServerAddress == "" || s.AccessKey == "" || s.SecretKey == "" {
+			s.AuthenticationType = AuthIAM
+			if s.AccessKey != "" || s.SecretKey != "" {
+				c.warn(child(at, "AuthenticationType"), `write AuthenticationType = "access-key" and both keys, or "iam"`,
+					"is not set, and not all of ServerAddress, AccessKey and SecretKey are: the keys are not used, but the rights that Amazon gives to this machine (iam)")
+			}
+		}
+	default:
+		c.oneOf(child(at, "AuthenticationType"), s.AuthenticationType, []string{AuthAccessKey, AuthIAM})
+	}
+	forms := map[string][]string{EncryptS3: {"AES256"}, EncryptKMS: {"AWS:KMS"}, EncryptDSSE: {"AWS:KMS:DSSE"}}
+	written := strings.ToUpper(s.ServerSideEncryption)
+	for form, also := range forms {
+		if written == form || slices.Contains(also, written) {
+			s.ServerSideEncryption = form
+			return
+		}
+	}
+	c.oneOf(child(at, "ServerSideEncryption"), s.ServerSideEncryption, []string{"", EncryptS3, EncryptKMS, EncryptDSSE})
+}

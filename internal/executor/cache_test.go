@@ -1,0 +1,63 @@
+package executor
+
+import (
+	"testing"
+	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/objects"
+)
+
+// TestCachePlan: what variables and settings make of a cache.
+func TestCachePlan(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name    string
+		change  func(s *Settings)
+		vars    map[string]string
+		zip     bool
+		timeout time.Duration
+		object  string
+	}{
+		{name: "on this machine", timeout: 10 * time.Minute, object: "k"},
+		{name: "zip", vars: map[string]string{"CACHE_COMPRESSION_FORMAT": "zip"}, zip: true, timeout: 10 * time.Minute, object: "k"},
+		{name: "shared", change: onS3("", false), zip: true, timeout: 10 * time.Minute, object: "project/7/k"},
+		{name: "own", change: onS3("/pre/fix/runner/t0ken", true), vars: map[string]string{"CACHE_COMPRESSION_FORMAT": "tarzstd"}, zip: true, timeout: 10 * time.Minute, object: "pre/fix/runner/t0ken/project/7/k"},
+		{name: "zstd", change: onS3("", false), vars: map[string]string{"CACHE_COMPRESSION_FORMAT": "zipzstd", "CACHE_REQUEST_TIMEOUT": "25"}, timeout: 25 * time.Minute, object: "project/7/k"},
+		{name: "no time", change: onS3("", true), vars: map[string]string{"CACHE_REQUEST_TIMEOUT": "0"}, zip: true, timeout: 10 * time.Minute, object: "project/7/k"},
+		{name: "nonsense", change: onS3("", true), vars: map[string]string{"CACHE_REQUEST_TIMEOUT": "soon"}, zip: true, timeout: 10 * time.Minute, object: "project/7/k"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s, spec := article(), payload(t)
+			if c.change != nil {
+				c.change(&s)
+			}
+			spec.JobInfo.ProjectID = 7
+			spec.Cache = []job.Cache{{Key: "k", Paths: []string{"f"}}}
+			for key, value := range c.vars {
+				spec.Variables = append(spec.Variables, job.Variable{Key: key, Value: value})
+			}
+			p := planOf(s, spec)
+			if len(p.caches) != 1 || p.caches[0].zip != c.zip {
+				t.Fatalf("%+v, warnings %q", p.caches, p.warnings)
+			}
+			got, err := (&Executor{Settings: s}).cachesOf(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer got.close()
+			if got.timeout != c.timeout || got.object("k") != c.object {
+				t.Errorf("%s, %s", got.timeout, got.object("k"))
+			}
+		})
+	}
+}
+
+// onS3 keeps caches in a bucket, with none on the machine alone.
+func onS3(prefix string, disabled bool) func(s *Settings) {
+	return func(s *Settings) {
+		s.DisableCache = disabled
+		s.Cache = CacheSettings{S3: &objects.Options{Bucket: "caches"}, Prefix: prefix}
+	}
+}

@@ -1,0 +1,89 @@
+package objects
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// Error is what went wrong with a bucket, and what to do about it.
+type Error struct {
+	Server, Bucket string
+	Err            error
+	Hint           string
+}
+
+// Error names bucket, server, mistake and cure.
+func (e *Error) Error() string {
+	s := fmt.Sprintf("the bucket %s on %s: %v", e.Bucket, e.Server, e.Err)
+	if e.Hint != "" {
+		s += " (" + e.Hint + ")"
+	}
+	return s
+}
+
+// Unwrap gives the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// explain says what an operator can do about an error of the client.
+func (b *Bucket) explain(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e := &Error{Server: b.server, Bucket: b.name, Err: err}
+	answer := minio.ToErrorResponse(err)
+	if answer.StatusCode == 0 && answer.Code == "" {
+		e.Hint, e.Err = unreached(err)
+		return e
+	}
+	if answer.StatusCode == http.StatusNotModified {
+		return ErrUnchanged
+	}
+	e.Err = fmt.Errorf("%w [%s]", err, answer.Code)
+	switch answer.Code {
+	case "NoSuchKey":
+		return ErrNone
+	case "NoSuchBucket":
+		e.Hint = "make the bucket, or write its name as BucketName in [runners.cache.s3]"
+	case "AccessDenied", "AllAccessDisabled", "AccountProblem":
+		e.Err = fmt.Errorf("%w: %w", ErrDenied, e.Err)
+		e.Hint = "whoever asks needs s3:GetObject and s3:PutObject for the bucket's objects, and s3:ListBucket, without which an object that is not there is denied too"
+	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidTokenId", "ExpiredToken", "UnauthorizedAccess":
+		e.Hint = "check AccessKey, SecretKey and SessionToken in [runners.cache.s3], and this machine's clock"
+	case "RequestTimeTooSkewed":
+		e.Hint = "set this machine's clock"
+	case "AuthorizationHeaderMalformed", "InvalidRegion", "PermanentRedirect", "IllegalLocationConstraintException", "TemporaryRedirect":
+		e.Hint = "write the bucket's region as BucketLocation in [runners.cache.s3]"
+		if answer.Region != "" {
+			e.Hint = fmt.Sprintf("write BucketLocation = %q in [runners.cache.s3]", answer.Region)
+		}
+	}
+	return e
+}
+
+// unreached is about what is no answer of the server.
+func unreached(err error) (hint string, cause error) {
+	var at *url.Error
+	if !errors.As(err, &at) {
+		return "", err // the connection broke, or the client itself refuses a name
+	}
+	err = at.Err // without the address of the object, which the log names anyway
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &unknown):
+		hint = "let this machine's system trust the server's certificate, or name a file with it in SSL_CERT_FILE"
+	case errors.As(err, &name):
+		hint = "write the address that the server's certificate names as ServerAddress in [runners.cache.s3]"
+	case err.Error() == "http: server gave HTTP response to HTTPS client":
+		hint = "write Insecure = true in [runners.cache.s3] if the server speaks only http"
+	default:
+		hint = "check that the server runs and that this machine reaches it; ServerAddress in [runners.cache.s3] names it"
+	}
+	return hint, err
+}
