@@ -24,7 +24,7 @@ func TestRunnerFlags(t *testing.T) {
 		}
 	}
 	want := []string{
-		"runners.id", "runners.token_obtained_at", "runners.token_expires_at", "runners.feature_flags",
+		"runners.id", "runners.token_obtained_at", "runners.token_expires_at", "runners.feature_flags", "runners.custom_build_dir.enabled",
 		"runners.cache.Type", "runners.cache.Path", "runners.cache.Shared", "runners.cache.MaxUploadedArchiveSize",
 		"runners.cache.s3.ServerAddress", "runners.cache.s3.AccessKey", "runners.cache.s3.SecretKey", "runners.cache.s3.SessionToken",
 		"runners.cache.s3.BucketName", "runners.cache.s3.BucketLocation", "runners.cache.s3.Insecure", "runners.cache.s3.AuthenticationType",

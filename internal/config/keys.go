@@ -41,7 +41,6 @@ func Unimplemented() []Setting {
 		{"runners.post_clone_script", Never, 0, "GitLab renamed it to post_get_sources_script"},
 		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},
 		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
-		{"runners.custom_build_dir", Later, 4, "GIT_CLONE_PATH"},
 		{"runners.cache.Insecure", Never, 0, "GitLab moved it into [runners.cache.s3]"},
 		{"runners.cache.s3.RoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},
 		{"runners.cache.s3.UploadRoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},

@@ -42,11 +42,18 @@ type Runner struct {
 	Shell              string          `toml:"shell,omitempty"`                // bash or sh; "" = bash, else sh, whatever the image has
 	FeatureFlags       map[string]bool `toml:"feature_flags,omitempty"`        // see FeatureFlag
 
+	CustomBuildDir CustomBuildDir `toml:"custom_build_dir,omitempty"`
+
 	Cache    RunnerCache    `toml:"cache,omitempty"`
 	Artifact RunnerArtifact `toml:"artifact,omitempty"`
 
 	Docker  *Docker       `toml:"docker,omitempty"` // never nil if Unsupported is empty
 	Slipway RunnerSlipway `toml:"slipway,omitempty"`
+}
+
+// CustomBuildDir is [runners.custom_build_dir].
+type CustomBuildDir struct {
+	Enabled *bool `toml:"enabled,omitempty"` // jobs may set GIT_CLONE_PATH; nil = in containers only
 }
 
 // RunnerArtifact is [runners.artifact].

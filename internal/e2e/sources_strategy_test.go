@@ -258,3 +258,18 @@ func TestHooks(t *testing.T) {
 	lacks(t, log, "\nnever\n", "\noperator\n")
 	lacks(t, r.must(job.Success, withVariables(hooked(p.spec("main", "true"), "echo never"), "GIT_STRATEGY", "none")), "\nnever\n")
 }
+
+// TestClonePath: two jobs at once have their project at one path, each its own.
+func TestClonePath(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	p := r.repository("group/demo", sample)
+	at := func(n string) *job.Spec {
+		return withVariables(p.spec("main", "pwd; cat README", "echo "+n+" >mine; sleep 1; cat mine; git status --porcelain", "ls -d $CI_PROJECT_DIR.tmp"), "GIT_CLONE_PATH", "$CI_BUILDS_DIR/go/src/demo")
+	}
+	_, _, logs := r.batch(map[string]*job.Spec{"one": at("one"), "two": at("two")})
+	for n, log := range logs {
+		wants(t, log, "\n/builds/go/src/demo\nhello\n", "\n"+n+"\n?? mine\n", "\n/builds/go/src/demo.tmp\n", "Job succeeded")
+	}
+	wants(t, r.fails(job.ConfigurationError, 0, withVariables(spec("echo never"), "GIT_CLONE_PATH", "/etc")), "not below /builds", "Hint: begin it with $CI_BUILDS_DIR")
+}

@@ -84,6 +84,15 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	p.dir = path.Join(s.BuildsDir, p.layout.below, projectPath)
 	p.tempDir = p.dir + ".tmp"
 	p.vars = s.variables(slot, spec, p.dir, p.tempDir)
+	if dir := p.vars.Get("GIT_CLONE_PATH"); dir != "" {
+		if err := s.clonePath(dir); err != nil && p.err == nil {
+			p.err = err
+		} else if err == nil {
+			p.dir = path.Clean(dir)
+			p.tempDir = p.dir + ".tmp"
+			p.vars = s.variables(slot, spec, p.dir, p.tempDir)
+		}
+	}
 	var services []job.Service
 	if s.Account == nil {
 		services = s.readServices(p)
@@ -118,6 +127,21 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 		p.warnings = append(p.warnings, s.socketWarnings(p)...)
 	}
 	return p
+}
+
+// clonePath says whether a job may have its project at dir.
+//
+// GitLab: it must lie in builds_dir, and is refused if custom_build_dir is off, as it is without containers.
+func (s Settings) clonePath(dir string) error {
+	switch builds := path.Clean(s.BuildsDir); {
+	case s.Account != nil:
+		return configurationError("take GIT_CLONE_PATH out", "GIT_CLONE_PATH works in containers only")
+	case s.FixedDir:
+		return configurationError("take GIT_CLONE_PATH out, or let the operator set enabled = true in [runners.custom_build_dir]", "GIT_CLONE_PATH is not allowed on this runner")
+	case !path.IsAbs(dir) || !isBelow(path.Clean(dir), builds) || strings.ContainsAny(dir, ":\x00\n"):
+		return configurationError("begin it with $CI_BUILDS_DIR", "GIT_CLONE_PATH is %q, which is not below %s", dir, builds)
+	}
+	return nil
 }
 
 // planContainer decides what the job and its services run in. The first error is returned; the plan is made all the same.
@@ -322,9 +346,6 @@ func (p *plan) warn() {
 		if len(h.Script) > 0 && h.Name != stageHook {
 			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s does not run: the runner fetches the sources itself, before anything of the job runs", h.Name))
 		}
-	}
-	if p.vars.Get("GIT_CLONE_PATH") != "" {
-		p.warnings = append(p.warnings, "GIT_CLONE_PATH is not supported yet; the project is in "+p.dir)
 	}
 }
 

@@ -55,6 +55,29 @@ func planOf(s Settings, spec *job.Spec) *plan {
 }
 
 // TestPlanGolden holds all that is decided about a job.
+// TestClonePath: a job may choose where it has its project only if the operator lets it, and only where builds are.
+func TestClonePath(t *testing.T) {
+	t.Parallel()
+	for dir, want := range map[string]string{
+		"$CI_BUILDS_DIR/go/src/x": "/builds/go/src/x", "/builds": "/builds", "/builds/a/../b/": "/builds/b",
+		"/builds/../etc": "", "/buildsx": "", "relative": "", "/builds/a:b": "",
+	} {
+		spec := payload(t)
+		spec.Variables = append(spec.Variables, job.Variable{Key: "GIT_CLONE_PATH", Value: dir})
+		p := planOf(article(), spec)
+		if want == "" && p.err == nil || want != "" && (p.err != nil || p.dir != want || p.tempDir != want+".tmp" || p.vars.Get("CI_PROJECT_DIR") != want) {
+			t.Errorf("%s: %s %v", dir, p.dir, p.err)
+		}
+		for _, fixed := range []func(*Settings){func(s *Settings) { s.FixedDir = true }, func(s *Settings) { s.Account = &Account{} }} {
+			s := article()
+			fixed(&s)
+			if p := planOf(s, spec); p.err == nil || !strings.Contains(p.err.Error(), "GIT_CLONE_PATH") {
+				t.Errorf("%s: %v", dir, p.err)
+			}
+		}
+	}
+}
+
 func TestPlanGolden(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

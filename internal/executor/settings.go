@@ -51,6 +51,7 @@ type Settings struct {
 	Volumes             []string
 	DisableCache        bool // /path volumes end with the job; nor are caches kept that are only on this machine
 	Cache               CacheSettings
+	FixedDir            bool   // jobs may not choose their folder by GIT_CLONE_PATH
 	VolumeHostDir       string // [runners.docker] cache_dir: /path volumes become folders here
 	EngineSocket        string // path on the host
 	Socket              string // what a volume that is the Engine's socket gives: guarded, raw or off
