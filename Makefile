@@ -3,10 +3,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 REVISION := $(shell git rev-parse --short HEAD 2>/dev/null)
 LDFLAGS := -X main.version=$(VERSION) -X main.revision=$(REVISION)
 SLEEP ?= 10s
+JOBS ?= 500
 GOFUMPT := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test test-engine lint bench fmt
+.PHONY: build demo test test-engine soak lint bench fmt
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/slipway ./cmd/slipway
@@ -23,6 +24,10 @@ test-engine: ## the guard's tests on a Docker Engine of today, which is made and
 	scripts/engine tests
 	go test -c -o bin/guard.test ./internal/guard
 	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 scripts/current-engine sh -c 'cd internal/guard && exec ../../bin/guard.test -test.count=1 -test.timeout 20m $(ARGS)'
+
+soak: ## hundreds of jobs, while Slipway and its Engine are killed and restarted; nothing may be left
+	scripts/engine tests
+	SLIPWAY_NEED_ENGINE=1 SLIPWAY_SOAK=$(JOBS) go test -race -count=1 -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
 
 lint:
 	@out=$$($(GOFUMPT) -l .) && test -z "$$out" || { echo "run make fmt:"; echo "$$out"; exit 1; }

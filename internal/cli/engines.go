@@ -62,12 +62,19 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
-	e.swept.first(e.machine.ID, func() {
+	err = e.swept.first(e.machine.ID, func() error {
 		free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
-		if err := executor.Sweep(ctx, conn, free, e.log); err != nil {
+		err := executor.Sweep(ctx, conn, free, e.log)
+		if err != nil && conn.Ping(ctx) == nil { // else it went away meanwhile, and is swept when it is back
 			e.log.Warn("some leftovers of killed runners stay", "error", err)
+			return nil
 		}
+		return err
 	})
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
 	if e.images, err = ledger.Open(ledger.Folder(e.folder.Ledger(), e.machine.ID)); err != nil {
 		conn.Close()
 		return nil, err
@@ -102,13 +109,26 @@ type engines struct {
 	swept once
 }
 
-// once does something for each key once; who comes meanwhile waits. An Engine that the configuration names in two ways is
-// swept once: the second time, our own containers there are those of running jobs.
+// once does something for each key until it has succeeded; who comes meanwhile waits. An Engine that the configuration names in two
+// ways is swept once: the second time, our own containers there are those of running jobs.
 type once struct{ by sync.Map }
 
-func (o *once) first(key string, do func()) {
-	done, _ := o.by.LoadOrStore(key, &sync.Once{})
-	done.(*sync.Once).Do(do)
+func (o *once) first(key string, do func() error) error {
+	v, _ := o.by.LoadOrStore(key, &oneTime{})
+	t := v.(*oneTime)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.done {
+		return nil
+	}
+	err := do()
+	t.done = err == nil
+	return err
+}
+
+type oneTime struct {
+	mu   sync.Mutex
+	done bool
 }
 
 func (es *engines) of(d *config.Docker) *engine {

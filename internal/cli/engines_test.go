@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,19 +13,27 @@ import (
 func TestSweptOnce(t *testing.T) {
 	t.Parallel()
 	var es engines
-	var swept, early atomic.Int64
+	var swept, early, tries atomic.Int64
 	var all sync.WaitGroup
 	for _, host := range []string{"", "unix:///var/run/docker.sock", "unix:///run/docker.sock", "tcp://127.0.0.1:2375"} {
 		e := es.of(&config.Docker{Host: host})
 		all.Go(func() {
-			e.swept.first("the Engine", func() { swept.Add(1) })
+			for e.swept.first("the Engine", func() error {
+				if tries.Add(1) == 1 { // the Engine goes away meanwhile
+					return errors.New("away")
+				}
+				swept.Add(1)
+				return nil
+			}) != nil {
+				continue
+			}
 			if swept.Load() == 0 { // its jobs begin now
 				early.Add(1)
 			}
 		})
 	}
 	all.Wait()
-	es.of(&config.Docker{}).swept.first("another", func() { swept.Add(1) })
+	_ = es.of(&config.Docker{}).swept.first("another", func() error { swept.Add(1); return nil })
 	if swept.Load() != 2 || early.Load() != 0 {
 		t.Errorf("swept %d times, %d too early", swept.Load(), early.Load())
 	}

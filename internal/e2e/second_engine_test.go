@@ -24,6 +24,7 @@ type dockerd struct {
 	dir                 string
 	log                 lockedBuffer
 	process, containerd *exec.Cmd
+	netns               *exec.Cmd // holds the namespace, which outlives dockerd as the machine does
 }
 
 const containerdConfig = `version = 2
@@ -86,9 +87,7 @@ func (d *dockerd) run(program string, args ...string) *exec.Cmd {
 // start returns when the Engine answers.
 func (d *dockerd) start() {
 	d.t.Helper()
-	d.process = d.run("unshare", "--net", "sh", "-c", `ip link set lo up && exec dockerd "$@"`, "sh",
-		"--config-file", d.path("dockerd.json"), "--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"),
-		"--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
+	d.launch()
 	deadline := time.Now().Add(patience)
 	for {
 		e, err := docker.Connect(d.t.Context(), docker.Options{Host: d.host()})
@@ -96,11 +95,42 @@ func (d *dockerd) start() {
 			e.Close()
 			return
 		}
+		if !d.lives() {
+			// An Engine of 2020 that was killed while it made a network panics at each start over what it knows of networks.
+			if err := os.Remove(d.path("data/network/files/local-kv.db")); err != nil {
+				d.t.Fatalf("the second Engine does not start: %v\n%s", err, &d.log)
+			}
+			d.launch()
+		}
 		if time.Now().After(deadline) {
 			d.t.Fatalf("the second Engine does not start: %v\n%s", err, &d.log)
 		}
 		await(d.t, 100*time.Millisecond)
 	}
+}
+
+func (d *dockerd) launch() {
+	d.t.Helper()
+	_ = os.Remove(d.path("pid")) // of one that was killed, whose number may be another process's now
+	if d.netns == nil {
+		d.netns = d.run("unshare", "--net", "sh", "-c", "ip link set lo up && exec sleep infinity")
+		own, _ := os.Readlink("/proc/self/ns/net")
+		eventually(d.t, "the second Engine has a network namespace", func() bool {
+			its, err := os.Readlink(d.namespace())
+			return err == nil && its != own
+		})
+	}
+	d.process = d.run("nsenter", "--net="+d.namespace(), "dockerd", "--config-file", d.path("dockerd.json"),
+		"--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"), "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
+}
+
+func (d *dockerd) namespace() string { return fmt.Sprintf("/proc/%d/ns/net", d.netns.Process.Pid) }
+
+// lives reports whether dockerd has not ended by itself.
+func (d *dockerd) lives() bool {
+	var st syscall.WaitStatus
+	pid, _ := syscall.Wait4(d.process.Process.Pid, &st, syscall.WNOHANG, nil)
+	return pid == 0
 }
 
 // engine connects to the Engine and brings the test images there.
@@ -141,6 +171,10 @@ func (d *dockerd) remove() {
 		_ = d.containerd.Wait()
 	}
 	d.endShims()
+	if d.netns != nil {
+		_ = d.netns.Process.Kill()
+		_ = d.netns.Wait()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	for {
