@@ -20,6 +20,10 @@ type Stream struct{ conn client.HijackedResponse }
 func (e *Engine) Attach(ctx context.Context, id string) (*Stream, error) {
 	a, err := e.api.ContainerAttach(ctx, id, client.ContainerAttachOptions{Stream: true, Stdin: true, Stdout: true, Stderr: true})
 	if err != nil {
+		// The client does not tell what a refused upgrade was about.
+		if _, gone := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{}); IsNotFound(gone) {
+			err = gone
+		}
 		return nil, fmt.Errorf("attach to container: %w", err)
 	}
 	return &Stream{a.HijackedResponse}, nil

@@ -177,3 +177,29 @@ func aboutID(id int64) func(*http.Request) bool {
 		return r.URL.Path == path || strings.HasPrefix(r.URL.Path, path+"/")
 	}
 }
+
+// TestSectionAttempts: somebody removes the job's container while the artifacts that it waits for are on their way.
+func TestSectionAttempts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket())
+	build := r.enqueue(withArtifacts(spec("echo made >file"), job.Artifact{Paths: []string{"file"}}))
+	r.succeeds(build)
+	goOn := make(chan struct{})
+	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Times: -1, Match: func(*http.Request) bool { <-goOn; return false }})
+	lost := func(attempts string) *coordinator.Job {
+		j := r.enqueue(needs(withVariables(withDocker("cat file; docker ps >/dev/null && echo a socket"), "EXECUTOR_JOB_SECTION_ATTEMPTS", attempts), build))
+		r.eventually("the container is there", func() bool { return len(r.containers(j)) == 1 })
+		if err := r.engine.Remove(t.Context(), r.containers(j)[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		return j
+	}
+	once, again := lost("1"), lost("2")
+	close(goOn)
+	o, log := r.end(once)
+	r.ended(o, log, job.SystemFailure, 0)
+	wants(t, log, "ERROR: Job failed (system failure): the job's container is gone")
+	wants(t, r.succeeds(again), "WARNING: the job's container is gone", "\nmade\na socket\n")
+	r.leavesNothing()
+	r.cleanAfter()
+}

@@ -18,8 +18,7 @@ const (
 // attempt does something as often as the job's variable of that name allows. again is told of a failure before another try, and
 // says whether there shall be one; pause is 0 for at once. The error of the last try is returned, or why ctx ended.
 func (e *Executor) attempt(ctx context.Context, p *plan, variable string, do func() error, again func(err error, pause time.Duration) bool) error {
-	attempts, _ := strconv.Atoi(p.vars.Get(variable))
-	attempts = min(max(attempts, 1), maxAttempts)
+	attempts := p.attempts(variable)
 	pauses := e.Settings.flag("FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", p.vars)
 	for try, pause := 1, firstPause; ; try, pause = try+1, min(2*pause, lastPause) {
 		err := do()
@@ -41,4 +40,10 @@ func (e *Executor) attempt(ctx context.Context, p *plan, variable string, do fun
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// attempts reads a variable that says how often something is tried.
+func (p *plan) attempts(variable string) int {
+	n, _ := strconv.Atoi(p.vars.Get(variable))
+	return min(max(n, 1), maxAttempts)
 }

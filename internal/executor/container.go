@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
+	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
@@ -34,6 +36,9 @@ func (c *container) start(ctx context.Context, stdout, stderr io.Writer) (*shell
 		if err = c.network(ctx); err == nil {
 			sh, err = c.tryStart(ctx, stdout, stderr)
 		}
+	}
+	if docker.IsNotFound(err) && !docker.IsNoNetwork(err) {
+		return nil, fmt.Errorf("%w: %w", errGone, err)
 	}
 	if err != nil {
 		return nil, startFailure(err)
@@ -63,6 +68,23 @@ func (c *container) tryStart(ctx context.Context, stdout, stderr io.Writer) (*sh
 		}
 	}
 	return sh, nil
+}
+
+// errGone: somebody removed the job's container.
+var errGone = errors.New("the job's container is gone")
+
+// renew makes another container in the place of one that is gone, with a socket of its own.
+func (e *Executor) renew(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services) error {
+	s.close()
+	if c, ok := s.place.(*container); ok {
+		c.socket.close(ctx)
+		c.socket.removeCgroup()
+	}
+	another, err := e.create(ctx, tr, p, w, sv)
+	if err == nil {
+		*s = *another
+	}
+	return err
 }
 
 // line implements place.
@@ -123,6 +145,9 @@ func (c *container) shellEnd(ctx context.Context) error {
 			Reason: job.SystemFailure, Err: fmt.Errorf("the Docker Engine went away while the job ran: %w", away),
 			Hint: "run the job again: the Engine of the runner's machine was stopped or restarted",
 		}
+	}
+	if docker.IsNotFound(err) {
+		return fmt.Errorf("%w: %w", errGone, err)
 	}
 	if err != nil {
 		return fmt.Errorf("the container was lost: %w", err)

@@ -78,7 +78,7 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if err := e.downloadArtifacts(cancelable, server, tr, p, w, fetched); err != nil {
 		return orCause(cancelable, err)
 	}
-	failure := e.stages(ctx, cancelable, tr, p, w, s)
+	failure := e.stages(ctx, cancelable, tr, p, w, s, sv)
 	if ctx.Err() != nil {
 		return failure
 	}
@@ -236,7 +236,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 }
 
 // stages runs the script and what follows it.
-func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session) error {
+func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services) error {
 	var failure error
 	for _, st := range p.stages {
 		stageCtx := ctx
@@ -244,6 +244,12 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 			stageCtx = cancelable
 		}
 		err := e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
+		for again := p.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS") - 1; again > 0 && errors.Is(err, errGone); again-- {
+			tr.Warnf("%v; making another one", err)
+			if err = e.renew(stageCtx, tr, p, w, s, sv); err == nil {
+				err = e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
+			}
+		}
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
