@@ -76,7 +76,7 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	complete(root, "log-format", "runner", "text", "json")
 
 	root.AddCommand(a.registerCommand(), a.runCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
-		a.guardCommand(), a.demoCommand(), a.versionCommand())
+		a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
 	return root
 }
 

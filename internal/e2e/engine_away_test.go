@@ -65,3 +65,24 @@ func TestEngineComesLater(t *testing.T) {
 	d.start()
 	r.succeeds(r.enqueue(spec("true")))
 }
+
+// TestEngineGoesBeforeTheStart: what fails because there is no Engine is not blamed on the image.
+func TestEngineGoesBeforeTheStart(t *testing.T) {
+	t.Parallel()
+	d := newDockerd(t)
+	r := newRig(t, onEngine(d, d.engine()))
+	build := r.enqueue(withArtifacts(spec("echo made >file"), job.Artifact{Paths: []string{"file"}}))
+	r.succeeds(build)
+	goOn := make(chan struct{})
+	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Match: func(*http.Request) bool { <-goOn; return false }})
+	j := r.enqueue(needs(spec("echo never"), build))
+	r.eventually("the container is there", func() bool { return len(r.containers(j)) == 1 })
+	d.stop(syscall.SIGTERM)
+	close(goOn)
+	o, log := r.end(j)
+	r.ended(o, log, job.SystemFailure, 0)
+	wants(t, log, "ERROR: Job failed (system failure): the Docker Engine went away while the job ran", "Hint: run the job again")
+	lacks(t, log, "\nnever\n", "entrypoint")
+	d.start()
+	r.leavesNothing()
+}

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func (c *container) start(ctx context.Context, stdout, stderr io.Writer) (*shell
 		return nil, fmt.Errorf("%w: %w", errGone, err)
 	}
 	if err != nil {
-		return nil, startFailure(err)
+		return nil, cmp.Or(c.away(ctx), startFailure(err))
 	}
 	return sh, nil
 }
@@ -140,11 +141,8 @@ func (c *container) scriptEnd(ctx context.Context, code int) error {
 func (c *container) shellEnd(ctx context.Context) error {
 	how, err := c.engine.Wait(ctx, c.id)
 	// An Engine that ends kills its containers first: that is not the script's fault.
-	if away := c.engine.Ping(ctx); away != nil && ctx.Err() == nil {
-		return &job.Error{
-			Reason: job.SystemFailure, Err: fmt.Errorf("the Docker Engine went away while the job ran: %w", away),
-			Hint: "run the job again: the Engine of the runner's machine was stopped or restarted",
-		}
+	if away := c.away(ctx); away != nil {
+		return away
 	}
 	if docker.IsNotFound(err) {
 		return fmt.Errorf("%w: %w", errGone, err)
@@ -159,6 +157,18 @@ func (c *container) shellEnd(ctx context.Context) error {
 		return exitError(how.Code, entrypointHint)
 	}
 	return exitError(how.Code, memoryHint(how.OOMKilled))
+}
+
+// away is why a job failed whose Engine does not answer any more; nil if it does.
+func (c *container) away(ctx context.Context) error {
+	err := c.engine.Ping(ctx)
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	return &job.Error{
+		Reason: job.SystemFailure, Err: fmt.Errorf("the Docker Engine went away while the job ran: %w", err),
+		Hint: "run the job again: the Engine of the runner's machine was stopped or restarted",
+	}
 }
 
 const entrypointHint = `the image's entrypoint must exec the command it is given; image: entrypoint: [""] leaves it out`
