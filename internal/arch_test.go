@@ -33,6 +33,7 @@ var homes = map[string][]string{
 	"github.com/moby/moby/client":            {"docker"},
 	"github.com/opencontainers/image-spec":   {"docker"},
 	"github.com/prometheus/client_golang":    {"web"},
+	"github.com/coreos/go-systemd/v22":       {"cli"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"github.com/spf13/pflag":                 {"cli"},
 	"github.com/tonistiigi/fsutil":           {"guard"},

@@ -75,8 +75,8 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	complete(root, "log-level", "debug", "info", "warn", "error")
 	complete(root, "log-format", "runner", "text", "json")
 
-	root.AddCommand(a.registerCommand(), a.runCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
-		a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
+	root.AddCommand(a.registerCommand(), a.runCommand(), a.runSingleCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
+		a.doctorCommand(), a.statusCommand(), a.installCommand(), a.uninstallCommand(), a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
 	return root
 }
 

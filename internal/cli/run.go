@@ -9,6 +9,7 @@ import (
 	"slices"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-ci/slipway/internal/config"
@@ -69,6 +70,7 @@ type runOptions struct {
 	Ephemeral bool
 	Observer  *observer // nil = one that nobody asks
 	User      string    // whom jobs of the shell executor run as; "" = this process's user
+	Single    *single   // nil = until it is told to stop
 	// Attach is called once, with the manager, before the manager runs: from then on signals and edits of the config
 	// reach it.
 	Attach func(manager)
@@ -85,22 +87,37 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		return err
 	}
 	a.noteForeign(path, foreign)
-	seen, _ := os.Stat(path) // Load says what is wrong with it
-	cfg, warnings, err := config.Load(path)
-	if err != nil {
-		return err
-	}
-	log, level, err := a.logger(cfg.LogLevel, cfg.LogFormat)
-	if err != nil {
+	s := serving{path: path, flags: f}
+	s.seen, _ = os.Stat(path) // Load says what is wrong with it
+	if s.cfg, s.warnings, err = config.Load(path); err != nil {
 		return err
 	}
 	if err := a.refuseBesides(ctx, path, foreign); err != nil {
 		return err
 	}
+	return a.serve(ctx, s)
+}
+
+// serving is what a run of jobs begins with.
+type serving struct {
+	path     string // of the config
+	seen     os.FileInfo
+	cfg      *config.Config
+	warnings []config.Warning
+	flags    runFlags
+	single   *single // nil = until it is told to stop
+}
+
+func (a *app) serve(ctx context.Context, s serving) error {
+	path, cfg, f := s.path, s.cfg, s.flags
+	log, level, err := a.logger(cfg.LogLevel, cfg.LogFormat)
+	if err != nil {
+		return err
+	}
 	observer := newObserver(a.build)
 	observer.Loaded()
 	log = slog.New(counting{log.Handler(), observer.Error})
-	logWarnings(log, warnings)
+	logWarnings(log, s.warnings)
 	f.warnIgnored(log)
 	stopServing, err := serveMonitor(observer, cmp.Or(f.listenAddress, cfg.ListenAddress), log)
 	if err != nil {
@@ -118,20 +135,28 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 	signals, stop := notify(syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	var c control
+	systemd := supervisor{log}
 	reload := func() { a.reload(&c, path, log, level, observer) }
+	if s.single != nil {
+		reload = func() { log.Warn("run-single does not read the config again") }
+	}
 	go signalActions{
 		drain: func() {
 			log.Info("told to quit: taking no more jobs, waiting for those that run")
+			systemd.tell(daemon.SdNotifyStopping)
 			c.drain()
 		},
 		reload: reload,
 		abort: func(sig os.Signal) {
 			log.Warn("told to stop: aborting the jobs that run; a second signal ends slipway at once", "signal", sig)
+			systemd.tell(daemon.SdNotifyStopping)
 			cancel(job.ErrShutdown)
 		},
 		exit: exitAtOnce,
 	}.handle(listening, signals)
-	go runner.Watch(ctx, path, seen, runner.WatchInterval, reload)
+	if s.single == nil {
+		go runner.Watch(ctx, path, s.seen, runner.WatchInterval, reload)
+	}
 
 	log.Info("starting", "version", a.build.Version, "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
 	stateDir, err := a.stateDir(cfg)
@@ -139,7 +164,15 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 		return err
 	}
 	err = runManager(ctx, runOptions{
-		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, User: cmp.Or(f.user, cfg.User), Attach: c.attach,
+		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, Single: s.single, User: cmp.Or(f.user, cfg.User),
+		Attach: func(m manager) {
+			c.attach(m)
+			if s.single != nil {
+				s.single.begin(m.Drain)
+			}
+			systemd.tell(daemon.SdNotifyReady)
+			go systemd.pet(listening, func() { observer.now() })
+		},
 	})
 	if err != nil && !shutdownOf(err) {
 		return err

@@ -75,22 +75,33 @@ type process struct {
 
 func startRun(t *testing.T, args ...string) *process {
 	t.Helper()
+	p := prepareRun(t, args...)
+	p.begin()
+	return p
+}
+
+func prepareRun(t *testing.T, args ...string) *process {
+	t.Helper()
 	dir := t.TempDir()
 	p := &process{t: t, config: filepath.Join(dir, "config.toml")}
 	p.edit(waitingConfig)
 	p.cmd = exec.Command("slipway", append([]string{"run", "--config", p.config}, args...)...)
 	p.cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
+	return p
+}
+
+func (p *process) begin() {
+	p.t.Helper()
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	p.log = bufio.NewReader(stderr)
 	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
 	kill := time.AfterFunc(30*time.Second, func() { _ = p.cmd.Process.Kill() })
-	t.Cleanup(func() { kill.Stop() })
-	return p
+	p.t.Cleanup(func() { kill.Stop() })
 }
 
 // edit replaces the config, as editors do.

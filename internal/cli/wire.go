@@ -28,8 +28,9 @@ type service struct {
 	store     *source.Store
 	guards    string // where the sockets of jobs lie
 	engines   *engines
-	ephemeral bool   // what it makes on the Engine ends with it
-	user      string // whom jobs of the shell executor run as
+	ephemeral bool    // what it makes on the Engine ends with it
+	single    *single // nil = until it is told to stop
+	user      string  // whom jobs of the shell executor run as
 	log       *slog.Logger
 	observer  *observer
 	clients   sync.Map // of GitLab, by credentials: a job is reported over the connection that brought it
@@ -71,7 +72,7 @@ func runManager(ctx context.Context, o runOptions) error {
 		o.Log.Warn("processes that jobs of an earlier run left are still there", "error", err)
 	}
 	s := &service{
-		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, log: o.Log, observer: o.Observer,
+		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, single: o.Single, log: o.Log, observer: o.Observer,
 	}
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -85,7 +86,7 @@ func runManager(ctx context.Context, o runOptions) error {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
 	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
-	m := runner.New(runner.Options{Config: o.Config, Connect: s.connect, Run: s.run, Log: o.Log})
+	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
 	o.Observer.attach(m, conn.systemID)
 	r := newRotating(m, conn, o.Config)
 	background.Go(func() { r.rotation.Run(ctx) })
@@ -142,6 +143,15 @@ func (s *service) finish(ctx context.Context, cfg *config.Config, left trace.Lef
 	log.Info("reported a job that was interrupted")
 }
 
+// counted is connect for a single run, too.
+func (s *service) counted(r *config.Runner) (runner.Server, error) {
+	server, err := s.connect(r)
+	if s.single != nil && err == nil {
+		server = counted{server, s.single}
+	}
+	return server, err
+}
+
 // connect makes what asks for one runner's jobs.
 func (s *service) connect(r *config.Runner) (runner.Server, error) {
 	client, err := s.connector.client(r)
@@ -190,6 +200,9 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	r := slot.Runner
 	watch := s.observer.Start(s.observer.label(r), spec)
 	defer watch.Done()
+	if s.single != nil {
+		defer s.single.ended()
+	}
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
 	// What it needs was there a moment ago; where it is not now, the job cannot run here.

@@ -10,10 +10,12 @@ import (
 
 // Machine is what the Engine says of the machine that it is on.
 type Machine struct {
-	ID               string // of the Engine
-	DataRoot         string // where its images, volumes and containers lie
-	CgroupDriver     string // cgroupfs, systemd or none
-	ContainerdSocket string // "" if an older Engine does not say
+	ID               string   // of the Engine
+	DataRoot         string   // where its images, volumes and containers lie
+	CgroupDriver     string   // cgroupfs, systemd or none
+	StorageDriver    string   // overlay2, or the name of containerd's snapshotter
+	Warnings         []string // of the Engine, for people
+	ContainerdSocket string   // "" if an older Engine does not say
 	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
 	InsecureRegistries []string
 	Experimental       bool
@@ -25,7 +27,7 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	if err != nil {
 		return Machine{}, fmt.Errorf("ask the Engine about its machine: %w", err)
 	}
-	m := Machine{ID: r.Info.ID, DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver}
+	m := Machine{ID: r.Info.ID, DataRoot: r.Info.DockerRootDir, CgroupDriver: r.Info.CgroupDriver, StorageDriver: r.Info.Driver, Warnings: r.Info.Warnings}
 	if r.Info.Containerd != nil {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}

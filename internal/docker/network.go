@@ -116,3 +116,12 @@ func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
 	}
 	return nil
 }
+
+// BridgeICC reports whether containers on the Engine's own bridge, docker0, reach each other.
+func (e *Engine) BridgeICC(ctx context.Context) (bool, error) {
+	n, err := e.api.NetworkInspect(ctx, "bridge", client.NetworkInspectOptions{})
+	if err != nil {
+		return false, fmt.Errorf("inspect network bridge: %w", err)
+	}
+	return n.Network.Options[icc] != "false", nil
+}

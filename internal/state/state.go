@@ -132,3 +132,20 @@ func instance(file string) (string, error) {
 	}
 	return id, nil
 }
+
+// InUse reports whether a process has the state folder at path open.
+func InUse(path string) (bool, error) {
+	fd, err := unix.Open(filepath.Join(path, "lock"), unix.O_RDONLY|careful, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &os.PathError{Op: "open", Path: filepath.Join(path, "lock"), Err: err}
+	}
+	defer unix.Close(fd)
+	err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return true, nil
+	}
+	return false, err
+}

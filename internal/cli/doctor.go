@@ -1,0 +1,357 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// level is how bad a finding is.
+type level string
+
+const (
+	fine    level = "ok"
+	warning level = "warning"
+	broken  level = "error" // jobs fail, or the machine is open
+)
+
+// finding is one thing that doctor looked at.
+type finding struct {
+	Level level  `json:"level"`
+	What  string `json:"what"`
+	Cure  string `json:"cure,omitempty"` // empty if Level is fine
+}
+
+// doctor collects what it finds.
+type doctor struct {
+	app      *app
+	findings []finding
+}
+
+func (d *doctor) fine(format string, args ...any) {
+	d.findings = append(d.findings, finding{fine, fmt.Sprintf(format, args...), ""})
+}
+
+func (d *doctor) bad(l level, cure, format string, args ...any) {
+	d.findings = append(d.findings, finding{l, fmt.Sprintf(format, args...), cure})
+}
+
+// errDoctor: the findings have been printed.
+var errDoctor = errors.New("there are errors")
+
+func (a *app) doctorCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look for what will make jobs fail, or leaves the machine open",
+		Long: `Doctor looks at config.toml, asks GitLab about the runners' tokens and the Docker Engine about itself, and says for each finding what to
+do. It changes nothing, but for a container that it makes and removes without starting it.
+
+The exit code is 1 if there is an error; warnings do not count.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, stop := untilInterrupt(cmd.Context())
+			defer stop()
+			d := &doctor{app: a}
+			d.examine(ctx)
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			return d.report(asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the findings as JSON")
+	return cmd
+}
+
+func (d *doctor) report(asJSON bool) error {
+	if asJSON {
+		enc := json.NewEncoder(d.app.stdout)
+		enc.SetIndent("", "  ")
+		if err := enc.Encode(d.findings); err != nil {
+			return err
+		}
+	}
+	failed := 0
+	for _, f := range d.findings {
+		if f.Level == broken {
+			failed++
+		}
+		if asJSON {
+			continue
+		}
+		fmt.Fprintf(d.app.stdout, "%-8s %s\n", f.Level, f.What)
+		if f.Cure != "" {
+			fmt.Fprintf(d.app.stdout, "%-8s → %s\n", "", f.Cure)
+		}
+	}
+	if failed > 0 {
+		return errDoctor
+	}
+	return nil
+}
+
+func (d *doctor) examine(ctx context.Context) {
+	cfg := d.config()
+	if cfg == nil {
+		return
+	}
+	if _, err := exec.LookPath("git"); err != nil {
+		d.bad(broken, "install git, 2.32 or newer", "there is no git, which fetches the sources")
+	} else {
+		d.fine("git is there")
+	}
+	dir := d.stateDir(cfg)
+	conn, err := d.app.quietConnector(cfg)
+	if err != nil {
+		d.bad(broken, "see the message", "%v", err)
+		return
+	}
+	asked := map[docker.Options]bool{}
+	for _, r := range cfg.Runners {
+		if r.Unsupported != "" || ctx.Err() != nil {
+			continue
+		}
+		d.token(ctx, conn, r)
+		if r.Executor == config.ShellExecutor {
+			d.account(cfg.User)
+			continue
+		}
+		d.guard(r)
+		o := docker.Options{Host: r.Docker.Host, TLSCertPath: r.Docker.TLSCertPath, TLSVerify: r.Docker.TLSVerify}
+		if !asked[o] {
+			asked[o] = true
+			d.engine(ctx, o, dir)
+		}
+	}
+}
+
+// config is nil if there is none to go by.
+func (d *doctor) config() *config.Config {
+	path, _, err := d.app.findConfig()
+	if err != nil {
+		d.bad(broken, "name it with --config, or let slipway register write one", "%v", err)
+		return nil
+	}
+	cfg, warnings, err := config.Load(path)
+	if err != nil {
+		for _, p := range config.Problems(err) {
+			d.bad(broken, p.Hint, "%s:%d: %s: %s", path, p.Line, p.Key, p.Msg)
+		}
+		if len(config.Problems(err)) == 0 {
+			d.bad(broken, "slipway register writes one", "%v", err)
+		}
+		return nil
+	}
+	for _, w := range warnings {
+		if !w.Note {
+			d.bad(warning, w.Hint, "%s:%d: %s: %s", path, w.Line, w.Key, w.Msg)
+		}
+	}
+	served := 0
+	for _, r := range cfg.Runners {
+		if r.Unsupported == "" {
+			served++
+		}
+	}
+	if served == 0 {
+		d.bad(broken, "slipway register adds one", "%s has no runner that slipway can serve", path)
+	} else {
+		d.fine("%s: %d of %d runners are served", path, served, len(cfg.Runners))
+	}
+	if info, err := os.Stat(path); err == nil && info.Mode().Perm()&0o077 != 0 {
+		d.bad(warning, "chmod 600 "+shellWord(path), "%s has the runners' tokens, and others may read or change it (mode %03o)", path, info.Mode().Perm())
+	}
+	return cfg
+}
+
+func (d *doctor) stateDir(cfg *config.Config) string {
+	dir, err := d.app.stateDir(cfg)
+	if err != nil {
+		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
+		return ""
+	}
+	d.space("the state folder", dir)
+	return dir
+}
+
+// What is enough of a disk, in bytes.
+const (
+	hardlyAnySpace = 1 << 30
+	littleSpace    = 10 << 30
+)
+
+func (d *doctor) space(what, dir string) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return // not on this machine, or not ours to see
+	}
+	free := st.Bavail * uint64(st.Bsize)
+	gib := float64(free) / (1 << 30)
+	switch {
+	case free < hardlyAnySpace:
+		d.bad(broken, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left: jobs will fail", what, dir, gib)
+	case free < littleSpace:
+		d.bad(warning, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left", what, dir, gib)
+	default:
+		d.fine("%s (%s) has %.0f GiB left", what, dir, gib)
+	}
+}
+
+func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
+	err := conn.verify(ctx, r)
+	switch {
+	case err == nil:
+		d.fine("%s: %s takes its token", describe(r), r.URL)
+	case errors.Is(err, job.ErrForbidden):
+		d.bad(broken, "take the token from the runner's page in GitLab, or slipway verify --delete", "%s: %s does not take its token", describe(r), r.URL)
+	default:
+		d.bad(broken, "check url, the network and its proxies; slipway run tries again until it works", "%s: %v", describe(r), err)
+	}
+	if !r.TokenExpiresAt.IsZero() && time.Until(r.TokenExpiresAt) < 0 {
+		d.bad(broken, "slipway reset-token cannot help any more: register the runner again", "%s: its token has expired", describe(r))
+	}
+}
+
+func (d *doctor) account(user string) {
+	a, err := executor.FindAccount(user)
+	switch {
+	case err != nil:
+		d.bad(broken, job.ResultOf(err, nil).Hint, "%v", err)
+	case a.UID == 0:
+		d.bad(warning, `write user = "…" at the top of config.toml`, "jobs of the shell executor run as root, and own this machine")
+	default:
+		d.fine("jobs of the shell executor run as %s", a.Name)
+	}
+}
+
+// guard tells of what undoes the guard of jobs' sockets.
+func (d *doctor) guard(r *config.Runner) {
+	s, name := r.Slipway, describe(r)
+	has := slices.ContainsFunc(r.Docker.Volumes, func(v string) bool { return strings.Contains(v, "docker.sock") })
+	switch {
+	case has && s.Socket == config.SocketRaw:
+		d.bad(warning, `take socket = "raw" out of [runners.slipway]`, "%s: each job controls this machine through the Engine's own socket", name)
+	case s.TrustConfig:
+		d.bad(warning, "take trust_config out of [runners.slipway]", "%s: jobs get also what undoes the guard of their socket", name)
+	case s.SocketPolicy == config.PolicyAudit:
+		d.bad(warning, `take socket_policy = "audit" out of [runners.slipway]`, "%s: the guard only notes what it would refuse", name)
+	case r.Docker.Privileged && !has:
+		d.bad(warning, "give jobs the guarded socket (volumes) in place of privileged", "%s: jobs are privileged, and own this machine", name)
+	default:
+		d.fine("%s: nothing in the config undoes the guard", name)
+	}
+}
+
+// fixedEngine is the first that has the fixes of the holes in builds by which an image's author gets at the machine: CVE-2024-23651,
+// -23652 and -23653 (24.0.9, 25.0.2), and of the daemon's socket, CVE-2024-41110 (25.0.6).
+const fixedEngine = "25.0.6"
+
+func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string) {
+	e, err := docker.Connect(ctx, o)
+	if err != nil {
+		d.bad(broken, hintOf(err), "%v", err)
+		return
+	}
+	defer e.Close()
+	version, err := e.Version(ctx)
+	m, merr := e.Machine(ctx)
+	if err = errors.Join(err, merr); err != nil {
+		d.bad(broken, "is it a Docker Engine?", "%v", err)
+		return
+	}
+	if olderVersion(version, fixedEngine) {
+		d.bad(warning, "update it, unless your distribution brings fixes to old versions", "the Engine at %s is %s: known holes are closed since %s (CVE-2024-23651 to -23653, CVE-2024-41110)", e.Host(), version, fixedEngine)
+	} else {
+		d.fine("the Engine at %s is %s", e.Host(), version)
+	}
+	if m.StorageDriver == "vfs" || m.StorageDriver == "devicemapper" {
+		d.bad(warning, `let "storage-driver" in daemon.json be overlay2`, "its storage driver is %s, which makes each layer a copy", m.StorageDriver)
+	}
+	if m.CgroupDriver == "none" {
+		d.bad(warning, "run the Engine as root, or with cgroup v2 and systemd", "it has no cgroups: limits of memory and processors do not hold")
+	}
+	for _, w := range m.Warnings {
+		if strings.Contains(w, "API is accessible") {
+			d.bad(broken, `take that "hosts" out of daemon.json, or protect it with TLS`, "who gets at the Engine's port owns this machine: %s", strings.TrimPrefix(w, "WARNING: "))
+		}
+	}
+	if e.Socket() == "" {
+		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
+		return
+	}
+	d.space("the Engine's data", m.DataRoot)
+	if icc, err := e.BridgeICC(ctx); err == nil && icc {
+		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
+	}
+	if stateDir != "" {
+		d.visible(ctx, e, stateDir)
+	}
+}
+
+// visible finds out whether the Engine sees the state folder where slipway does: it may be a container's.
+func (d *doctor) visible(ctx context.Context, e *docker.Engine, stateDir string) {
+	probe, err := os.MkdirTemp(stateDir, "probe-")
+	if err != nil {
+		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
+		return
+	}
+	defer os.Remove(probe)
+	images, err := e.Images(ctx)
+	for _, name := range images {
+		image, gone := e.InspectImage(ctx, name)
+		if gone != nil {
+			continue // it went just now
+		}
+		id, err := e.Create(ctx, docker.Container{
+			Name: filepath.Base(probe), Image: image.ID, Entrypoint: []string{"/probe"}, Network: "none", Mounts: []docker.Mount{{Source: probe, Target: "/probe"}},
+		})
+		if docker.IsNotFound(err) {
+			continue
+		}
+		if err == nil {
+			err = e.Remove(ctx, id)
+		}
+		if err != nil {
+			d.bad(broken, "mount the folder into slipway's container at the path that it has on the host, or set state_dir", "the Engine does not see %s: %v", stateDir, err)
+		} else {
+			d.fine("the Engine sees %s", stateDir)
+		}
+		return
+	}
+	if err != nil {
+		d.bad(broken, "is it a Docker Engine?", "%v", err)
+		return
+	}
+	d.bad(warning, "docker pull docker:cli, and run doctor again", "whether the Engine sees %s cannot be told without any image", stateDir)
+}
+
+// olderVersion compares the numbers at the beginning of two versions.
+func olderVersion(a, b string) bool {
+	numbers := func(v string) (out []int) {
+		v, _, _ = strings.Cut(v, "+")
+		v, _, _ = strings.Cut(v, "-")
+		for part := range strings.SplitSeq(v, ".") {
+			n, _ := strconv.Atoi(part)
+			out = append(out, n)
+		}
+		return out
+	}
+	return slices.Compare(numbers(a), numbers(b)) < 0
+}

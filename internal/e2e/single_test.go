@@ -1,0 +1,72 @@
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/job"
+)
+
+// TestRunSingle: so many jobs of one runner, one after the other; or all that come until none does for a while.
+func TestRunSingle(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.stop()
+	first, second, third := r.enqueue(spec("echo first")), r.enqueue(spec("exit 3")), r.enqueue(spec("echo third"))
+	single := func(args ...string) string {
+		t.Helper()
+		cmd := r.command(append([]string{"run-single"}, args...)...)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("run-single %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return string(out)
+	}
+	single("--config", r.configPath(), "--runner", "rig", "--max-builds", "1")
+	r.succeeds(first)
+	if s := second.State(); s != coordinator.Pending {
+		t.Errorf("the second job is %s", s)
+	}
+	wants(t, single("--config", r.configPath(), "--runner", "rig", "--wait-timeout", "1"), "stopped")
+	o, log := r.end(second)
+	r.ended(o, log, job.ScriptFailure, 3)
+	r.succeeds(third)
+
+	// Without any config.
+	described := r.enqueue(spec("echo described in $CI_JOB_IMAGE"))
+	cmd := r.command("run-single", "--url", r.url, "--token", r.token.Reveal(), "--executor", "docker", "--docker-image", alpine, "--docker-pull-policy", "if-not-present", "--max-builds", "1", "--state-dir", r.stateDir())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	r.succeeds(described)
+	if out, err := r.command("run-single", "--config", r.configPath(), "--runner", "other").CombinedOutput(); err == nil || !strings.Contains(string(out), "other") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestDoctor: all is well but for what this machine is like; a token that the server does not know is an error.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket(), slipwayKeys(`socket = "raw"`))
+	doctor := func() (string, error) {
+		out, err := r.command("doctor", "--config", r.configPath()).CombinedOutput()
+		return string(out), err
+	}
+	out, err := doctor()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	wants(t, out, "1 of 1 runners are served", r.url+" takes its token", "GiB left", "ok       the Engine sees "+r.stateDir(),
+		"warning  runner \"rig\"", `→ take socket = "raw" out of [runners.slipway]`)
+	lacks(t, out, "error ")
+	r.RemoveRunner(r.token)
+	if out, err = doctor(); err == nil {
+		t.Error("no error")
+	}
+	wants(t, out, "error    runner \"rig\"", "does not take its token")
+	if left, err := filepath.Glob(filepath.Join(r.stateDir(), "probe-*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %v %v", left, err)
+	}
+}
