@@ -12,8 +12,11 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 )
 
 // Summary counts what went into an archive, or came out of it.
@@ -95,8 +98,15 @@ func (e *entry) close() {
 	}
 }
 
-// isGone reports whether a file is not what was found.
-func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errNoFile) }
+// isGone reports whether a file is not what was found: what a job left running may put links and other folders in the way.
+func isGone(err error) bool {
+	for _, is := range []error{fs.ErrNotExist, errNoFile, unix.ENOTDIR, unix.ELOOP, unix.EINVAL} {
+		if errors.Is(err, is) {
+			return true
+		}
+	}
+	return err != nil && strings.Contains(err.Error(), "path escapes from parent") // os.Root has no name for it
+}
 
 // readAhead reads and compresses files beside each other, and passes them on in their order.
 func readAhead(ctx context.Context, root *os.Root, names []string, pool method) <-chan *entry {

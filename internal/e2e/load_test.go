@@ -89,7 +89,7 @@ func TestNothingLeaks(t *testing.T) {
 		return r.settled()
 	}
 	files, goroutines := run(5)
-	moreFiles, moreGoroutines := run(30)
+	moreFiles, moreGoroutines := run(20)
 	if moreFiles >= files+15 || moreGoroutines >= goroutines+25 {
 		t.Errorf("files: %d, then %d; goroutines: %d, then %d", files, moreFiles, goroutines, moreGoroutines)
 	}

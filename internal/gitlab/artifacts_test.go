@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -160,9 +161,9 @@ func TestUploadIsTriedAgain(t *testing.T) {
 // TestUploadEnds: what cannot be made is not tried again, nor what is not wanted any more, and a connection that breaks is.
 func TestUploadEnds(t *testing.T) {
 	t.Parallel()
-	tries := 0
+	var tries atomic.Int64
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if tries++; tries%2 == 1 {
+		if tries.Add(1)%2 == 1 {
 			_, _ = io.CopyN(io.Discard, r.Body, 10)
 			panic(http.ErrAbortHandler)
 		}
@@ -171,8 +172,8 @@ func TestUploadEnds(t *testing.T) {
 	}))
 	defer srv.Close()
 	j := newClient(t, Options{URL: srv.URL, Token: wireToken}).Job(1, wireJob)
-	if err := j.UploadArtifact(t.Context(), job.Upload{Filename: "a"}, writer("content")); err != nil || tries != 2 {
-		t.Errorf("%v after %d tries", err, tries)
+	if err := j.UploadArtifact(t.Context(), job.Upload{Filename: "a"}, writer("content")); err != nil || tries.Load() != 2 {
+		t.Errorf("%v after %d tries", err, tries.Load())
 	}
 	broken := errors.New("the disk is broken")
 	made := 0
