@@ -245,16 +245,21 @@ func (d *doctor) account(user string) {
 func (d *doctor) guard(r *config.Runner) {
 	s, name := r.Slipway, describe(r)
 	has := slices.ContainsFunc(r.Docker.Volumes, func(v string) bool { return strings.Contains(v, "docker.sock") })
-	switch {
-	case has && s.Socket == config.SocketRaw:
+	before := len(d.findings)
+	if has && s.Socket == config.SocketRaw {
 		d.bad(warning, `take socket = "raw" out of [runners.slipway]`, "%s: each job controls this machine through the Engine's own socket", name)
-	case s.TrustConfig:
+	}
+	if s.TrustConfig {
 		d.bad(warning, "take trust_config out of [runners.slipway]", "%s: jobs get also what undoes the guard of their socket", name)
-	case s.SocketPolicy == config.PolicyAudit:
+	}
+	if s.SocketPolicy == config.PolicyAudit {
 		d.bad(warning, `take socket_policy = "audit" out of [runners.slipway]`, "%s: the guard only notes what it would refuse", name)
-	case r.Docker.Privileged && !has:
+	}
+	// With a guarded socket a job is not given it.
+	if r.Docker.Privileged && (!has || s.Socket == config.SocketRaw || s.TrustConfig) {
 		d.bad(warning, "give jobs the guarded socket (volumes) in place of privileged", "%s: jobs are privileged, and own this machine", name)
-	default:
+	}
+	if len(d.findings) == before {
 		d.fine("%s: nothing in the config undoes the guard", name)
 	}
 }
@@ -326,7 +331,9 @@ func (d *doctor) visible(ctx context.Context, e *docker.Engine, stateDir string)
 			continue
 		}
 		if err == nil {
-			err = e.Remove(ctx, id)
+			removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			err = e.Remove(removing, id)
+			cancel()
 		}
 		if err != nil {
 			d.bad(broken, "mount the folder into slipway's container at the path that it has on the host, or set state_dir", "the Engine does not see %s: %v", stateDir, err)

@@ -33,7 +33,7 @@ var unit = template.Must(template.New("unit").Parse(unitMark + ` "systemctl edit
 Description=Slipway, a GitLab CI runner
 Documentation=man:slipway(1)
 After=network-online.target docker.service
-Wants=network-online.target
+Wants=network-online.target docker.service
 
 [Service]
 Type=notify
@@ -42,6 +42,7 @@ ExecReload=/bin/kill -HUP $MAINPID
 # To stop is to let the running jobs end; "systemctl kill -s TERM {{.Name}}" aborts them.
 KillSignal=SIGQUIT
 KillMode=mixed
+TimeoutStartSec=infinity
 TimeoutStopSec=infinity
 Restart=always
 RestartSec=5

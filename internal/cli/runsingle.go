@@ -57,7 +57,7 @@ func (a *app) runSingle(ctx context.Context, f singleFlags, described *config.Ru
 	s := serving{single: &single{max: f.builds, wait: time.Duration(f.wait) * time.Second}}
 	var err error
 	if f.runner != "" {
-		err = a.oneOfConfig(&s, f.runner)
+		err = a.oneOfConfig(ctx, &s, f.runner)
 	} else {
 		err = a.described(&s, described)
 	}
@@ -78,13 +78,16 @@ func (a *app) runSingle(ctx context.Context, f singleFlags, described *config.Ru
 }
 
 // oneOfConfig takes a runner out of the config.
-func (a *app) oneOfConfig(s *serving, name string) (err error) {
+func (a *app) oneOfConfig(ctx context.Context, s *serving, name string) (err error) {
 	path, foreign, err := a.findConfig()
 	if err != nil {
 		return err
 	}
 	a.noteForeign(path, foreign)
 	if s.cfg, s.warnings, err = config.Load(path); err != nil {
+		return err
+	}
+	if err := a.refuseBesides(ctx, path, foreign); err != nil {
 		return err
 	}
 	s.path = path
