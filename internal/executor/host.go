@@ -82,6 +82,7 @@ type hostPlace struct {
 	log     *slog.Logger
 
 	process *os.Process // of the shell
+	born    string      // when, as /proc tells it
 	how     error       // how it ended
 }
 
@@ -108,7 +109,7 @@ func (h *hostPlace) start(_ context.Context, stdout, stderr io.Writer) (*shell, 
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", h.shell, err)
 	}
-	h.process = cmd.Process
+	h.process, h.born = cmd.Process, bornAt(cmd.Process.Pid)
 	sh := &shell{in, make(chan struct{})}
 	go func() {
 		defer close(sh.ended)
@@ -210,8 +211,11 @@ func (h *hostPlace) signal(sig syscall.Signal, shell bool) {
 // itself is among them if that is asked for.
 func (h *hostPlace) processes(shell bool) []int {
 	own := h.process.Pid
+	// A shell that has ended leaves its number to another process once nothing of its session is left.
+	born := bornAt(own)
+	session := born == "" || born == h.born
 	return processes(func(pid int) bool {
-		return (shell || pid != own) && (hasMark(pid, h.mark) || sessionOf(pid) == own)
+		return (shell || pid != own) && (hasMark(pid, h.mark) || session && sessionOf(pid) == own)
 	})
 }
 
@@ -282,6 +286,15 @@ func sessionOf(pid int) int {
 	}
 	id, _ := strconv.Atoi(f[3])
 	return id
+}
+
+// bornAt is when a process was started, in ticks of the machine's clock; "" if it is gone. See proc(5).
+func bornAt(pid int) string {
+	const starttime = 22 - 3 // the third field is the first after the name
+	if f := stat(pid); len(f) > starttime {
+		return f[starttime]
+	}
+	return ""
 }
 
 // alive: dead ones that nobody has buried do not count.
