@@ -1,7 +1,15 @@
 package e2e
 
 import (
+	"context"
+	"errors"
+	"net"
 	"net/http"
+	"net/http/httputil"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -76,7 +84,7 @@ func TestEngineGoesBeforeTheStart(t *testing.T) {
 	goOn := make(chan struct{})
 	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Match: func(*http.Request) bool { <-goOn; return false }})
 	j := r.enqueue(needs(spec("echo never"), build))
-	r.eventually("the container is there", func() bool { return len(r.containers(j)) == 1 })
+	r.until(j, "Running on ")
 	d.stop(syscall.SIGTERM)
 	close(goOn)
 	o, log := r.end(j)
@@ -85,4 +93,38 @@ func TestEngineGoesBeforeTheStart(t *testing.T) {
 	lacks(t, log, "\nnever\n", "entrypoint")
 	d.start()
 	r.leavesNothing()
+}
+
+// TestLostAnswer: a container that the Engine made, but whose making nobody heard of, does not stay.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	e := engine(t)
+	dir, err := os.MkdirTemp("", "lossy-") // short, for the sake of the socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost atomic.Bool
+	srv := &http.Server{ReadHeaderTimeout: patience, Handler: &httputil.ReverseProxy{
+		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "docker" },
+		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }},
+		ModifyResponse: func(resp *http.Response) error {
+			if strings.HasSuffix(resp.Request.URL.Path, "/containers/create") && !lost.Swap(true) {
+				return errors.New("lost")
+			}
+			return nil
+		},
+		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
+	}}
+	go func() { _ = srv.Serve(listener) }()
+	t.Cleanup(func() { srv.Close() })
+	r := newRig(t, dockerKeys("host = \"unix://"+filepath.Join(dir, "s")+"\""))
+	o, log := r.run(spec("echo never"))
+	r.ended(o, log, job.SystemFailure, 0)
+	r.leavesNothing()
+	r.must(job.Success, spec("true"))
 }

@@ -221,6 +221,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	defer cancel()
 	id, err := e.Engine.Create(createCtx, c)
 	if err != nil {
+		e.forget(ctx, c.Name)
 		socket.close(createCtx)
 		socket.removeCgroup()
 		return nil, createFailure(err)
@@ -334,6 +335,11 @@ func removeLater(ctx context.Context, engine *docker.Engine, id string, log *slo
 		}
 		return err
 	})
+}
+
+// forget removes a container of which nobody knows whether the Engine has made it: the connection may have broken before it said so.
+func (e *Executor) forget(ctx context.Context, name string) {
+	go tryLater(context.WithoutCancel(ctx), func(ctx context.Context) error { return e.Engine.Remove(ctx, name) })
 }
 
 // tryLater tries again and again for a day.

@@ -102,6 +102,7 @@ func (sv *services) start(ctx context.Context, sp servicePlan) error {
 	defer cancel()
 	s := &service{servicePlan: sp, ports: sp.probes(image.Ports)}
 	if s.id, err = e.Engine.Create(engineCtx, c); err != nil {
+		e.forget(ctx, c.Name)
 		return fmt.Errorf("service %s: %w", sp.image.name, err)
 	}
 	sv.mu.Lock()
