@@ -124,9 +124,9 @@ func (d *doctor) examine(ctx context.Context) {
 		return
 	}
 	asked := map[docker.Options]bool{}
-	for _, r := range cfg.Runners {
-		if r.Unsupported != "" || ctx.Err() != nil {
-			continue
+	for _, r := range cfg.Served() {
+		if ctx.Err() != nil {
+			return
 		}
 		d.token(ctx, conn, r)
 		if r.Executor == config.ShellExecutor {
@@ -134,7 +134,7 @@ func (d *doctor) examine(ctx context.Context) {
 			continue
 		}
 		d.guard(r)
-		o := docker.Options{Host: r.Docker.Host, TLSCertPath: r.Docker.TLSCertPath, TLSVerify: r.Docker.TLSVerify}
+		o := engineOptions(r.Docker)
 		if !asked[o] {
 			asked[o] = true
 			d.engine(ctx, o, dir)
@@ -164,13 +164,7 @@ func (d *doctor) config() *config.Config {
 			d.bad(warning, w.Hint, "%s:%d: %s: %s", path, w.Line, w.Key, w.Msg)
 		}
 	}
-	served := 0
-	for _, r := range cfg.Runners {
-		if r.Unsupported == "" {
-			served++
-		}
-	}
-	if served == 0 {
+	if served := len(cfg.Served()); served == 0 {
 		d.bad(broken, "slipway register adds one", "%s has no runner that slipway can serve", path)
 	} else {
 		d.fine("%s: %d of %d runners are served", path, served, len(cfg.Runners))

@@ -131,8 +131,13 @@ type oneTime struct {
 	done bool
 }
 
+// engineOptions say which Engine a runner's jobs run on.
+func engineOptions(d *config.Docker) docker.Options {
+	return docker.Options{Host: d.Host, TLSCertPath: d.TLSCertPath, TLSVerify: d.TLSVerify}
+}
+
 func (es *engines) of(d *config.Docker) *engine {
-	o := docker.Options{Host: d.Host, TLSCertPath: d.TLSCertPath, TLSVerify: d.TLSVerify}
+	o := engineOptions(d)
 	es.mu.Lock()
 	defer es.mu.Unlock()
 	if es.by == nil {

@@ -46,12 +46,7 @@ func (a *app) lint() error {
 	case len(cfg.Runners) == 0:
 		return withHint(fmt.Errorf("%s has no runner", path), "slipway register adds one")
 	}
-	served := 0
-	for _, r := range cfg.Runners {
-		if r.Unsupported == "" {
-			served++
-		}
-	}
+	served := len(cfg.Served())
 	if served == 0 {
 		return withHint(errors.New("slipway can serve no runner of "+path), "the warnings say why")
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"slices"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -124,7 +123,7 @@ func (a *app) serve(ctx context.Context, s serving) error {
 		return err
 	}
 	defer stopServing()
-	if !slices.ContainsFunc(cfg.Runners, func(r *config.Runner) bool { return r.Unsupported == "" }) {
+	if len(cfg.Served()) == 0 {
 		log.Warn("the config has no runner to serve; slipway register adds one", "config", path)
 	}
 

@@ -3,7 +3,10 @@
 // line, what in the file is wrong or has no effect.
 package config
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Config is a checked config.toml with its defaults filled in.
 type Config struct {
@@ -18,6 +21,11 @@ type Config struct {
 	User             string        // whom jobs of the shell executor run as; "" = slipway's own user
 	Slipway          Slipway
 	Runners          []*Runner // in the file's order, those with an executor that we lack too
+}
+
+// Served are the runners whose jobs can run here.
+func (c *Config) Served() []*Runner {
+	return slices.DeleteFunc(slices.Clone(c.Runners), func(r *Runner) bool { return r.Unsupported != "" })
 }
 
 // Slipway is [slipway], the settings of ours for the whole machine.

@@ -109,7 +109,7 @@ func (c *container) readable(ctx context.Context, s *session, dirs ...string) er
 	if os.Geteuid() == 0 || !s.ran {
 		return nil
 	}
-	return s.handOver(ctx, c, dirs...)
+	return c.handOver(ctx, s, dirs...)
 }
 
 // clear implements place: it removes the container.

@@ -32,7 +32,7 @@ chmod -R u+rwX "$@" && exit $code`
 
 // handOver gives the workspace's files to the runner's user inside the job's container, which it starts again if it
 // has ended.
-func (s *session) handOver(ctx context.Context, c *container, dirs ...string) error {
+func (c *container) handOver(ctx context.Context, s *session, dirs ...string) error {
 	if s.shell == nil {
 		if err := s.start(ctx); err != nil {
 			return err

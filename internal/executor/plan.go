@@ -49,7 +49,8 @@ type plan struct {
 
 	dir, tempDir string // in the container
 	files        []job.Variable
-	exports      [][2]string // what the scripts export first; the container has it in its environment
+	hostEnv      []string    // of the job's shell without a container
+	exports      [][2]string // those of hostEnv that the scripts export first, whatever a profile made of them
 	stages       []stage
 	artifacts    []artifactPlan
 	caches       []cachePlan
@@ -160,11 +161,11 @@ func (s Settings) planContainer(p *plan, services []job.Service, random string) 
 
 // planHost decides what the job's processes on this machine get.
 func (s Settings) planHost(p *plan) {
-	env := p.source.environ(p.vars)
-	if err := fitsEnvironment(environ(env, p.tempDir)); err != nil && p.err == nil {
+	p.hostEnv = environ(p.source.environ(p.vars), p.tempDir)
+	if err := fitsEnvironment(p.hostEnv); err != nil && p.err == nil {
 		p.err = err
 	}
-	for _, e := range environ(env, p.tempDir) {
+	for _, e := range p.hostEnv {
 		if name, value, _ := strings.Cut(e, "="); script.IsName(name) {
 			p.exports = append(p.exports, [2]string{name, value})
 		}

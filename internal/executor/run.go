@@ -158,7 +158,7 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 	tr.Printf("Using Shell (%s) executor...", shell)
 	end()
 	s := &session{grace: e.Settings.StopGrace, tr: tr, place: &hostPlace{
-		account: *e.Settings.Account, shell: shell, env: environ(p.source.environ(p.vars), p.tempDir),
+		account: *e.Settings.Account, shell: shell, env: p.hostEnv,
 		mark: e.Settings.Instance + "-" + randomHex(8), log: e.Log,
 	}}
 	host, _ := os.Hostname()

@@ -24,7 +24,7 @@ func (m *Manager) apply(cfg *config.Config) {
 	first := m.cfg == nil
 	m.cfg = cfg
 	m.slots.resize(cfg.Concurrent)
-	sections := slices.DeleteFunc(slices.Clone(cfg.Runners), func(r *config.Runner) bool { return r.Unsupported != "" })
+	sections := cfg.Served()
 	found := match(m.pollers, sections)
 	for _, p := range m.pollers {
 		gone := !slices.Contains(found, p)
