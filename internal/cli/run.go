@@ -81,20 +81,27 @@ func (a *app) run(ctx context.Context, f runFlags) error {
 			return fmt.Errorf("change to the working directory: %w", err)
 		}
 	}
-	path, foreign, err := a.findConfig()
+	s, err := a.toServe(ctx)
 	if err != nil {
 		return err
 	}
+	s.flags = f
+	return a.serve(ctx, s)
+}
+
+// toServe reads the config that this command line means, and makes sure that GitLab's own runner does not serve it.
+func (a *app) toServe(ctx context.Context) (s serving, err error) {
+	path, foreign, err := a.findConfig()
+	if err != nil {
+		return s, err
+	}
 	a.noteForeign(path, foreign)
-	s := serving{path: path, flags: f}
+	s.path = path
 	s.seen, _ = os.Stat(path) // Load says what is wrong with it
 	if s.cfg, s.warnings, err = config.Load(path); err != nil {
-		return err
+		return s, err
 	}
-	if err := a.refuseBesides(ctx, path, foreign); err != nil {
-		return err
-	}
-	return a.serve(ctx, s)
+	return s, a.refuseBesides(ctx, path, foreign)
 }
 
 // serving is what a run of jobs begins with.

@@ -54,7 +54,7 @@ func (a *app) runSingle(ctx context.Context, f singleFlags, described *config.Ru
 	if f.builds < 0 || f.wait < 0 || f.shutdownTimeout < 0 {
 		return usagef("leave it out for no limit", "--max-builds, --wait-timeout and --shutdown-timeout cannot be less than 0")
 	}
-	s := serving{single: &single{max: f.builds, wait: time.Duration(f.wait) * time.Second}}
+	var s serving
 	var err error
 	if f.runner != "" {
 		err = a.oneOfConfig(ctx, &s, f.runner)
@@ -69,6 +69,7 @@ func (a *app) runSingle(ctx context.Context, f singleFlags, described *config.Ru
 			return err
 		}
 	}
+	s.single = &single{max: f.builds, wait: time.Duration(f.wait) * time.Second}
 	s.cfg.Concurrent = 1
 	s.cfg.Runners[0].RequestConcurrency = 1
 	if f.shutdownTimeout > 0 {
@@ -79,24 +80,15 @@ func (a *app) runSingle(ctx context.Context, f singleFlags, described *config.Ru
 
 // oneOfConfig takes a runner out of the config.
 func (a *app) oneOfConfig(ctx context.Context, s *serving, name string) (err error) {
-	path, foreign, err := a.findConfig()
-	if err != nil {
+	if *s, err = a.toServe(ctx); err != nil {
 		return err
 	}
-	a.noteForeign(path, foreign)
-	if s.cfg, s.warnings, err = config.Load(path); err != nil {
-		return err
-	}
-	if err := a.refuseBesides(ctx, path, foreign); err != nil {
-		return err
-	}
-	s.path = path
 	found, err := (&selector{name: name}).pick(s.cfg)
 	if err != nil {
 		return err
 	}
 	if len(found) > 1 {
-		return withHint(fmt.Errorf("%d runners in %s are named %s", len(found), path, name), "give each a name of its own")
+		return withHint(fmt.Errorf("%d runners in %s are named %s", len(found), s.path, name), "give each a name of its own")
 	}
 	if why := found[0].Unsupported; why != "" {
 		return fmt.Errorf("slipway cannot run jobs of %s: %s", name, why)
