@@ -222,8 +222,10 @@ func newServer(g *Guard) *http.Server {
 	}
 }
 
-// closeTimeout bounds the removal of what the job left.
-const closeTimeout = 10 * time.Second
+const (
+	callsTimeout  = 5 * time.Second // bounds the wait for calls at work when the guard closes
+	removeTimeout = time.Minute     // bounds the removal of what the job left: an Engine with much to do takes its time
+)
 
 // Close ends the job's socket: the listener is closed, all streams are cut, calls at work are waited for, and everything
 // that the job made is removed from the Engine, but for images that outlive it by design. It may be called again.
@@ -233,11 +235,11 @@ func (g *Guard) Close(ctx context.Context) error {
 		g.cancel()
 		_ = g.server.Close()
 		<-g.served
-		ctx, cancel := context.WithTimeout(ctx, closeTimeout)
-		defer cancel()
-		wait, stop := context.WithTimeout(ctx, closeTimeout/2) // the rest is for the removal
+		wait, stop := context.WithTimeout(ctx, callsTimeout)
 		g.waitForCalls(wait)
 		stop()
+		ctx, cancel := context.WithTimeout(ctx, removeTimeout)
+		defer cancel()
 		g.daemon.close()
 		g.ports.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
