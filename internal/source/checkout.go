@@ -95,7 +95,7 @@ func (w *Workspace) bring(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := w.warnOfLFS(idx, out); err != nil {
+	if idx, err = w.bringLFS(ctx, idx, out); err != nil {
 		return err
 	}
 	if err := w.bringModules(ctx, idx, p, out); err != nil {

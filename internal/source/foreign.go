@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -54,28 +55,37 @@ func (m *module) settle(ctx context.Context) error {
 	return nil
 }
 
-const discovery = "/info/refs"
-
-func (m *module) followRedirects(ctx context.Context) (*url.URL, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
+// foreignTransport reaches servers that somebody else chose, and not the inside of this machine.
+func foreignTransport() *http.Transport {
+	var proxied atomic.Bool
 	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
+		if proxied.Load() {
+			return nil // the proxy is the operator's, and reaches what it may
+		}
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
 		}
 		return checkAddress(to.Addr())
 	}}
-	proxied := func(r *http.Request) (*url.URL, error) {
-		proxy, err := http.ProxyFromEnvironment(r)
-		if proxy != nil {
-			dialer.Control = nil // the proxy is the operator's, and reaches what it may
-		}
-		return proxy, err
+	return &http.Transport{
+		Proxy: func(r *http.Request) (*url.URL, error) {
+			proxy, err := http.ProxyFromEnvironment(r)
+			if proxy != nil {
+				proxied.Store(true)
+			}
+			return proxy, err
+		},
+		DialContext: dialer.DialContext, ResponseHeaderTimeout: time.Minute,
 	}
-	tr := &http.Transport{Proxy: proxied, DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-		return dialer.DialContext(ctx, network, address)
-	}}
+}
+
+const discovery = "/info/refs"
+
+func (m *module) followRedirects(ctx context.Context) (*url.URL, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	tr := foreignTransport()
 	defer tr.CloseIdleConnections()
 	client := &http.Client{Transport: tr, CheckRedirect: func(r *http.Request, via []*http.Request) error {
 		if len(via) > 5 || r.URL.Scheme == "http" && via[0].URL.Scheme == "https" || !strings.HasSuffix(r.URL.Path, discovery) {

@@ -2,6 +2,8 @@ package source
 
 import (
 	"bytes"
+	"crypto/sha1" // as Git does
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -24,9 +26,12 @@ type entry struct {
 	mode          uint32
 	uid, gid, len uint32
 	oid           string // of the content, as bytes
+	at            int    // where it begins in the index
 }
 
 func (e entry) submodule() bool { return e.mode == 0o160000 }
+
+const indexHead = 12 // bytes: "DIRC", version, number of entries
 
 var errIndex = errors.New("not an index that this program reads")
 
@@ -36,14 +41,14 @@ func parseIndex(raw []byte, oidSize int) (*index, error) {
 	if raw == nil {
 		return idx, nil
 	}
-	if len(raw) < 12 || string(raw[:4]) != "DIRC" {
+	if len(raw) < indexHead || string(raw[:4]) != "DIRC" {
 		return nil, errIndex
 	}
 	version := binary.BigEndian.Uint32(raw[4:])
 	if version != 2 && version != 3 {
 		return nil, fmt.Errorf("%w: version %d", errIndex, version)
 	}
-	rest := raw[12:]
+	rest := raw[indexHead:]
 	for range binary.BigEndian.Uint32(raw[8:]) {
 		const stat = 40
 		if len(rest) < stat+oidSize+4 {
@@ -53,6 +58,7 @@ func parseIndex(raw []byte, oidSize int) (*index, error) {
 		e := entry{
 			ctime: [2]uint32{n(0), n(1)}, mtime: [2]uint32{n(2), n(3)},
 			ino: n(5), mode: n(6), uid: n(7), gid: n(8), len: n(9), oid: string(rest[stat : stat+oidSize]),
+			at: len(raw) - len(rest),
 		}
 		head := stat + oidSize + 2
 		const extended = 0x4000
@@ -84,6 +90,30 @@ func (idx *index) add(name string, e entry) {
 			idx.dirs[name[:i]] = true
 		}
 	}
+}
+
+// restat returns the index with what the system says of some files now, whatever Git thinks that they should hold.
+func (idx *index) restat(now map[string]unix.Stat_t) ([]byte, error) {
+	raw := bytes.Clone(idx.raw)
+	sum := sha1.New()
+	for name, st := range now {
+		e := idx.entries[name]
+		if len(e.oid) == sha256.Size {
+			sum = sha256.New()
+		}
+		for i, v := range []uint32{
+			uint32(st.Ctim.Sec), uint32(st.Ctim.Nsec), uint32(st.Mtim.Sec), uint32(st.Mtim.Nsec), uint32(st.Dev), uint32(st.Ino),
+			e.mode, st.Uid, st.Gid, uint32(st.Size),
+		} {
+			binary.BigEndian.PutUint32(raw[e.at+4*i:], v)
+		}
+	}
+	if len(raw) < indexHead+sum.Size() {
+		return nil, errIndex
+	}
+	end := len(raw) - sum.Size()
+	sum.Write(raw[:end])
+	return sum.Sum(raw[:end]), nil
 }
 
 func (idx *index) submodules() []string {

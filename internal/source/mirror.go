@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/lfs"
 )
 
 // mirror is the bare repository of a project on this machine. Jobs read its objects while others fetch into it, so
@@ -27,7 +29,12 @@ const (
 	manyLoose = 100
 	// staleAfter is when a temporary pack can be nobody's any more.
 	staleAfter = 24 * time.Hour
+	// unusedFiles is how long a file of Git LFS is kept that no checkout has taken: they are large, and can be had again.
+	unusedFiles = 14 * 24 * time.Hour
 )
+
+// files are those of Git LFS. No job can reach them: they are put into its workspace as copies.
+func (m *mirror) files() lfs.Store { return lfs.Store{Dir: filepath.Join(m.dir, "lfs")} }
 
 func (m *mirror) objectsDir() string { return filepath.Join(m.dir, "objects") }
 
@@ -187,7 +194,7 @@ const (
 	useLock   = "use.lock"
 )
 
-// maintain merges packs if nobody uses the mirror.
+// maintain merges packs and drops unused files of Git LFS if nobody uses the mirror.
 func (m *mirror) maintain(ctx context.Context) error {
 	use, err := tryAcquire(filepath.Join(m.dir, useLock), exclusive)
 	if errors.Is(err, errLocked) {
@@ -198,6 +205,9 @@ func (m *mirror) maintain(ctx context.Context) error {
 	}
 	defer use.release()
 	if err := m.removeStale(); err != nil {
+		return err
+	}
+	if err := m.files().Prune(ctx, unusedFiles); err != nil {
 		return err
 	}
 	packs, err := m.packs()

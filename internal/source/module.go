@@ -57,6 +57,7 @@ func (w *Workspace) module(ctx context.Context, parent *module, spec moduleSpec,
 	if !m.own {
 		// The token is for GitLab, and so are its certificates.
 		req.Token, req.CAFile, req.CorrelationID = "", "", ""
+		req.foreign = true
 	}
 	m.key = moduleKey(m.remote, m.own, req.Git.RepoObjectFormat)
 	sum := sha256.Sum256([]byte(spec.path + "\n" + m.key))

@@ -182,6 +182,9 @@ func (w *Workspace) layOutModule(ctx context.Context, in *Workspace, m *module, 
 	if err != nil {
 		return err
 	}
+	if idx, err = m.bringLFS(ctx, idx, out); err != nil {
+		return err
+	}
 	m.index = idx.raw
 	if w.ModulesDir != "" {
 		if err := m.expose(w.ModulesDir); err != nil {

@@ -41,7 +41,7 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 }
 
 // Maintain merges the packs of mirrors that have collected many. It passes over mirrors whose project has a
-// workspace open; call it when the runner is idle. Objects are never dropped.
+// workspace open; call it when the runner is idle. Git's objects are never dropped.
 func (s *Store) Maintain(ctx context.Context) error {
 	dirs, err := filepath.Glob(filepath.Join(s.dir, "mirrors", "*"))
 	if err != nil {

@@ -51,7 +51,8 @@ type Request struct {
 	CorrelationID string   // sent to the Git server, may be empty
 	Schemes       []string // of RemoteURL; nil = http and https
 
-	extra []setting // for requests to the server
+	extra   []setting // for requests to the server
+	foreign bool      // it is another server than the one that the job came from
 }
 
 // Workspace is one job's place on the host. It is held, with its mirror, until Close.
