@@ -27,7 +27,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 	s := executor.Settings{
 		Version: c.build.Version, Revision: c.build.Revision, UserAgent: "slipway " + c.build.Version,
 		ServerURL: r.URL, RunnerID: r.ID, RunnerName: r.Name, ShortToken: job.Secret(r.Token.Reveal()).Short(), SystemID: c.systemID,
-		Instance: f.Instance, StateDir: f.Path, Ephemeral: ephemeral, Network: network,
+		Instance: f.Instance, StateDir: f.Path, Ephemeral: ephemeral, Network: network, NetworkOptions: docker.NetworkOptions{MTU: d.NetworkMTU, IPv6: d.EnableIPv6},
 		Container: containerSettings(d), Services: serviceSettings(d),
 		Image: d.Image, AllowedImages: d.AllowedImages, PullPolicies: d.PullPolicy, AllowedPullPolicies: d.AllowedPullPolicies,
 		User: d.User, AllowedUsers: d.AllowedUsers, AllowedPrivilegedImages: d.AllowedPrivilegedImages,
@@ -117,11 +117,12 @@ func containerSettings(d *config.Docker) docker.Container {
 		Security: docker.Security{
 			Privileged: d.Privileged, CapAdd: d.CapAdd, CapDrop: d.CapDrop, SecurityOpt: d.SecurityOpt, UsernsMode: d.UsernsMode,
 			GroupAdd: d.GroupAdd, Sysctls: d.Sysctls, Devices: d.Devices, DeviceCgroupRules: d.DeviceCgroupRules,
-			PidMode: d.PIDMode, IpcMode: d.IPCMode, Runtime: d.Runtime,
+			PidMode: d.PIDMode, IpcMode: d.IPCMode, Runtime: d.Runtime, GPUs: d.GPUs,
 		},
 		Extras: docker.Extras{
 			Hostname: d.Hostname, MacAddress: d.MACAddress, ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch,
-			Links: d.Links, VolumesFrom: d.VolumesFrom, VolumeDriver: d.VolumeDriver, Tmpfs: d.Tmpfs,
+			Links: d.Links, VolumesFrom: d.VolumesFrom, VolumeDriver: d.VolumeDriver, VolumeOptions: d.VolumeDriverOps,
+			Tmpfs: d.Tmpfs,
 		},
 	}
 }
@@ -140,8 +141,11 @@ func serviceSettings(d *config.Docker) executor.ServiceSettings {
 			},
 			Security: docker.Security{
 				Privileged: d.Privileged, SecurityOpt: d.ServicesSecurityOpt, UsernsMode: d.UsernsMode, Devices: d.ServicesDevices, Runtime: d.Runtime,
+				GPUs: d.ServiceGPUs,
 			},
-			Extras: docker.Extras{ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch, VolumeDriver: d.VolumeDriver, Tmpfs: d.ServicesTmpfs},
+			Extras: docker.Extras{
+				ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch, VolumeDriver: d.VolumeDriver, VolumeOptions: d.VolumeDriverOps, Tmpfs: d.ServicesTmpfs,
+			},
 		},
 		Limit: d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices,
 		Wait: time.Duration(max(d.WaitForServicesTimeout, 0)) * time.Second,

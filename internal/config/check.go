@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -170,6 +171,9 @@ func (c *checker) environment(at string, entries []string) (keep []string) {
 	return keep
 }
 
+// gpuForm is how a value of docker run --gpus begins.
+var gpuForm = regexp.MustCompile(`^("?[a-z]+=|all$|all,|[0-9]+$|[0-9]+,)`)
+
 func (c *checker) docker(at string, d *Docker) {
 	if d == nil || d.Image == "" {
 		c.fail(child(at, "image"), `write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it`, "is missing")
@@ -189,6 +193,11 @@ func (c *checker) docker(at string, d *Docker) {
 	if !slices.ContainsFunc(d.PullPolicy, func(p string) bool { return slices.Contains(d.AllowedPullPolicies, p) }) {
 		c.warn(child(at, "allowed_pull_policies"), "add one of pull_policy",
 			"allows none of pull_policy: jobs that name no policy of their own fail")
+	}
+	for key, value := range map[string]string{"gpus": d.GPUs, "service_gpus": d.ServiceGPUs} {
+		if value != "" && !gpuForm.MatchString(value) {
+			c.fail(child(at, key), key+` = "all", a number, or "device=0,1" in quotes of its own: '"device=0,1"'`, "%q is nothing that docker run --gpus takes", value)
+		}
 	}
 	for i := range d.Services {
 		s, at := &d.Services[i], element(child(at, "services"), i)

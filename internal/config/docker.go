@@ -18,7 +18,8 @@ type Docker struct {
 	CPUSetMems                 string            `toml:"cpuset_mems,omitempty"`
 	CPUs                       NanoCPUs          `toml:"cpus,omitzero"`
 	CPUShares                  int64             `toml:"cpu_shares,omitzero"`
-	DNS                        []string          `toml:"dns,omitempty"` // IP addresses
+	GPUs                       string            `toml:"gpus,omitempty"` // as docker run --gpus
+	DNS                        []string          `toml:"dns,omitempty"`  // IP addresses
 	DNSSearch                  []string          `toml:"dns_search,omitempty"`
 	Privileged                 bool              `toml:"privileged"`
 	DisableEntrypointOverwrite bool              `toml:"disable_entrypoint_overwrite"`
@@ -36,10 +37,12 @@ type Docker struct {
 	DisableCache               bool              `toml:"disable_cache"`
 	Volumes                    []string          `toml:"volumes,omitempty"` // /path = cache volume, host:path[:mode] = bind
 	VolumeDriver               string            `toml:"volume_driver,omitempty"`
-	CacheDir                   string            `toml:"cache_dir,omitempty"` // on the host: cache volumes become folders below it
+	VolumeDriverOps            map[string]string `toml:"volume_driver_ops,omitempty"` // of the volumes that are made for jobs
+	CacheDir                   string            `toml:"cache_dir,omitempty"`         // on the host: cache volumes become folders below it
 	ExtraHosts                 []string          `toml:"extra_hosts,omitempty"`
 	VolumesFrom                []string          `toml:"volumes_from,omitempty"`
 	NetworkMode                string            `toml:"network_mode,omitempty"`
+	EnableIPv6                 bool              `toml:"enable_ipv6,omitempty"` // on jobs' own networks
 	IPCMode                    string            `toml:"ipcmode,omitempty"`
 	PIDMode                    string            `toml:"pid_mode,omitempty"`
 	MACAddress                 string            `toml:"mac_address,omitempty"`
@@ -52,6 +55,7 @@ type Docker struct {
 	ServiceCPUSetCPUs          string            `toml:"service_cpuset_cpus,omitempty"`
 	ServiceCPUs                NanoCPUs          `toml:"service_cpus,omitzero"`
 	ServiceCPUShares           int64             `toml:"service_cpu_shares,omitzero"`
+	ServiceGPUs                string            `toml:"service_gpus,omitempty"`        // as gpus
 	ServicesPrivileged         *bool             `toml:"services_privileged,omitempty"` // nil = privileged
 	ServicesSecurityOpt        []string          `toml:"services_security_opt,omitempty"`
 	ServicesDevices            []string          `toml:"services_devices,omitempty"`
@@ -63,6 +67,7 @@ type Docker struct {
 	AllowedServices            []string          `toml:"allowed_services,omitempty"`            // doublestar patterns; none = all
 	PullPolicy                 StringList        `toml:"pull_policy,omitempty"`                 // tried in this order; [always] by default
 	ShmSize                    int64             `toml:"shm_size"`                              // bytes; 0 = the Engine's default
+	NetworkMTU                 int               `toml:"network_mtu"`                           // of jobs' own networks, bytes; 0 = as the Engine's own bridge
 	Tmpfs                      map[string]string `toml:"tmpfs,omitempty"`                       // path = mount options
 	ServicesTmpfs              map[string]string `toml:"services_tmpfs,omitempty"`
 	Sysctls                    map[string]string `toml:"sysctls,omitempty"`

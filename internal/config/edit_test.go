@@ -48,6 +48,7 @@ const registeredText = `[[runners]]
     volumes = ["/cache"]
     pull_policy = ["always"]
     shm_size = 0
+    network_mtu = 0
 `
 
 func TestAddRunner(t *testing.T) {

@@ -66,13 +66,8 @@ func Unimplemented() []Setting {
 		{"runners.autoscaler", Quiet, 0, "another executor"},
 		{"runners.instance", Quiet, 0, "another executor"},
 
-		{"runners.docker.service_gpus", Later, 4, "GPUs"},
 		{"runners.docker.service_slot_cgroup_template", Never, 0, "cgroups per slot"},
 		{"runners.docker.slot_cgroup_template", Never, 0, "cgroups per slot; cgroup_parent works"},
-		{"runners.docker.gpus", Later, 4, "GPUs"},
-		{"runners.docker.network_mtu", Later, 4, "a network per job"},
-		{"runners.docker.enable_ipv6", Later, 4, "a network per job"},
-		{"runners.docker.volume_driver_ops", Later, 4, "options of volume_driver"},
 		{"runners.docker.volume_keep", Never, 0, "a job's anonymous volumes go with it"},
 		{"runners.docker.log_options", Never, 0, "the Engine's own log of a container"},
 		{"runners.docker.isolation", Never, 0, "Windows containers"},

@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:176: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:181: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -133,13 +133,13 @@ func TestFull(t *testing.T) {
 			Docker: &Docker{
 				Host: "tcp://192.0.2.1:2376", TLSCertPath: "/certs", TLSVerify: true, Hostname: "builder",
 				Image: "alpine:$VERSION", Runtime: "runsc", Memory: 512 << 20, MemorySwap: -1, MemoryReservation: 1 << 30,
-				CgroupParent: "ci.slice", CPUSetCPUs: "0,1", CPUSetMems: "0", CPUs: 1, CPUShares: 512,
+				CgroupParent: "ci.slice", CPUSetCPUs: "0,1", CPUSetMems: "0", CPUs: 1, CPUShares: 512, GPUs: "all",
 				DNS: []string{"192.0.2.53", "2001:db8::53"}, DNSSearch: []string{"example.com"},
 				Privileged: true, DisableEntrypointOverwrite: true, User: "build", AllowedUsers: []string{"build", "1000"},
 				GroupAdd: []string{"docker"}, UsernsMode: "host", CapAdd: []string{"NET_ADMIN"}, CapDrop: []string{"NET_RAW"},
 				OOMKillDisable: true, OOMScoreAdjust: -5, SecurityOpt: []string{"no-new-privileges"},
 				Devices: []string{"/dev/net/tun"}, DeviceCgroupRules: []string{"c 10:200 rwm"}, DisableCache: true,
-				Volumes: []string{"/cache", "/srv/data:/data:ro"}, VolumeDriver: "local", CacheDir: "/srv/cache",
+				Volumes: []string{"/cache", "/srv/data:/data:ro"}, VolumeDriver: "local", VolumeDriverOps: map[string]string{"size": "50G"}, EnableIPv6: true, CacheDir: "/srv/cache",
 				ExtraHosts: []string{"db:192.0.2.7"}, VolumesFrom: []string{"store:ro"}, NetworkMode: "ci",
 				IPCMode: "private", PIDMode: "host", MACAddress: "92:d0:c6:0a:29:33", Links: []string{"db:db"},
 				WaitForServicesTimeout: -1, AllowedImages: []string{"alpine:*", "docker:*"},
@@ -147,20 +147,20 @@ func TestFull(t *testing.T) {
 				AllowedPullPolicies: StringList{"always", "if-not-present"}, PullPolicy: StringList{"if-not-present"},
 				AllowedPrivilegedServices: []string{"docker:*-dind"}, ServicesLimit: &three, ServicesPrivileged: &no,
 				ServiceMemory: 256 << 20, ServiceMemorySwap: 512 << 20, ServiceMemoryReservation: 128 << 20, ServiceCgroupParent: "services.slice",
-				ServiceCPUSetCPUs: "1", ServiceCPUs: 500_000_000, ServiceCPUShares: 256,
+				ServiceCPUSetCPUs: "1", ServiceCPUs: 500_000_000, ServiceCPUShares: 256, ServiceGPUs: "2",
 				ServicesSecurityOpt: []string{"no-new-privileges"}, ServicesDevices: []string{"/dev/kvm"},
 				ServicesTmpfs: map[string]string{"/var/lib/postgresql": "rw"},
 				Services: []Service{{
 					Name: "postgres:16", Alias: "db", Command: []string{"-c", "fsync=off"}, Entrypoint: []string{"docker-entrypoint.sh"},
 					Environment: []string{"POSTGRES_PASSWORD=x"},
 				}},
-				ShmSize: 64 << 20, Tmpfs: map[string]string{"/tmp": "rw,noexec"},
+				ShmSize: 64 << 20, NetworkMTU: 1450, Tmpfs: map[string]string{"/tmp": "rw,noexec"},
 				Sysctls:         map[string]string{"net.ipv4.ip_forward": "1"},
 				ContainerLabels: map[string]string{"team": "$CI_PROJECT_NAMESPACE"},
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 176}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 181}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

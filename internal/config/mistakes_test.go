@@ -356,18 +356,22 @@ var mistakes = []struct {
 		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n",
 	},
 	{
+		name: "GPUs", src: ok + "[runners.docker]\ngpus = \"some\"\nservice_gpus = \"2,capabilities=utility\"\n",
+		errs: []string{`f:7: runners.docker.gpus: "some" is nothing that docker run --gpus takes (gpus = "all", a number, or "device=0,1" in quotes of its own: '"device=0,1"')`},
+	},
+	{
 		name: "listen address", src: "listen_address = \"http://localhost:9252\"\n",
 		errs: []string{`f:1: listen_address: "http://localhost:9252" is no address to listen on (write listen_address = "127.0.0.1:9252")`},
 	},
 	{
 		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
-			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nservice_gpus = \"all\"\n",
+			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nisolation = \"x\"\n",
 		warnings: []string{
 			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
 			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,
-			"f:16: runners.docker.service_gpus: not implemented yet, has no effect: GPUs",
+			"f:16: runners.docker.isolation: not supported, has no effect: Windows containers",
 		},
 	},
 	{

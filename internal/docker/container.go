@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/docker/cli/opts"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
@@ -73,6 +74,7 @@ type Security struct {
 	DeviceCgroupRules []string
 	PidMode, IpcMode  string
 	Runtime           string
+	GPUs              string // as docker run --gpus; "" = none
 }
 
 // Extras are the remaining settings of docker run.
@@ -81,6 +83,7 @@ type Extras struct {
 	ExtraHosts, DNS, DNSSearch []string
 	Links, VolumesFrom         []string
 	VolumeDriver               string
+	VolumeOptions              map[string]string // of volumes that are made for the container, not of the container
 	Tmpfs                      map[string]string
 }
 
@@ -172,6 +175,13 @@ func hostConfig(c Container) (*container.HostConfig, error) {
 			return nil, fmt.Errorf("ulimit: %w", err)
 		}
 		h.Ulimits = append(h.Ulimits, u)
+	}
+	if s.GPUs != "" {
+		var gpus opts.GpuOpts
+		if err := gpus.Set(s.GPUs); err != nil {
+			return nil, fmt.Errorf("gpus: %w", err)
+		}
+		h.DeviceRequests = gpus.Value()
 	}
 	for _, d := range s.Devices {
 		m, err := device(d)

@@ -3,6 +3,7 @@ package docker
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,7 +20,7 @@ const (
 
 // EnsureBridge makes sure of a bridge network of that name on which containers cannot reach each other, and says
 // whether it made it. Several callers at once are safe.
-func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[string]string) (made bool, err error) {
+func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[string]string, o NetworkOptions) (made bool, err error) {
 	for try := 1; ; try++ {
 		n, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{})
 		if err == nil {
@@ -28,7 +29,7 @@ func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[strin
 		if !IsNotFound(err) {
 			return false, fmt.Errorf("inspect network %s: %w", name, err)
 		}
-		err = e.createBridge(ctx, name, labels)
+		_, err = e.createBridge(ctx, name, labels, o, map[string]string{icc: "false", "com.docker.network.bridge.name": name})
 		if err == nil {
 			return true, nil
 		}
@@ -43,33 +44,61 @@ func (e *Engine) EnsureBridge(ctx context.Context, name string, labels map[strin
 	}
 }
 
-func (e *Engine) createBridge(ctx context.Context, name string, labels map[string]string) error {
-	six := false // old Engines do not filter it
-	_, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{
-		Driver:     "bridge",
-		EnableIPv6: &six,
-		Labels:     labels,
-		Options: map[string]string{
-			icc:                              "false",
-			"com.docker.network.bridge.name": name,
-		},
-	})
-	return err
+// NetworkOptions are what a network for jobs may differ in.
+type NetworkOptions struct {
+	MTU  int  // bytes; 0 = that of the Engine's own bridge
+	IPv6 bool // with addresses of IPv6, too
 }
 
-// CreateNetwork makes a bridge network on which containers find each other by their names.
-func (e *Engine) CreateNetwork(ctx context.Context, name string, labels map[string]string) error {
-	six := false // old Engines do not filter it
-	_, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", EnableIPv6: &six, Labels: labels})
-	if err != nil {
-		return fmt.Errorf("create network %s: %w", name, err)
+// CreateNetwork makes a bridge network on which containers find each other by their names, and returns its ID.
+func (e *Engine) CreateNetwork(ctx context.Context, name string, labels map[string]string, o NetworkOptions) (id string, err error) {
+	if id, err = e.createBridge(ctx, name, labels, o, map[string]string{}); err != nil {
+		return "", fmt.Errorf("create network %s: %w", name, err)
 	}
-	return nil
+	return id, nil
 }
+
+func (e *Engine) createBridge(ctx context.Context, name string, labels map[string]string, o NetworkOptions, options map[string]string) (id string, err error) {
+	mtu := strconv.Itoa(o.MTU)
+	if o.MTU == 0 {
+		if mtu, err = e.bridgeMTU(ctx); err != nil {
+			return "", err
+		}
+	}
+	if mtu != "" {
+		options[driverMTU] = mtu
+	}
+	// Old Engines do not filter IPv6, so it is off unless it is wanted, whatever their default.
+	made, err := e.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", EnableIPv6: &o.IPv6, Labels: labels, Options: options})
+	return made.ID, err
+}
+
+// bridgeMTU is the MTU of the Engine's own bridge, "" where nobody set one. An Engine whose operator had to set it (mtu in
+// daemon.json), because the machine's network takes no larger packets, gives it to no other network by itself.
+func (e *Engine) bridgeMTU(ctx context.Context) (string, error) {
+	n, err := e.api.NetworkInspect(ctx, "bridge", client.NetworkInspectOptions{})
+	if err != nil && !IsNotFound(err) { // there is none with "bridge": "none"
+		return "", fmt.Errorf("inspect network bridge: %w", err)
+	}
+	if mtu := n.Network.Options[driverMTU]; mtu != usualMTU {
+		return mtu, nil
+	}
+	return "", nil
+}
+
+const (
+	driverMTU = "com.docker.network.driver.mtu"
+	usualMTU  = "1500"
+)
 
 // IsNoAddresses reports whether a network could not be made because all address ranges of the Engine are in use.
 func IsNoAddresses(err error) bool {
 	return err != nil && (strings.Contains(err.Error(), "non-overlapping IPv4 address pool") || strings.Contains(err.Error(), "predefined address pools have been fully subnetted"))
+}
+
+// IsNoIPv6 reports whether a network could not be made because the Engine has no address ranges of IPv6.
+func IsNoIPv6(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "IPv6 address pool")
 }
 
 // IsNoNetwork reports whether a container could not be started because its network is gone.

@@ -77,6 +77,16 @@ func TestContainerSettings(t *testing.T) {
 		"\nttl 33\n", "\nfiles 333 444\n", "tmpfs /scratch tmpfs rw,", "size=1024k")
 }
 
+// TestGPUs: the Engine is asked for them. This machine has none, which it says.
+func TestGPUs(t *testing.T) {
+	t.Parallel()
+	const refused = `could not select device driver "" with capabilities: [[gpu]]`
+	r := newRig(t, dockerKeys(`gpus = "device=0"`))
+	wants(t, r.fails(job.SystemFailure, 0, spec("echo never")), refused)
+	r = newRig(t, dockerKeys(`service_gpus = "all"`))
+	wants(t, r.fails(job.SystemFailure, 0, withService(spec("echo never"), alpine, "x")), "service "+alpine, refused)
+}
+
 func TestPrivileged(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, dockerKeys(`privileged = true

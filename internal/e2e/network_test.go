@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -69,7 +70,7 @@ func TestNetworkMadeByMany(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if _, err := e.EnsureBridge(t.Context(), name, nil); err != nil {
+			if _, err := e.EnsureBridge(t.Context(), name, nil, docker.NetworkOptions{}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -42,7 +42,8 @@ func (r *rig) networks() []string {
 // TestServices: a job finds its services under all their names when its script begins, and nothing of them is left.
 func TestServices(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, runnerKeys(`  environment = ["OF_THE_RUNNER=1"]`), dockerKeys(`    [[runners.docker.services]]
+	r := newRig(t, runnerKeys(`  environment = ["OF_THE_RUNNER=1"]`), dockerKeys(`    network_mtu = 1400
+    [[runners.docker.services]]
       name = "$WEB"
       alias = "always"
       environment = ["WHO=the runner's"]`))
@@ -51,7 +52,7 @@ func TestServices(t *testing.T) {
 		s := spec(
 			"wget -qO- http://web:8080/index", "wget -qO- http://www:8080/index", "wget -qO- http://always:8080/index",
 			"wget -qO- http://"+strings.ReplaceAll(strings.Split(web, ":")[0], "/", "-")+":8080/index",
-			"wget -qO- http://web:8080/env",
+			"wget -qO- http://web:8080/env", "echo mtu $(cat /sys/class/net/eth0/mtu) of $CI_BUILD_NETWORK_NAME",
 			"echo mine $(hostname -i), the service\\'s $(wget -qO- http://web:8080/address)",
 		)
 		s.Variables = append(s.Variables, job.Variable{Key: "HIDDEN", Value: "not-for-services"}, job.Variable{Key: "WEB", Value: web, Public: true})
@@ -67,7 +68,7 @@ func TestServices(t *testing.T) {
 		if n := strings.Count(log, "\nI am "+who+"\n"); n != 2 {
 			t.Errorf("%d answers of %s:\n%s", n, who, log)
 		}
-		wants(t, log, "I am the runner's", "OWN=not-for-services", "OF_THE_RUNNER=1", "CI_PROJECT_DIR=", "Starting service "+web)
+		wants(t, log, "\nmtu 1400 of slipway-", "I am the runner's", "OWN=not-for-services", "OF_THE_RUNNER=1", "CI_PROJECT_DIR=", "Starting service "+web)
 		lacks(t, log, "HIDDEN=", "CI_JOB_TOKEN=", "probably did not start")
 		r.eventually("its containers are gone", func() bool { return len(r.containers(j)) == 0 })
 	}
@@ -170,7 +171,11 @@ func TestServiceSettings(t *testing.T) {
     [runners.docker.container_labels]
       team = "ci"`))
 	web := r.image(webServer())
-	j := r.Enqueue(withService(withDocker(untilTold, "docker ps --all --format {{.Image}}", "echo that is all"), web, "web"), "dockerd")
+	j := r.Enqueue(withService(withDocker(untilTold, "docker ps --all --format {{.Image}}",
+		"docker run --rm --network $CI_BUILD_NETWORK_NAME "+alpine+" wget -qO- http://web:8080/index",
+		"docker network rm $CI_BUILD_NETWORK_NAME || echo it stays", "docker network disconnect --force $CI_BUILD_NETWORK_NAME $HOSTNAME || echo so does the job",
+		"docker network prune --force", "docker network connect $CI_BUILD_NETWORK_NAME $HOSTNAME || echo it is there",
+		"wget -qO- http://web:8080/index"), web, "web", "WHO", "beside"), "dockerd")
 	r.until(j, "$ until")
 	var service string
 	for _, c := range r.containers(j) {
@@ -191,7 +196,24 @@ func TestServiceSettings(t *testing.T) {
 	}
 	_, shown, _ := strings.Cut(log, "docker ps --all")
 	lacks(t, shown, web) // the job's socket shows no service
+	// The job's containers may join those of the services, and the network stays whatever the job does.
+	if n := strings.Count(shown, "\nI am beside\n"); n != 2 {
+		t.Errorf("%d answers:\n%s", n, log)
+	}
+	wants(t, shown, "\nit stays\n", "\nso does the job\n", "\nit is there\n")
 	r.cleanAfter()
+}
+
+// TestNetworkOfServicesWithIPv6: enable_ipv6 reaches the Engine, which may have no addresses for it.
+func TestNetworkOfServicesWithIPv6(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys("enable_ipv6 = true"))
+	o, log := r.run(withService(spec("ip address"), r.image(webServer()), "web"))
+	if o.State != job.Success {
+		wants(t, log, "IPv6", "default-address-pools")
+		return
+	}
+	wants(t, log, "inet6 f")
 }
 
 // TestDindBesideServices: a Docker-in-Docker is warm beside services that are started.

@@ -118,6 +118,23 @@ func TestBadVolume(t *testing.T) {
 	wants(t, log, `volume "a:b:c:d" has too many colons`, "Hint: correct `volumes` in [runners.docker]")
 }
 
+// TestVolumeDriverOptions: those of the volumes that are made for jobs, which must not lead around the guard.
+func TestVolumeDriverOptions(t *testing.T) {
+	t.Parallel()
+	const keys = `volumes = ["/builds", "/data"]
+    volume_driver = "local"
+    [runners.docker.volume_driver_ops]
+    `
+	r := newRig(t, dockerKeys(keys+`type = "tmpfs"
+    device = "tmpfs"
+    o = "size=1m"`))
+	wants(t, r.must(job.Success, spec("grep ' /data ' /proc/mounts")), "tmpfs /data tmpfs rw,", "size=1024k")
+	r = newRig(t, dockerKeys(keys+`type = "none"
+    device = "/var/run"
+    o = "bind"`))
+	wants(t, r.fails(job.ConfigurationError, 0, spec("echo never")), "the Engine's own socket", "volume_driver_ops")
+}
+
 // TestTemporaryFolder: it is empty for each job, and gone from the host afterwards.
 func TestTemporaryFolder(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ func (e *Executor) ensureVolumes(ctx context.Context, volumes []volume, c *docke
 		m := guard.Mount{Destination: path.Clean(v.target), ReadOnly: v.readOnly}
 		switch {
 		case v.named != "":
-			dir, err := e.Engine.EnsureVolume(ctx, v.named, c.Extras.VolumeDriver, nil, e.Settings.ownLabels())
+			dir, err := e.Engine.EnsureVolume(ctx, v.named, c.Extras.VolumeDriver, c.Extras.VolumeOptions, e.Settings.ownLabels())
 			if err != nil {
 				return nil, err
 			}
@@ -117,6 +117,6 @@ func (e *Executor) ensureNetwork(ctx context.Context, name string) error {
 	if name != e.Settings.Network {
 		return nil
 	}
-	_, err := e.Engine.EnsureBridge(ctx, name, e.Settings.ownLabels())
+	_, err := e.Engine.EnsureBridge(ctx, name, e.Settings.ownLabels(), docker.NetworkOptions{MTU: e.Settings.NetworkOptions.MTU})
 	return err
 }

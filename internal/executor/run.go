@@ -228,6 +228,9 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	}
 	if socket != nil {
 		socket.JobContainer(id, c.Name)
+		if sv != nil && sv.network != "" {
+			socket.JobNetwork(sv.network, p.network)
+		}
 	}
 	return &session{grace: e.Settings.StopGrace, tr: tr, place: &container{
 		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, tr: tr, log: e.Log,

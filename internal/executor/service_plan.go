@@ -70,6 +70,7 @@ func (s Settings) services(p *plan, all []job.Service, random string) error {
 	case mode == s.Network:
 		p.network = "slipway-" + random
 		c.Network, p.linked = p.network, byDNS
+		c.Env = append(c.Env, "CI_BUILD_NETWORK_NAME="+p.network)
 		c.Security.CapDrop = slices.Clone(s.Container.Security.CapDrop) // nobody else is there whose addresses could be forged
 	case mode == "host" || mode == "none" || strings.HasPrefix(mode, "container:"):
 		p.linked = byHost

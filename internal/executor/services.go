@@ -22,6 +22,7 @@ type services struct {
 	tr *trace.Trace
 	p  *plan
 
+	network   string // ID of the job's own; "" = none
 	cancel    context.CancelFunc
 	begun     chan struct{} // closed when all have been started, or one cannot be
 	err       error         // why one cannot be; for who has seen begun closed
@@ -52,7 +53,8 @@ func (e *Executor) startServices(ctx context.Context, tr *trace.Trace, p *plan) 
 	sv.following, sv.unfollow = context.WithCancel(context.WithoutCancel(ctx))
 	ctx, sv.cancel = context.WithCancel(ctx)
 	if p.network != "" {
-		if err := e.makeNetwork(ctx, p); err != nil {
+		var err error
+		if sv.network, err = e.makeNetwork(ctx, p); err != nil {
 			close(sv.begun)
 			return sv, err
 		}
@@ -69,17 +71,20 @@ func (e *Executor) startServices(ctx context.Context, tr *trace.Trace, p *plan) 
 }
 
 // makeNetwork makes the network that the job has with its services.
-func (e *Executor) makeNetwork(ctx context.Context, p *plan) error {
+func (e *Executor) makeNetwork(ctx context.Context, p *plan) (id string, err error) {
 	labels := e.Settings.ownLabels()
 	labels[labelJobNetwork] = p.network
 	// Not to be interrupted, as with containers.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
-	err := e.Engine.CreateNetwork(ctx, p.network, labels)
-	if docker.IsNoAddresses(err) {
-		return fmt.Errorf("%w: every job with services has a network of its own; let default-address-pools in the Engine's daemon.json have more and smaller ones", err)
+	id, err = e.Engine.CreateNetwork(ctx, p.network, labels, e.Settings.NetworkOptions)
+	if docker.IsNoIPv6(err) {
+		return "", configurationError("give the Engine IPv6 networks (default-address-pools in daemon.json), or take enable_ipv6 out of [runners.docker]", "%w", err)
 	}
-	return err
+	if docker.IsNoAddresses(err) {
+		return "", fmt.Errorf("%w: every job with services has a network of its own; let default-address-pools in the Engine's daemon.json have more and smaller ones", err)
+	}
+	return id, err
 }
 
 // start makes sure of a service's image, creates its container and starts it.

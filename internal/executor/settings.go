@@ -22,10 +22,11 @@ type Settings struct {
 	SystemID   string
 
 	// Who the process is, for labels. See Sweep.
-	Instance  string
-	StateDir  string
-	Ephemeral bool   // networks and volumes may be removed with the instance
-	Network   string // the bridge that jobs share
+	Instance       string
+	StateDir       string
+	Ephemeral      bool                  // networks and volumes may be removed with the instance
+	Network        string                // the bridge that jobs share
+	NetworkOptions docker.NetworkOptions // of the networks of jobs with services; the shared one has its MTU
 
 	// Whose jobs run.
 	AllowedProjects []string // globs of full paths; empty = all

@@ -55,7 +55,13 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		case source == "" && path.Clean(target) == path.Clean(s.CacheDir) && !s.DisableCache:
 			out = append(out, volume{target: target, folder: s.cacheFolder(spec)})
 		case source == "":
-			out = append(out, s.cacheVolume(slot, spec, target))
+			v := s.cacheVolume(slot, spec, target)
+			if device := s.Container.Extras.VolumeOptions["device"]; v.named != "" && device != "" {
+				if err := s.checkSource(text+" with volume_driver_ops", device, false); err != nil {
+					return l, nil, err
+				}
+			}
+			out = append(out, v)
 		case path.Clean(target) == path.Clean(s.BuildsDir) && path.IsAbs(source):
 			if err := s.checkFolder("volumes", source); err != nil {
 				return l, nil, err

@@ -25,7 +25,9 @@ func (g *Guard) cleanUp(ctx context.Context) error {
 	mine := func(labels map[string]string) bool { return labels[LabelGuard] == g.policy.Token }
 	var networks []string
 	for _, n := range g.objects.allNetworks() {
-		networks = append(networks, n.ID)
+		if !n.Given {
+			networks = append(networks, n.ID)
+		}
 	}
 	// Containers first, also those that only the label tells of: they hold the rest.
 	lost, err := s.list(ctx, "/containers/json", marked, mine)

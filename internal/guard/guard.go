@@ -278,6 +278,12 @@ func (g *Guard) JobContainer(id, name string) {
 	g.objects.addContainer(&containerRecord{ID: id, Name: name, Job: true})
 }
 
+// JobNetwork tells the guard of the network that the job has with its services: the job may put its containers there. It
+// stays when the guard closes.
+func (g *Guard) JobNetwork(id, name string) {
+	g.objects.addNetwork(networkRecord{ID: id, Name: name, Given: true})
+}
+
 // JobStarted tells the guard that the job's container was started, for the first time or again: its network namespace is
 // a new one.
 func (g *Guard) JobStarted(ctx context.Context) error {

@@ -76,7 +76,7 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 		}
 	}
 	for _, k := range slices.Sorted(maps.Keys(req.Options)) {
-		if mtu, err := strconv.Atoi(req.Options[k]); k == "com.docker.network.driver.mtu" && err == nil && mtu >= 68 && mtu <= 65535 {
+		if mtu, err := strconv.Atoi(req.Options[k]); k == networkMTU && err == nil && mtu >= 68 && mtu <= 65535 {
 			continue
 		}
 		if err := c.refuse(deny("network-options", "leave it out: only com.docker.network.driver.mtu may be set",
@@ -115,6 +115,9 @@ func (g *Guard) makeNetwork(ctx context.Context, name string, req network.Create
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	req.Name, req.Labels = g.policy.prefix()+name, g.policy.labels(req.Labels)
+	if err := g.setMTU(ctx, &req); err != nil {
+		return "", err
+	}
 	body := struct {
 		network.CreateRequest
 		CheckDuplicate bool // Engines before 25 make a second network of the name without it
@@ -136,6 +139,33 @@ func (g *Guard) makeNetwork(ctx context.Context, name string, req network.Create
 		return "", joinErrors(err, g.removeNetwork(ctx, made.ID))
 	}
 	return made.ID, nil
+}
+
+const networkMTU = "com.docker.network.driver.mtu"
+
+// setMTU lets a network have what packets the machine's own network takes: an Engine that was told (mtu in daemon.json)
+// gives that to its own bridge only.
+func (g *Guard) setMTU(ctx context.Context, req *network.CreateRequest) error {
+	if req.Options[networkMTU] != "" {
+		return nil
+	}
+	mtu := strconv.Itoa(g.policy.NetworkMTU)
+	if g.policy.NetworkMTU == 0 {
+		var bridge struct{ Options map[string]string }
+		err := g.engine.callJSON(ctx, http.MethodGet, "/networks/bridge", nil, nil, &bridge)
+		if err != nil && !isStatus(err, http.StatusNotFound) { // there is none with "bridge": "none"
+			return err
+		}
+		if mtu = bridge.Options[networkMTU]; mtu == "" || mtu == "1500" {
+			return nil
+		}
+	}
+	req.Options = maps.Clone(req.Options)
+	if req.Options == nil {
+		req.Options = map[string]string{}
+	}
+	req.Options[networkMTU] = mtu
+	return nil
 }
 
 // isPoolExhausted knows what Engines of all versions say when no address range is left.
@@ -261,7 +291,7 @@ func networkRemove(c *call) error {
 	if err != nil {
 		return err
 	}
-	if n.Name == defaultName {
+	if n.Name == defaultName || n.Given {
 		return &apiError{http.StatusForbidden, n.Name + " is a pre-defined network and cannot be removed"}
 	}
 	if err := c.removeNetwork(c.ctx, n.ID); err != nil {
@@ -418,7 +448,7 @@ func networkPrune(c *call) error {
 	}
 	var removed []string
 	for _, n := range c.objects.allNetworks() {
-		if n.Name == defaultName {
+		if n.Name == defaultName || n.Given {
 			continue
 		}
 		view, err := c.networkView(n)
@@ -451,6 +481,9 @@ func networkConnect(c *call) error {
 		if n.ID, err = c.defaultNetwork(c.ctx); err != nil {
 			return c.written(err)
 		}
+	}
+	if n.Given && rec.Job { // it must keep its way to the outside
+		return &apiError{http.StatusForbidden, fmt.Sprintf("endpoint with name %s already exists in network %s", rec.Name, n.Name)}
 	}
 	endpoint, err := c.endpoint(req.EndpointConfig, rec.Name)
 	if err != nil {
@@ -501,6 +534,9 @@ func networkDisconnect(c *call) error {
 	}
 	if n.ID == "" {
 		return &apiError{http.StatusInternalServerError, fmt.Sprintf("container %s is not connected to network %s", req.Container, n.Name)}
+	}
+	if n.Given && rec.Job {
+		return &apiError{http.StatusForbidden, "the job's own container stays on the network that it has with its services"}
 	}
 	ctx, cancel := detached(c.ctx)
 	defer cancel()

@@ -336,3 +336,46 @@ func TestNetworkList(t *testing.T) {
 }
 
 func escape(s string) string { return url.QueryEscape(s) }
+
+// TestNetworkMTU: networks of the job have the MTU that the operator wants, unless the job wants another.
+func TestNetworkMTU(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.Policy.NetworkMTU = 1300 })
+	r.docker("network", "create", "usual")
+	r.docker("network", "create", "--opt", networkMTU+"=1200", "small")
+	for name, want := range map[string]string{"usual": "1300", "small": "1200"} {
+		if got := strings.TrimSpace(r.host("network", "inspect", "--format", `{{index .Options "`+networkMTU+`"}}`, r.policy.prefix()+name)); got != want {
+			t.Errorf("%s has %q", name, got)
+		}
+	}
+}
+
+// TestJobNetwork: the network that a job has with its services is open to its containers, and not its to remove.
+func TestJobNetwork(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	name := "slipway-test-" + r.policy.Token
+	id := strings.TrimSpace(r.host("network", "create", name))
+	t.Cleanup(func() { r.host("network", "rm", id) })
+	if _, err := r.try("run", "--rm", "--network", name, alpine, "true"); err == nil {
+		t.Error("a network of others is open")
+	}
+	r.JobNetwork(id, name)
+	r.docker("run", "--detach", "--name", "mine", "--network", name, alpine, "sleep", "600")
+	if on := r.host("network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", id); !strings.Contains(on, "mine") {
+		t.Errorf("on the network: %q", on)
+	}
+	r.docker("rm", "--force", "mine")
+	for _, args := range [][]string{{"network", "rm", name}, {"network", "rm", id}, {"network", "create", name}} {
+		if out, err := r.try(args...); err == nil {
+			t.Errorf("docker %v: %s", args, out)
+		}
+	}
+	r.docker("network", "prune", "--force")
+	if err := r.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := strings.TrimSpace(r.host("network", "inspect", "--format", "{{.Id}}", name)); got != id {
+		t.Errorf("after the end of the guard: %q", got)
+	}
+}

@@ -59,6 +59,7 @@ type portRequest struct {
 type networkRecord struct {
 	ID, Name string // Name as the job wrote it; "bridge" for the job's default network
 	JobAsked bool   // the job itself connected its container with it
+	Given    bool   // not made by the job, which has it with its services
 }
 
 func newObjects(p Policy) *objects {

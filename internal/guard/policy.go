@@ -34,6 +34,8 @@ type Policy struct {
 
 	// Network is the network that the job's container is on, "" = none that the guard may rely on.
 	Network string
+	// NetworkMTU is that of networks for which the job asks for none, in bytes; 0 = that of the Engine's own bridge.
+	NetworkMTU int
 	// CgroupParent is the cgroup of all that the job starts, "" = the Engine's default. Needs root to be made.
 	CgroupParent string
 	// Limits of one job; zero values are replaced by DefaultLimits.
