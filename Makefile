@@ -7,10 +7,13 @@ JOBS ?= 500
 GOFUMPT := go run mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: build demo test test-engine soak lint bench fmt
+.PHONY: build image demo test test-engine soak lint bench fmt
 
 build:
 	CGO_ENABLED=0 go build -trimpath -ldflags "$(LDFLAGS)" -o bin/slipway ./cmd/slipway
+
+image: build ## slipway:VERSION, to run Slipway in a container (docs/container.md)
+	docker build --tag slipway:$(VERSION) .
 
 demo: build ## watch a real job build and push an image, twice
 	scripts/engine

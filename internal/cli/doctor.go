@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Look for what will make jobs fail, or leaves the machine open",
 		Long: `Doctor looks at config.toml, asks GitLab about the runners' tokens and the Docker Engine about itself, and says for each finding what to
-do. It changes nothing, but for a container that it makes and removes without starting it.
+do. It changes nothing, but for containers that it makes and removes without starting them.
 
 The exit code is 1 if there is an error; warnings do not count.`,
 		Args: noArgs,
@@ -123,6 +122,12 @@ func (d *doctor) examine(ctx context.Context) {
 		d.bad(broken, "see the message", "%v", err)
 		return
 	}
+	guarded := map[docker.Options]bool{} // whether a runner gives sockets of that Engine to jobs
+	for _, r := range cfg.Served() {
+		if r.Docker != nil && givesSocket(r) && r.Slipway.Socket == config.SocketGuarded {
+			guarded[engineOptions(r.Docker)] = true
+		}
+	}
 	asked := map[docker.Options]bool{}
 	for _, r := range cfg.Served() {
 		if ctx.Err() != nil {
@@ -137,7 +142,7 @@ func (d *doctor) examine(ctx context.Context) {
 		o := engineOptions(r.Docker)
 		if !asked[o] {
 			asked[o] = true
-			d.engine(ctx, o, dir)
+			d.engine(ctx, o, dir, guarded[o])
 		}
 	}
 }
@@ -235,10 +240,15 @@ func (d *doctor) account(user string) {
 	}
 }
 
+// givesSocket reports whether jobs have a socket of the Engine's, of whatever kind.
+func givesSocket(r *config.Runner) bool {
+	return slices.ContainsFunc(r.Docker.Volumes, func(v string) bool { return strings.Contains(v, "docker.sock") })
+}
+
 // guard tells of what undoes the guard of jobs' sockets.
 func (d *doctor) guard(r *config.Runner) {
 	s, name := r.Slipway, describe(r)
-	has := slices.ContainsFunc(r.Docker.Volumes, func(v string) bool { return strings.Contains(v, "docker.sock") })
+	has := givesSocket(r)
 	before := len(d.findings)
 	if has && s.Socket == config.SocketRaw {
 		d.bad(warning, `take socket = "raw" out of [runners.slipway]`, "%s: each job controls this machine through the Engine's own socket", name)
@@ -262,7 +272,7 @@ func (d *doctor) guard(r *config.Runner) {
 // -23652 and -23653 (24.0.9, 25.0.2), and of the daemon's socket, CVE-2024-41110 (25.0.6).
 const fixedEngine = "25.0.6"
 
-func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string) {
+func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, guarded bool) {
 	e, err := docker.Connect(ctx, o)
 	if err != nil {
 		d.bad(broken, hintOf(err), "%v", err)
@@ -300,47 +310,8 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string) 
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
 	if stateDir != "" {
-		d.visible(ctx, e, stateDir)
+		d.place(ctx, e, stateDir, guarded)
 	}
-}
-
-// visible finds out whether the Engine sees the state folder where slipway does: it may be a container's.
-func (d *doctor) visible(ctx context.Context, e *docker.Engine, stateDir string) {
-	probe, err := os.MkdirTemp(stateDir, "probe-")
-	if err != nil {
-		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
-		return
-	}
-	defer os.Remove(probe)
-	images, err := e.Images(ctx)
-	for _, name := range images {
-		image, gone := e.InspectImage(ctx, name)
-		if gone != nil {
-			continue // it went just now
-		}
-		id, err := e.Create(ctx, docker.Container{
-			Name: filepath.Base(probe), Image: image.ID, Entrypoint: []string{"/probe"}, Network: "none", Mounts: []docker.Mount{{Source: probe, Target: "/probe"}},
-		})
-		if docker.IsNotFound(err) {
-			continue
-		}
-		if err == nil {
-			removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			err = e.Remove(removing, id)
-			cancel()
-		}
-		if err != nil {
-			d.bad(broken, "mount the folder into slipway's container at the path that it has on the host, or set state_dir", "the Engine does not see %s: %v", stateDir, err)
-		} else {
-			d.fine("the Engine sees %s", stateDir)
-		}
-		return
-	}
-	if err != nil {
-		d.bad(broken, "is it a Docker Engine?", "%v", err)
-		return
-	}
-	d.bad(warning, "docker pull docker:cli, and run doctor again", "whether the Engine sees %s cannot be told without any image", stateDir)
 }
 
 // olderVersion compares the numbers at the beginning of two versions.

@@ -16,16 +16,21 @@ import (
 // Linux limits to 107 bytes.
 const longestGuardDir = 107 - len("/0123456789ab/"+guard.SocketName)
 
+// guardPath is where the folder for the sockets of jobs is to be.
+func guardPath(wanted, instance string) string {
+	switch {
+	case len(wanted) <= longestGuardDir:
+		return wanted
+	case os.Geteuid() == 0:
+		return filepath.Join("/run/slipway", instance)
+	}
+	return filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), os.TempDir()), "slipway-"+instance)
+}
+
 // guardDir is the folder for the sockets of jobs: the wanted one, or a shorter one where a socket's path would get too
 // long. It is there, and nobody else's, when guardDir returns.
 func guardDir(wanted, instance string) (string, error) {
-	dir := wanted
-	if len(dir) > longestGuardDir {
-		dir = filepath.Join(cmp.Or(os.Getenv("XDG_RUNTIME_DIR"), os.TempDir()), "slipway-"+instance)
-		if os.Geteuid() == 0 {
-			dir = filepath.Join("/run/slipway", instance)
-		}
-	}
+	dir := guardPath(wanted, instance)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
 		return "", fmt.Errorf("make the folder for the sockets of jobs: %w", err)
 	}
