@@ -19,7 +19,7 @@ const module = "github.com/slipway-ci/slipway"
 // moby's API types and BuildKit's have two by design. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
-	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive"}, // the globs of .gitlab-ci.yml and config.toml
+	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
 	"github.com/containerd/errdefs":          {"docker"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},

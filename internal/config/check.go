@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
 )
 
 // checker looks at what the values mean, once their types are right, and fills the defaults in.
@@ -171,6 +173,15 @@ func (c *checker) environment(at string, entries []string) (keep []string) {
 	return keep
 }
 
+// globs refuses a pattern that matches nothing whatever: one that is to keep something out would not.
+func (c *checker) globs(at string, list []string) {
+	for i, glob := range list {
+		if !doublestar.ValidatePattern(strings.TrimPrefix(glob, "!")) {
+			c.fail(element(at, i), `write it like "ruby:*", "registry.example.com/group/**" or "!docker:*"`, "%q is no pattern", glob)
+		}
+	}
+}
+
 // gpuForm is how a value of docker run --gpus begins.
 var gpuForm = regexp.MustCompile(`^("?[a-z]+=|all$|all,|[0-9]+$|[0-9]+,)`)
 
@@ -181,6 +192,10 @@ func (c *checker) docker(at string, d *Docker) {
 	if d == nil {
 		return
 	}
+	c.globs(child(at, "allowed_images"), d.AllowedImages)
+	c.globs(child(at, "allowed_privileged_images"), d.AllowedPrivilegedImages)
+	c.globs(child(at, "allowed_services"), d.AllowedServices)
+	c.globs(child(at, "allowed_privileged_services"), d.AllowedPrivilegedServices)
 	policies := []string{PullAlways, PullIfNotPresent, PullNever}
 	for _, p := range d.PullPolicy {
 		c.oneOf(child(at, "pull_policy"), p, policies)

@@ -5,6 +5,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bmatcuk/doublestar/v4"
 )
 
 func (s *RunnerSlipway) defaults() {
@@ -36,7 +38,8 @@ func (c *checker) slipway(at string, s *RunnerSlipway) {
 		}
 	}
 	for i, project := range s.AllowedProjects {
-		if project == "" || strings.ContainsAny(project, " :\t\n") || strings.HasPrefix(project, "/") || strings.HasPrefix(project, "!") {
+		glob := strings.TrimPrefix(project, "!")
+		if glob == "" || strings.ContainsAny(glob, " :\t\n!") || strings.HasPrefix(glob, "/") || !doublestar.ValidatePattern(glob) {
 			c.fail(element(child(at, "allowed_projects"), i), `write allowed_projects = ["group/project", "group/**"]`,
 				"%q is not the path of a project, nor a pattern for paths", project)
 		}

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
+	"github.com/distribution/reference"
+
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 )
@@ -41,7 +43,7 @@ func (s Settings) image(p *plan) (imagePlan, error) {
 		return i, configurationError("correct `image:`; a variable in it may be empty", "the image name is not valid: %w", err)
 	}
 	// GitLab: the runner's own image is always allowed.
-	if i.name != own && !matchesAny(s.AllowedImages, i.name) {
+	if i.name != own && !allowsImage(s.AllowedImages, i.name) {
 		return i, configurationError("", "image %s is not allowed on this runner; allowed: %s", i.name, strings.Join(s.AllowedImages, ", "))
 	}
 	if !s.DisableEntrypointOverwrite && len(im.Entrypoint) > 0 {
@@ -97,19 +99,36 @@ func (s Settings) policies(of string, asked []string) ([]string, error) {
 	return out, nil
 }
 
-// matchesAny reports whether a glob matches; no globs match everything.
+// matchesAny reports whether a list of globs lets a name in: one of them matches, and none of those that begin with "!".
+// Without any that lets names in, all are in that are not kept out. What keeps out is held against all spellings.
 //
-// GitLab: doublestar's globs; * does not cross a slash, and there is no negation.
-func matchesAny(globs []string, name string) bool {
-	if len(globs) == 0 {
-		return true
-	}
+// GitLab: doublestar's globs; * does not cross a slash. Its documentation has "!", but the runner takes no notice of it.
+func matchesAny(globs []string, name string, spellings ...string) bool {
+	in, open := false, true
 	for _, g := range globs {
-		if ok, err := doublestar.Match(g, name); err == nil && ok {
-			return true
+		if out, ok := strings.CutPrefix(g, "!"); ok {
+			if slices.ContainsFunc(append(spellings, name), func(s string) bool { return doublestar.MatchUnvalidated(out, s) }) {
+				return false
+			}
+			continue
 		}
+		open = false
+		in = in || doublestar.MatchUnvalidated(g, name)
 	}
-	return false
+	return in || open
+}
+
+// allowsImage is matchesAny for images: who keeps out alpine means docker.io/library/alpine:latest, too.
+func allowsImage(globs []string, name string) bool {
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return matchesAny(globs, name)
+	}
+	spellings := []string{named.Name(), reference.FamiliarName(named)}
+	if tagged, ok := reference.TagNameOnly(named).(reference.Tagged); ok {
+		spellings = append(spellings, named.Name()+":"+tagged.Tag(), reference.FamiliarName(named)+":"+tagged.Tag())
+	}
+	return matchesAny(globs, name, spellings...)
 }
 
 func configurationError(hint, format string, args ...any) error {

@@ -216,7 +216,7 @@ func (s Settings) container(p *plan, random string) docker.Container {
 			c.Network = "bridge" // where the containers are that the operator wants to link to
 		}
 	}
-	if c.Security.Privileged && !matchesAny(s.AllowedPrivilegedImages, p.image.name) {
+	if c.Security.Privileged && !allowsImage(s.AllowedPrivilegedImages, p.image.name) {
 		c.Security.Privileged = false
 	}
 	if c.Network == s.Network && !c.Security.Privileged && !wantsRawSockets(c.Security.CapAdd) {

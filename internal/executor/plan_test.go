@@ -134,6 +134,35 @@ func TestPlanGolden(t *testing.T) {
 }
 
 // TestPlanRefuses lists what a job may not have, with what its author is told.
+// TestAllowLists: what lets in, and what keeps out under all its names.
+func TestAllowLists(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		globs   string
+		in, out string
+	}{
+		{"", "anything", ""},
+		{"ruby:*", "ruby:3", "ruby x/ruby:3 docker.io/library/ruby:3"},
+		{"** !*/kali*", "ruby:3 registry.test/a/b:1", "kalilinux/kali-rolling x/kali:1 docker.io/kalilinux/kali-rolling:latest"},
+		{"!*/kali* **", "ruby:3", "x/kali:1"},
+		{"!docker:*", "ruby docker-compose:1 registry.test/docker:27", "docker docker:27-dind library/docker docker.io/docker index.docker.io/library/docker:27 docker:27@sha256:" + strings.Repeat("a", 64)},
+		{"!docker.io/**", "registry.test/x:1", "ruby x/y:1 docker.io/ruby"},
+		{"registry.test/** !registry.test/private/**", "registry.test/a:1", "ruby registry.test/private/a:1 REGISTRY/x"},
+	} {
+		globs := strings.Fields(c.globs)
+		for _, name := range strings.Fields(c.in) {
+			if !allowsImage(globs, name) {
+				t.Errorf("%s keeps %s out", c.globs, name)
+			}
+		}
+		for _, name := range strings.Fields(c.out) {
+			if allowsImage(globs, name) {
+				t.Errorf("%s lets %s in", c.globs, name)
+			}
+		}
+	}
+}
+
 func TestPlanRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -134,7 +134,7 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 			}
 		}
 	}
-	if c.Security.Privileged && !matchesAny(s.Services.AllowedPrivilegedImages, service.Name) {
+	if c.Security.Privileged && !allowsImage(s.Services.AllowedPrivilegedImages, service.Name) {
 		c.Security.Privileged = false
 	}
 	if s.isDind(service.Name) && !c.Security.Privileged {
@@ -165,7 +165,7 @@ func (s Settings) serviceImage(p *plan, service job.Service) (imagePlan, error) 
 	}
 	// GitLab: the runner's own services are always allowed.
 	own := slices.ContainsFunc(s.Services.Always, func(a job.Service) bool { return p.vars.Expand(a.Name) == i.name })
-	if !own && !matchesAny(s.Services.AllowedImages, i.name) {
+	if !own && !allowsImage(s.Services.AllowedImages, i.name) {
 		return i, configurationError("", "service %s is not allowed on this runner; allowed: %s", i.name, strings.Join(s.Services.AllowedImages, ", "))
 	}
 	if i.user != "" && len(s.AllowedUsers) > 0 && !slices.Contains(s.AllowedUsers, i.user) {
