@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -26,11 +27,16 @@ func BenchmarkZip(b *testing.B) {
 }
 
 func BenchmarkUnzip(b *testing.B) {
-	for _, name := range []string{"small", "large"} {
+	for _, name := range []string{"small", "large", "small-zstd", "large-zstd"} {
 		b.Run(name, func(b *testing.B) {
-			root, names, size := benchTree(b, name)
+			kind, fast := strings.CutSuffix(name, "-zstd")
+			root, names, size := benchTree(b, kind)
+			write := WriteZip
+			if fast {
+				write = WriteFastZip
+			}
 			var packed bytes.Buffer
-			if _, err := WriteZip(b.Context(), &packed, root, names, "fastest", nil); err != nil {
+			if _, err := write(b.Context(), &packed, root, names, "fastest", nil); err != nil {
 				b.Fatal(err)
 			}
 			b.SetBytes(size)

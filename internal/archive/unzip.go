@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
@@ -52,7 +53,7 @@ func Unzip(ctx context.Context, root *os.Root, r io.ReaderAt, size int64, opts O
 	if err != nil {
 		return Summary{}, fmt.Errorf("read the archive: %w", err)
 	}
-	z.RegisterDecompressor(zip.Deflate, func(r io.Reader) io.ReadCloser { return flate.NewReader(r) })
+	z.RegisterDecompressor(zip.Deflate, inflate)
 	z.RegisterDecompressor(zstd.ZipMethodWinZip, zstd.ZipDecompressor())
 	u := &unpacker{root: root, opts: opts, dirs: map[string]*zip.File{}}
 	if err := u.sort(z.File); err != nil {
@@ -65,6 +66,30 @@ func Unzip(ctx context.Context, root *os.Root, r io.ReaderAt, size int64, opts O
 		return u.sum, fmt.Errorf("unpack the archive: %w", err)
 	}
 	return u.sum, nil
+}
+
+// inflaters are used again: one takes more memory than a small file.
+var inflaters = sync.Pool{New: func() any { return flate.NewReader(nil) }}
+
+type inflater struct{ io.ReadCloser }
+
+func inflate(r io.Reader) io.ReadCloser {
+	z := inflaters.Get().(io.ReadCloser)
+	if err := z.(flate.Resetter).Reset(r, nil); err != nil {
+		z = flate.NewReader(r)
+	}
+	return &inflater{z}
+}
+
+// Close gives it back.
+func (i *inflater) Close() error {
+	if i.ReadCloser == nil {
+		return nil
+	}
+	err := i.ReadCloser.Close()
+	inflaters.Put(i.ReadCloser)
+	i.ReadCloser = nil
+	return err
 }
 
 // sort tells folders, files and links apart. Of two entries with one name the later wins.
@@ -131,11 +156,15 @@ func (u *unpacker) unpack(ctx context.Context) error {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, f := range u.files {
-		if gctx.Err() != nil {
-			break
+	slices.SortStableFunc(u.files, func(a, b *zip.File) int { return strings.Compare(path.Dir(a.Name), path.Dir(b.Name)) })
+	for rest := u.files; len(rest) > 0 && gctx.Err() == nil; {
+		dir, n := path.Dir(rest[0].Name), 1
+		for n < min(len(rest), atOnce) && path.Dir(rest[n].Name) == dir {
+			n++
 		}
-		g.Go(func() error { return u.file(gctx, f) })
+		files := rest[:n]
+		rest = rest[n:]
+		g.Go(func() error { return u.filesOf(gctx, dir, files) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -183,51 +212,94 @@ func (u *unpacker) dir(name string) error {
 	return err
 }
 
-// create makes a new file, in the place of one that is there.
-func (u *unpacker) create(name string) (*os.File, error) {
-	const flags = os.O_WRONLY | os.O_CREATE | os.O_EXCL
-	f, err := u.root.OpenFile(name, flags, 0o600)
-	if !errors.Is(err, fs.ErrExist) {
-		return f, err
-	}
-	if err := u.root.Remove(name); err != nil {
-		return nil, err
-	}
-	return u.root.OpenFile(name, flags, 0o600)
-}
+// atOnce is how many files of one folder a worker takes.
+const atOnce = 128
 
-func (u *unpacker) file(ctx context.Context, f *zip.File) error {
-	in, err := f.Open()
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.Name, err)
-	}
-	defer in.Close()
-	out, err := u.create(f.Name)
+// filesOf unpacks files of one folder, which is looked up once for all of them.
+func (u *unpacker) filesOf(ctx context.Context, dir string, files []*zip.File) error {
+	at, err := u.root.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err
 	}
-	defer out.Close()
-	// One byte more than it says: it must not go on for ever.
-	n, err := copyFile(ctx, out, io.LimitReader(in, int64(f.UncompressedSize64)+1), u.opts.Progress)
-	if err != nil {
-		return fmt.Errorf("%s: %w", f.Name, err)
-	}
-	if uint64(n) != f.UncompressedSize64 {
-		return fmt.Errorf("%s: %w", f.Name, zip.ErrFormat)
-	}
-	if uid, gid, ok := u.ownerOf(f); ok {
-		if err := out.Chown(uid, gid); err != nil {
-			return err
+	defer at.Close()
+	for _, f := range files {
+		if err := u.file(ctx, at, f); err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
 		}
 	}
-	if err := out.Chmod(f.Mode().Perm()); err != nil {
+	return nil
+}
+
+// create makes a new file in a folder, in the place of one that is there.
+func create(dir *os.File, name string) (plainFile, error) {
+	const flags = unix.O_WRONLY | unix.O_CREAT | unix.O_EXCL | unix.O_NOFOLLOW | unix.O_CLOEXEC
+	fd, err := unix.Openat(int(dir.Fd()), name, flags, 0o600)
+	if err != unix.EEXIST {
+		return plainFile(fd), err
+	}
+	err = unix.Unlinkat(int(dir.Fd()), name, 0)
+	if err == unix.EISDIR || err == unix.EPERM { // POSIX lets a folder be either
+		err = unix.Unlinkat(int(dir.Fd()), name, unix.AT_REMOVEDIR)
+	}
+	if err != nil {
+		return -1, err
+	}
+	fd, err = unix.Openat(int(dir.Fd()), name, flags, 0o600)
+	return plainFile(fd), err
+}
+
+// plainFile is the descriptor of a file. An os.File costs as much as all else that is done to a small one.
+type plainFile int
+
+func (f plainFile) Write(p []byte) (n int, err error) {
+	for n < len(p) {
+		m, err := unix.Write(int(f), p[n:])
+		if err != nil && err != unix.EINTR {
+			return n, err
+		}
+		n += max(m, 0)
+	}
+	return n, nil
+}
+
+func (u *unpacker) file(ctx context.Context, dir *os.File, f *zip.File) (err error) {
+	in, err := f.Open()
+	if err != nil {
 		return err
 	}
-	t := unix.NsecToTimeval(f.Modified.UnixNano())
-	if err := unix.Futimes(int(out.Fd()), []unix.Timeval{t, t}); err != nil {
-		return fmt.Errorf("set the time of %s: %w", f.Name, err)
+	defer in.Close()
+	out, err := create(dir, path.Base(f.Name))
+	if err != nil {
+		return err
 	}
-	return out.Close()
+	defer func() { err = errors.Join(err, unix.Close(int(out))) }()
+	// One byte more than it says: it must not go on for ever.
+	var from io.Reader = io.LimitReader(in, int64(f.UncompressedSize64)+1)
+	if f.UncompressedSize64 > largeFile {
+		ahead := prefetch(from)
+		defer ahead.Close() // before what it reads from
+		from = ahead
+	}
+	n, err := copyFile(ctx, out, from, u.opts.Progress)
+	if err != nil {
+		return err
+	}
+	if uint64(n) != f.UncompressedSize64 {
+		return zip.ErrFormat
+	}
+	if uid, gid, ok := u.ownerOf(f); ok {
+		if err := unix.Fchown(int(out), uid, gid); err != nil {
+			return fmt.Errorf("set its owner: %w", err)
+		}
+	}
+	if err := unix.Fchmod(int(out), uint32(f.Mode().Perm())); err != nil {
+		return fmt.Errorf("set its mode: %w", err)
+	}
+	t := unix.NsecToTimeval(f.Modified.UnixNano())
+	if err := unix.Futimes(int(out), []unix.Timeval{t, t}); err != nil {
+		return fmt.Errorf("set its time: %w", err)
+	}
+	return nil
 }
 
 func (u *unpacker) link(f *zip.File) error {

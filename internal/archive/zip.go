@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -215,9 +216,13 @@ func (e *entry) write(ctx context.Context, out *zip.Writer, progress func(int64)
 	return err
 }
 
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 256<<10); return &b }}
+
 // copyFile copies until ctx ends.
 func copyFile(ctx context.Context, w io.Writer, r io.Reader, progress func(int64)) (int64, error) {
-	buf := make([]byte, 256<<10)
+	pooled := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(pooled)
+	buf := *pooled
 	var all int64
 	for {
 		if ctx.Err() != nil {
