@@ -97,6 +97,9 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 		Executor: r.Executor, Shell: cmp.Or(r.Shell, "bash"), Features: features(r),
 		Log: c.log, UploadTimeout: max(r.Artifact.UploadTimeout, 0), ResponseHeaderTimeout: max(r.Artifact.ResponseHeaderTimeout, 0),
 	}
+	if r.Docker != nil {
+		o.GPUs = r.Docker.GPUs
+	}
 	if c.cfg != nil {
 		o.ConnectionMaxAge = c.cfg.ConnectionMaxAge
 	}

@@ -19,9 +19,6 @@ func TestUnsupportedPayloads(t *testing.T) {
 	r := newRig(t)
 	for what, change := range map[string]func(*job.Spec){
 		"secrets": func(s *job.Spec) { s.Secrets = json.RawMessage(`{"PASSWORD": {"vault": {}}}`) },
-		"release": func(s *job.Spec) {
-			s.Steps = append(s.Steps, job.Step{Name: "release", Script: []string{"release-cli create"}, When: "on_success"})
-		},
 		"run": func(s *job.Spec) { s.Run = "- step: x" },
 	} {
 		s := spec("echo never")
@@ -30,6 +27,25 @@ func TestUnsupportedPayloads(t *testing.T) {
 		wants(t, log, "ERROR: Job failed: this runner does not do "+what+" yet\n", "Hint: give the job a tag of another runner, or take the keyword out")
 		lacks(t, log, "\nnever")
 	}
+}
+
+// TestRelease: what release: of .gitlab-ci.yml comes to is a step of its own, in a shell of its own, with the job's variables in place.
+func TestRelease(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	release := func(script string) *job.Spec {
+		s := withVariables(withAfter(spec("echo built", script), "echo after: $CI_JOB_STATUS"), "TAG", "v1.2.3")
+		s.Steps = append(s.Steps, job.Step{Name: "release", Script: []string{`echo 'released $TAG'`}, When: "on_success"})
+		return s
+	}
+	log := r.must(job.Success, release("true"))
+	wants(t, log, `Executing "step_script" stage of the job script`, "\nbuilt\n", `Executing "step_release" stage of the job script`, "\nreleased v1.2.3\n", "\nafter: success\n")
+	if at := strings.Index(log, "\nreleased"); at > strings.Index(log, "\nafter:") {
+		t.Errorf("after_script ran before the release:\n%s", log)
+	}
+	log = r.fails(job.ScriptFailure, 3, release("exit 3"))
+	lacks(t, log, "step_release", "\nreleased")
+	wants(t, log, "\nafter: failed\n")
 }
 
 // TestUnreadablePayload: the server counts the job as running, so it is told that it is not.

@@ -3,6 +3,7 @@ package executor
 import (
 	"fmt"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -26,7 +27,6 @@ const (
 	stageEnviron  = "prepare_script"
 	stageSources  = "get_sources"
 	stageHook     = "post_get_sources_script"
-	stageScript   = "step_script"
 	stageAfter    = "after_script"
 	scriptsPrefix = "slipway." // a dot: no variable of that name
 )
@@ -250,17 +250,36 @@ func containerName(token string) string {
 	}, token)
 }
 
+// stepName is what the name of a step must not have: it becomes that of a file and of a section of the log.
+var stepName = regexp.MustCompile(`[^a-z0-9_]+`)
+
+// stages are what the job's container runs, one after the other.
+//
+// GitLab: a job has the step script, with release: a step release, and with after_script: that one, which always runs.
 func (s Settings) stages(p *plan) []stage {
 	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
 	out := s.hook(p, xtrace)
-	st, _ := p.spec.Step("script")
-	out = append(out, stage{
-		name: stageScript, headline: `Executing "step_script" stage of the job script`,
-		text: func(string) string {
-			return script.Stage{Env: p.exports, Dir: p.dir, Commands: st.Script, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
-		},
-		timeout: p.duration("RUNNER_SCRIPT_TIMEOUT", 0),
-	})
+	timeout := p.duration("RUNNER_SCRIPT_TIMEOUT", 0)
+	for _, st := range p.spec.Steps {
+		if st.Name == stageAfter {
+			continue
+		}
+		commands := st.Script
+		if st.Name == "release" { // GitLab: what GitLab itself has written holds variables that no shell expands
+			commands = nil
+			for _, c := range st.Script {
+				commands = append(commands, p.vars.Expand(c))
+			}
+		}
+		name := "step_" + stepName.ReplaceAllString(strings.ToLower(st.Name), "_")
+		out = append(out, stage{
+			name: name, headline: fmt.Sprintf("Executing %q stage of the job script", name),
+			text: func(string) string {
+				return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
+			},
+			timeout: timeout,
+		})
+	}
 	after, ok := p.spec.Step("after_script")
 	if !ok || len(after.Script) == 0 {
 		return out
@@ -326,11 +345,6 @@ func unsupported(spec *job.Spec) error {
 		missing = "run"
 	case len(spec.Secrets) > 0 && string(spec.Secrets) != "null" && string(spec.Secrets) != "{}":
 		missing = "secrets"
-	}
-	for _, st := range spec.Steps {
-		if st.Name != "script" && st.Name != "after_script" {
-			missing = st.Name
-		}
 	}
 	if missing == "" {
 		return nil

@@ -199,7 +199,6 @@ func TestPlanRefuses(t *testing.T) {
 		}, "protected branches and tags only"},
 		{"ref of an old GitLab", func(s *Settings, spec *job.Spec) { s.ProtectedOnly, spec.GitInfo.Protected = true, nil }, "protected branches and tags only"},
 		{"artifacts", func(_ *Settings, spec *job.Spec) { spec.Artifacts = []job.Artifact{{Format: "rar"}} }, `the format "rar", which this runner does not know`},
-		{"release", func(_ *Settings, spec *job.Spec) { spec.Steps = append(spec.Steps, job.Step{Name: "release"}) }, "this runner does not do release yet"},
 		{"path", func(_ *Settings, spec *job.Spec) { spec.JobInfo.ProjectFullPath = "a/../../etc" }, "the server sent an invalid project path"},
 		{"volume", func(s *Settings, _ *job.Spec) { s.Volumes = []string{"a:b:c:d"} }, `volume "a:b:c:d" has too many colons`},
 		{"relative volume", func(s *Settings, _ *job.Spec) { s.Volumes = []string{"a:b"} }, `volume "a:b" has no absolute path in the container`},

@@ -243,6 +243,9 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services) error {
 	var failure error
 	for _, st := range p.stages {
+		if failure != nil && st.name != stageAfter {
+			continue
+		}
 		stageCtx := ctx
 		if st.name != stageAfter {
 			stageCtx = cancelable

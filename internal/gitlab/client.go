@@ -32,6 +32,7 @@ type Options struct {
 	Version         Version
 	Executor, Shell string   // as sent to the server
 	Features        Features // what the executor can do, see DockerFeatures
+	GPUs            string   // of the configuration, for GitLab to show
 
 	ConnectionMaxAge time.Duration // idle connections are closed this often; 0 = 15 minutes
 	Log              *slog.Logger  // nil = no log

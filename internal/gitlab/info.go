@@ -56,7 +56,7 @@ func DockerFeatures() Features {
 	f.Services, f.ServiceVariables, f.ServiceMultipleAliases, f.ServiceExecutorOpts = true, true, true, true
 	f.Artifacts, f.UploadMultipleArtifacts, f.UploadRawArtifacts, f.ArtifactsExclude = true, true, true, true
 	f.Cache, f.FallbackCacheKeys = true, true
-	f.Refspecs = true
+	f.Refspecs, f.MultiBuildSteps = true, true
 	f.ReturnExitCode = true
 	return f
 }
@@ -91,7 +91,7 @@ func newInfo(o Options) info {
 	return info{
 		Name: programName, Version: o.Version.Version, Revision: o.Version.Revision,
 		Platform: runtime.GOOS, Architecture: runtime.GOARCH,
-		Executor: o.Executor, Shell: o.Shell, Features: o.Features,
+		Executor: o.Executor, Shell: o.Shell, Features: o.Features, Config: infoConfig{GPUs: o.GPUs},
 	}
 }
 

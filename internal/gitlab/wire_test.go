@@ -329,7 +329,7 @@ func TestFeatures(t *testing.T) {
 		"services": true, "service_variables": true, "service_multiple_aliases": true, "service_executor_opts": true,
 		"artifacts": true, "upload_multiple_artifacts": true, "upload_raw_artifacts": true, "artifacts_exclude": true,
 		"cache": true, "fallback_cache_keys": true,
-		"refspecs": true, "return_exit_code": true, "trace_reset": true, "trace_checksum": true, "trace_size": true,
+		"refspecs": true, "multi_build_steps": true, "return_exit_code": true, "trace_reset": true, "trace_checksum": true, "trace_size": true,
 		"cancelable": true, "cancel_gracefully": true, "two_phase_job_commit": true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
