@@ -19,7 +19,7 @@ func TestUnsupportedPayloads(t *testing.T) {
 	r := newRig(t)
 	for what, change := range map[string]func(*job.Spec){
 		"secrets": func(s *job.Spec) { s.Secrets = json.RawMessage(`{"PASSWORD": {"vault": {}}}`) },
-		"run": func(s *job.Spec) { s.Run = "- step: x" },
+		"run":     func(s *job.Spec) { s.Run = "- step: x" },
 	} {
 		s := spec("echo never")
 		change(s)
