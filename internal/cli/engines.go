@@ -7,13 +7,17 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/state"
+	"github.com/slipway-ci/slipway/internal/web"
 )
 
 // engine is one Docker Engine that comes and goes: it is reached when it is first needed, swept once of what killed
@@ -28,6 +32,8 @@ type engine struct {
 	conn    *docker.Engine
 	machine docker.Machine // of conn
 	images  *ledger.Ledger // of conn
+
+	dataRoot atomic.Pointer[string] // for who must not wait for an Engine that hangs
 }
 
 // reached gives an Engine that answered before, what it said of its machine, and the record of its images.
@@ -62,6 +68,8 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
+	root := e.machine.DataRoot
+	e.dataRoot.Store(&root)
 	err = e.swept.first(e.machine.ID, func() error {
 		free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
 		err := executor.Sweep(ctx, conn, free, e.log)
@@ -147,6 +155,27 @@ func (es *engines) of(d *config.Docker) *engine {
 		es.by[o] = &engine{options: o, folder: es.folder, log: es.log, swept: &es.swept}
 	}
 	return es.by[o]
+}
+
+// disks are those of the state folder, and of the data of the Engines that were reached.
+func (es *engines) disks() []web.Disk {
+	dirs := map[string]string{es.folder.Path: "state"}
+	es.mu.Lock()
+	all := slices.Collect(maps.Values(es.by))
+	es.mu.Unlock()
+	for _, e := range all {
+		if root := e.dataRoot.Load(); root != nil {
+			dirs[*root] = "engine"
+		}
+	}
+	var out []web.Disk
+	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
+		var st unix.Statfs_t
+		if unix.Statfs(dir, &st) == nil { // else it is not on this machine, or not ours to see
+			out = append(out, web.Disk{Place: dirs[dir], Dir: dir, Free: st.Bavail * uint64(st.Bsize), Size: st.Blocks * uint64(st.Bsize)})
+		}
+	}
+	return out
 }
 
 // expireImages removes the names of images that jobs gave and none has used for a while, on the Engines that were reached.

@@ -18,6 +18,7 @@ type observer struct {
 
 	mu       sync.Mutex
 	manager  *runner.Manager // nil = not started yet
+	disks    func() []web.Disk
 	systemID string
 }
 
@@ -28,22 +29,22 @@ func newObserver(b Build) *observer {
 }
 
 // attach gives the observer its manager.
-func (o *observer) attach(m *runner.Manager, systemID string) {
+func (o *observer) attach(m *runner.Manager, systemID string, disks func() []web.Disk) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.manager, o.systemID = m, systemID
+	o.manager, o.systemID, o.disks = m, systemID, disks
 }
 
 // now is what the manager says.
 func (o *observer) now() web.Now {
 	o.mu.Lock()
-	m := o.manager
+	m, disks := o.manager, o.disks
 	o.mu.Unlock()
 	if m == nil {
 		return web.Now{}
 	}
 	s := m.Status()
-	now := web.Now{Ready: !s.Draining, Concurrent: s.Concurrent}
+	now := web.Now{Ready: !s.Draining, Concurrent: s.Concurrent, Disks: disks()}
 	for _, r := range s.Runners {
 		if r.Removed {
 			continue

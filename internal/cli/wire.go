@@ -87,7 +87,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	}
 	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
-	o.Observer.attach(m, conn.systemID)
+	o.Observer.attach(m, conn.systemID, s.engines.disks)
 	r := newRotating(m, conn, o.Config)
 	background.Go(func() { r.rotation.Run(ctx) })
 	if o.Attach != nil {

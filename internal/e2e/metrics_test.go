@@ -20,6 +20,8 @@ func TestMetrics(t *testing.T) {
 	}
 	base := "http://" + found[1]
 	r.eventually("slipway is ready", func() bool { return strings.HasPrefix(fetch(t, base+"/health/ready"), "200 ready") })
+	build := withDocker("printf 'FROM "+alpine+"\\nRUN echo $CI_JOB_ID\\nRUN echo 2\\n' >Dockerfile", "docker build .", "docker build .")
+	r.must(job.Success, build)
 	victim := r.enqueue(withDocker("echo begun", "docker run --rm --privileged "+alpine+" true || echo refused", untilTold, "exit 3"))
 	r.until(victim, "\nrefused\n")
 	wants(t, fetch(t, base+"/debug/jobs/list"), "state=running stage=step_script executor_stage=docker_run duration=")
@@ -35,9 +37,13 @@ func TestMetrics(t *testing.T) {
 	metrics := fetch(t, base+"/metrics")
 	for _, line := range []string{
 		`gitlab_runner_failed_jobs_total{failure_reason="script_failure",mode="traditional",.*} 1`,
-		`gitlab_runner_jobs_total{.*,runner_name="rig",.*} 1`,
+		`gitlab_runner_jobs_total{.*,runner_name="rig",.*} 2`,
+		`slipway_build_steps_total{cached="false",.*} 2`,
+		`slipway_build_steps_total{cached="true",.*} 2`,
+		`slipway_disk_free_bytes{dir=".*/state",place="state"} [1-9].*`,
+		`slipway_disk_free_bytes{dir="/.*",place="engine"} [1-9].*`,
 		`slipway_guard_denials_total{audited="false",rule="privileged",.*} 1`,
-		`gitlab_runner_api_request_statuses_total{endpoint="request_job",method="post",.*,status="201",.*} 1`,
+		`gitlab_runner_api_request_statuses_total{endpoint="request_job",method="post",.*,status="201",.*} 2`,
 		`gitlab_runner_api_request_statuses_total{endpoint="update_job",method="put",.*,status="200",.*} [1-9]`,
 	} {
 		if !regexp.MustCompile(`(?m)^` + strings.ReplaceAll(line, `{`, `\{`) + `$`).MatchString(metrics) {

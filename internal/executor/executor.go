@@ -50,6 +50,7 @@ type Slot struct {
 type Watcher interface {
 	Stage(name string)                // the job enters a stage
 	Denied(rule string, audited bool) // the guard of its socket refused a call; audited: would have
+	Built(cached bool)                // a build through its socket has done an instruction; cached: it need not
 	Ended(job.Result)                 // what follows is the report
 }
 
@@ -58,6 +59,7 @@ type unwatched struct{}
 
 func (unwatched) Stage(string)        {}
 func (unwatched) Denied(string, bool) {}
+func (unwatched) Built(bool)          {}
 func (unwatched) Ended(job.Result)    {}
 
 // closeTimeout bounds the delivery of the last bytes and the final state.

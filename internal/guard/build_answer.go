@@ -143,17 +143,18 @@ func hideAliases(text string) string { return anyAlias.ReplaceAllString(text, "t
 // take reads one message.
 func (a *buildAnswer) take(m *buildMessage) error {
 	switch {
-	case m.ID == traceMessage && a.steps != nil:
+	case m.ID == traceMessage:
 		status, err := m.status()
 		if err != nil {
 			return err
 		}
-		a.steps.take(status)
-		return nil
-	case m.ID == traceMessage && a.b.classic:
-		return nil // without a file there are no steps to tell of
-	case m.ID == traceMessage:
-		return a.trace(m)
+		a.b.steps.take(status, a.c.built)
+		if !a.b.classic {
+			return a.trace(m, status)
+		}
+		if a.steps != nil { // without a file there are none to tell of
+			a.steps.take(status)
+		}
 	case m.ID == imageMessage:
 		var result struct{ ID string }
 		if err := json.Unmarshal(m.Aux, &result); err != nil {
@@ -181,11 +182,7 @@ func (m *buildMessage) status() (*control.StatusResponse, error) {
 }
 
 // trace passes BuildKit's own message on, with the names that the client knows.
-func (a *buildAnswer) trace(m *buildMessage) error {
-	status, err := m.status()
-	if err != nil {
-		return err
-	}
+func (a *buildAnswer) trace(m *buildMessage, status *control.StatusResponse) error {
 	for _, v := range status.Vertexes {
 		v.Name, v.Error = a.names.Replace(v.Name), a.names.Replace(v.Error)
 	}

@@ -19,6 +19,7 @@ import (
 
 // buildRequest is what a client's query asks for, checked.
 type buildRequest struct {
+	steps    stepCount
 	c        *call
 	ctx      context.Context
 	cancel   context.CancelFunc

@@ -44,6 +44,8 @@ type Options struct {
 	Log *slog.Logger
 	// Denied counts what was refused, by its rule; audited: what would have been. Called from several goroutines; may be nil.
 	Denied func(rule string, audited bool)
+	// Built counts the instructions that builds have come to; cached: it was done before. Called from several goroutines; may be nil.
+	Built func(cached bool)
 	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
 	Report func(line string)
 }
@@ -61,6 +63,7 @@ type Guard struct {
 	log        *slog.Logger
 	report     func(string)
 	count      func(rule string, audited bool)
+	built      func(cached bool)
 	engine     *upstream
 	lease      *ledger.Lease // of the job, for the names that it borrows
 	objects    *objects
@@ -94,13 +97,16 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, count: o.Denied, served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
+		report: o.Report, count: o.Denied, built: o.Built, served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	if g.report == nil {
 		g.report = func(string) {}
 	}
 	if g.count == nil {
 		g.count = func(string, bool) {}
+	}
+	if g.built == nil {
+		g.built = func(bool) {}
 	}
 	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error

@@ -75,6 +75,11 @@ func (j *Running) Denied(rule string, audited bool) {
 	j.monitor.denials.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, rule, strconv.FormatBool(audited)).Inc()
 }
 
+// Built counts an instruction of a Dockerfile that a build has come to; cached: it was done before.
+func (j *Running) Built(cached bool) {
+	j.monitor.steps.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, strconv.FormatBool(cached)).Inc()
+}
+
 // Ended notes how the job ended; what follows is its report.
 func (j *Running) Ended(r job.Result) {
 	j.mu.Lock()

@@ -15,6 +15,14 @@ type Now struct {
 	Ready      bool // jobs are asked for
 	Concurrent int  // most jobs at once
 	Runners    []RunnerNow
+	Disks      []Disk
+}
+
+// Disk is one that must not get full.
+type Disk struct {
+	Place      string // what is on it: state, engine
+	Dir        string
+	Free, Size uint64 // bytes; Free is what is left for a user who is not root
 }
 
 // RunnerNow is the part of one runner.
@@ -30,7 +38,7 @@ type Monitor struct {
 	registry *prometheus.Registry
 	now      func() Now
 
-	jobs, failed, denials        *prometheus.CounterVec
+	jobs, failed, denials, steps *prometheus.CounterVec
 	errors, statuses, configured *prometheus.CounterVec
 	durations, queued, calls     *prometheus.HistogramVec
 
@@ -61,6 +69,8 @@ func New(b Build, now func() Now) *Monitor {
 			"Total number of times the configuration file was loaded by Runner process", nil),
 		denials: counter("slipway_guard_denials_total",
 			"Calls that the guards of jobs' sockets refused, by the rule; audited: would have refused.", with("rule", "audited")),
+		steps: counter("slipway_build_steps_total",
+			"Instructions of Dockerfiles that builds through jobs' sockets came to; cached: they were done before.", with("cached")),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gitlab_runner_job_duration_seconds", Help: "Histogram of job durations",
 			Buckets: []float64{30, 60, 300, 600, 1800, 3600, 7200, 10800, 18000, 36000},
@@ -86,7 +96,7 @@ func New(b Build, now func() Now) *Monitor {
 		m.errors.WithLabelValues(level) // there from the start: a rate needs a zero
 	}
 	m.registry.MustRegister(
-		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.durations, m.queued, m.calls, version, state{m},
+		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.durations, m.queued, m.calls, version, state{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -118,7 +128,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 // descs are those of state. GitLab: names and labels.
-type descs struct{ concurrent, limit, requestConcurrency, hardLimit, jobs *prometheus.Desc }
+type descs struct{ concurrent, limit, requestConcurrency, hardLimit, jobs, diskFree, diskSize *prometheus.Desc }
 
 func stateDescs() descs {
 	return descs{
@@ -127,13 +137,15 @@ func stateDescs() descs {
 		requestConcurrency: desc("gitlab_runner_request_concurrency", "The current number of concurrent requests for a new job", "runner", "runner_name", "system_id"),
 		hardLimit:          desc("gitlab_runner_request_concurrency_hard_limit", "Configured request_concurrency limit", "runner", "runner_name", "system_id"),
 		jobs:               desc("gitlab_runner_jobs", "The current number of running builds.", "runner", "runner_name", "system_id", "state", "stage", "executor_stage"),
+		diskFree:           desc("slipway_disk_free_bytes", "What is free of the disks of Slipway's state folder and of the Engines' data.", "place", "dir"),
+		diskSize:           desc("slipway_disk_size_bytes", "The size of those disks.", "place", "dir"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (state) Describe(ch chan<- *prometheus.Desc) {
 	d := stateDescs()
-	for _, one := range []*prometheus.Desc{d.concurrent, d.limit, d.requestConcurrency, d.hardLimit, d.jobs} {
+	for _, one := range []*prometheus.Desc{d.concurrent, d.limit, d.requestConcurrency, d.hardLimit, d.jobs, d.diskFree, d.diskSize} {
 		ch <- one
 	}
 }
@@ -145,6 +157,10 @@ func (s state) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), labels...)
 	}
 	gauge(d.concurrent, now.Concurrent)
+	for _, disk := range now.Disks {
+		ch <- prometheus.MustNewConstMetric(d.diskFree, prometheus.GaugeValue, float64(disk.Free), disk.Place, disk.Dir)
+		ch <- prometheus.MustNewConstMetric(d.diskSize, prometheus.GaugeValue, float64(disk.Size), disk.Place, disk.Dir)
+	}
 	type group struct {
 		Runner
 		state, stage, executorStage string

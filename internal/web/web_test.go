@@ -30,6 +30,7 @@ func busy() (*Monitor, *Running) {
 	m := New(Build{"slipway", "1.2.3", "abc1234"}, func() Now {
 		return Now{
 			Ready: true, Concurrent: 4,
+			Disks:   []Disk{{"state", "/var/lib/slipway", 5, 10}},
 			Runners: []RunnerNow{{Runner: a, Limit: 2, RequestConcurrency: 3, Requests: 1}, {Runner: b}, {Runner: b}},
 		}
 	})
@@ -41,6 +42,9 @@ func busy() (*Monitor, *Running) {
 	bad.Denied("privileged", false)
 	bad.Denied("privileged", false)
 	bad.Denied("bind-outside", true)
+	bad.Built(true)
+	bad.Built(true)
+	bad.Built(false)
 	bad.Ended(job.Result{State: job.Failed, Reason: job.ScriptFailure, Err: errors.New("exit code 1")})
 	bad.Ended(job.Result{State: job.Failed, Reason: job.SystemFailure})
 	bad.Done()
@@ -89,6 +93,16 @@ gitlab_runner_limit{runner="123456789",runner_name="two",system_id="s_1"} 0
 # TYPE gitlab_runner_request_concurrency gauge
 gitlab_runner_request_concurrency{ONE,system_id="s_1"} 1
 gitlab_runner_request_concurrency{runner="123456789",runner_name="two",system_id="s_1"} 0
+# HELP slipway_build_steps_total Instructions of Dockerfiles that builds through jobs' sockets came to; cached: they were done before.
+# TYPE slipway_build_steps_total counter
+slipway_build_steps_total{cached="false",ONE,system_id="s_1"} 1
+slipway_build_steps_total{cached="true",ONE,system_id="s_1"} 2
+# HELP slipway_disk_free_bytes What is free of the disks of Slipway's state folder and of the Engines' data.
+# TYPE slipway_disk_free_bytes gauge
+slipway_disk_free_bytes{dir="/var/lib/slipway",place="state"} 5
+# HELP slipway_disk_size_bytes The size of those disks.
+# TYPE slipway_disk_size_bytes gauge
+slipway_disk_size_bytes{dir="/var/lib/slipway",place="state"} 10
 # HELP slipway_guard_denials_total Calls that the guards of jobs' sockets refused, by the rule; audited: would have refused.
 # TYPE slipway_guard_denials_total counter
 slipway_guard_denials_total{audited="false",rule="privileged",ONE,system_id="s_1"} 2
@@ -97,7 +111,7 @@ slipway_guard_denials_total{audited="true",rule="bind-outside",ONE,system_id="s_
 	err := testutil.GatherAndCompare(m.registry, strings.NewReader(want),
 		"gitlab_runner_api_request_statuses_total", "gitlab_runner_concurrent", "gitlab_runner_errors_total",
 		"gitlab_runner_failed_jobs_total", "gitlab_runner_jobs", "gitlab_runner_jobs_total", "gitlab_runner_limit",
-		"gitlab_runner_request_concurrency", "slipway_guard_denials_total")
+		"gitlab_runner_request_concurrency", "slipway_guard_denials_total", "slipway_build_steps_total", "slipway_disk_free_bytes", "slipway_disk_size_bytes")
 	if err != nil {
 		t.Error(err)
 	}
