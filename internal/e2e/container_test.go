@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"strings"
 	"testing"
 
@@ -136,5 +137,53 @@ func TestMacAddress(t *testing.T) {
 		wants(t, log, "\nmac 02:42:ac:11:22:33\n")
 	} else {
 		wants(t, log, "mac_address needs Docker Engine 25.0 or newer") // better than a silent other one
+	}
+}
+
+// TestInspectedSettings: what no program in the container sees, on the container itself.
+func TestInspectedSettings(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	name := "slipway-test-" + strings.ToLower(rand.Text())
+	r.raw("run", "--detach", "--name", name, "--volume", "/of-another", alpine, "sleep", "600")
+	t.Cleanup(func() { r.raw("rm", "--force", "--volumes", name) })
+	settings := newRig(t, dockerKeys(`volumes = ["/builds", "/data"]
+    volume_driver = "local"
+    volumes_from = ["`+name+`:ro"]
+    memory = "64m"
+    cpuset_mems = "0"
+    oom_kill_disable = true
+    cgroup_parent = "/slipway-test"
+    device_cgroup_rules = ["c 1:3 rwm"]
+    userns_mode = "host"
+    runtime = "runc"
+    pid_mode = "host"
+    ipcmode = "shareable"`))
+	j := settings.enqueue(spec("test -d /of-another && echo begun", untilTold))
+	settings.until(j, "\nbegun\n")
+	const format = `{{with .HostConfig}}{{.CpusetMems}} {{.OomKillDisable}} {{.CgroupParent}} {{.DeviceCgroupRules}} {{.UsernsMode}} {{.Runtime}} {{.PidMode}} ` +
+		`{{.IpcMode}} {{.VolumesFrom}} {{.VolumeDriver}}{{end}}`
+	got := strings.TrimSpace(settings.raw("inspect", "--format", format, settings.jobContainer(j)))
+	if want := "0 true /slipway-test [c 1:3 rwm] host runc host shareable [" + name + ":ro] local"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	settings.tell(j)
+	settings.succeeds(j)
+
+	// Links need the Engine's own bridge, or one of the operator's.
+	linked := newRig(t, dockerKeys(`links = ["`+name+`:other"]`))
+	wants(t, linked.must(job.Success, spec("ping -c 1 -w 10 other >/dev/null && echo linked")), "\nlinked\n")
+}
+
+// TestTimeoutsOfTheOperator: a job that does not get ready in time ends, and says which limit it was.
+func TestTimeoutsOfTheOperator(t *testing.T) {
+	t.Parallel()
+	for key, fails := range map[string]string{"prepare_timeout": "prepare", "get_sources_timeout": "sources"} {
+		r := newRig(t, runnerKeys(`  `+key+` = "1ms"`))
+		o, log := r.run(r.repository("group/sources", sample).spec("main", "echo never"))
+		if o.State != job.Failed || !strings.Contains(log, "1ms") || !strings.Contains(log, fails) {
+			t.Errorf("%s: %+v\n%s", key, o, log)
+		}
+		lacks(t, log, "\nnever")
 	}
 }
