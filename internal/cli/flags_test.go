@@ -24,12 +24,7 @@ func TestRunnerFlags(t *testing.T) {
 		}
 	}
 	want := []string{
-		"runners.id", "runners.token_obtained_at", "runners.token_expires_at", "runners.feature_flags", "runners.custom_build_dir.enabled",
-		"runners.cache.Type", "runners.cache.Path", "runners.cache.Shared", "runners.cache.MaxUploadedArchiveSize",
-		"runners.cache.s3.ServerAddress", "runners.cache.s3.AccessKey", "runners.cache.s3.SecretKey", "runners.cache.s3.SessionToken",
-		"runners.cache.s3.BucketName", "runners.cache.s3.BucketLocation", "runners.cache.s3.Insecure", "runners.cache.s3.AuthenticationType",
-		"runners.cache.s3.ServerSideEncryption", "runners.cache.s3.ServerSideEncryptionKeyID", "runners.cache.s3.DualStack",
-		"runners.cache.s3.PathStyle", "runners.cache.s3.Accelerate",
+		"runners.id", "runners.token_obtained_at", "runners.token_expires_at", "runners.feature_flags",
 		"runners.artifact.upload_timeout", "runners.artifact.response_header_timeout",
 		"runners.docker.services.name", "runners.docker.services.alias", "runners.docker.services.command", "runners.docker.services.entrypoint", "runners.docker.services.environment",
 		"runners.slipway.socket", "runners.slipway.socket_policy", "runners.slipway.trust_config", "runners.slipway.cache_scope", "runners.slipway.dind", "runners.slipway.dind_images", "runners.slipway.build_secrets", "runners.slipway.allowed_projects", "runners.slipway.protected_only",

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"reflect"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -43,15 +44,22 @@ func keyFlags() map[string]keyFlag {
 		"docker.tls_verify":    {flag: "docker-tlsverify", env: "DOCKER_TLS_VERIFY"},
 		"docker.userns_mode":   {flag: "docker-userns", env: "DOCKER_USERNS_MODE"},
 		"docker.ipcmode":       {env: "DOCKER_IPC_MODE"},
+
+		"custom_build_dir.enabled":     {usage: "let jobs set GIT_CLONE_PATH"},
+		"cache.Type":                   {usage: "where caches are kept beside this machine: s3"},
+		"cache.MaxUploadedArchiveSize": {env: "CACHE_MAXIMUM_UPLOADED_ARCHIVE_SIZE"},
 	}
 }
 
-// runnerFlags makes a flag, with its variable, for every key of [[runners]] and [runners.docker] that has an effect
+// runnerFlags makes a flag, with its variable, for every key of [[runners]] and its tables, but our own, that has an effect
 // and can be written on a command line.
 func runnerFlags(fs *pflag.FlagSet, r *config.Runner) {
 	names := keyFlags()
 	structFlags(fs, names, "", "RUNNER_", reflect.ValueOf(r).Elem())
 	structFlags(fs, names, "docker.", "DOCKER_", reflect.ValueOf(r.Docker).Elem())
+	structFlags(fs, names, "custom_build_dir.", "CUSTOM_BUILD_DIR_", reflect.ValueOf(&r.CustomBuildDir).Elem())
+	structFlags(fs, names, "cache.", "CACHE_", reflect.ValueOf(&r.Cache).Elem())
+	structFlags(fs, names, "cache.s3.", "CACHE_S3_", reflect.ValueOf(&r.Cache.S3).Elem())
 }
 
 func structFlags(fs *pflag.FlagSet, names map[string]keyFlag, prefix, envPrefix string, v reflect.Value) {
@@ -65,12 +73,12 @@ func structFlags(fs *pflag.FlagSet, names map[string]keyFlag, prefix, envPrefix 
 			n.flag = flagOf(prefix + key)
 		}
 		if n.env == "" {
-			n.env = envPrefix + strings.ToUpper(strings.ReplaceAll(key, "-", "_"))
+			n.env = envPrefix + strings.ToUpper(strings.ReplaceAll(words(key), "-", "_"))
 		}
 		if n.usage == "" {
 			n.usage = key + " of [[runners]]"
 			if prefix != "" {
-				n.usage = key + " of [runners.docker]"
+				n.usage = key + " of [runners." + strings.TrimSuffix(prefix, ".") + "]"
 			}
 		}
 		if valueFlag(fs, n, v.Field(i).Addr().Interface()) {
@@ -126,7 +134,13 @@ func setPointer[T any](field **T, parse func(string) (T, error), text, wanted st
 }
 
 // flagOf is the flag for a key of [[runners]]: docker.cap_add is --docker-cap-add.
-func flagOf(key string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(key) }
+// cache.s3.ServerAddress is --cache-s3-server-address.
+func flagOf(key string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(words(key)) }
+
+var wordEnd = regexp.MustCompile(`([a-z0-9])([A-Z])`)
+
+// words parts the words of a key that is written in CamelCase.
+func words(key string) string { return strings.ToLower(wordEnd.ReplaceAllString(key, "$1-$2")) }
 
 // flagFor is flagOf for a key as config's errors name it.
 func flagFor(key string) string {
