@@ -87,6 +87,40 @@ func (a *app) uninstallCommand() *cobra.Command {
 	return cmd
 }
 
+// serviceCommands are start, stop and restart.
+func (a *app) serviceCommands() (out []*cobra.Command) {
+	for verb, short := range map[string]string{
+		"start": "Start the service", "stop": "Stop the service, once the running jobs have ended", "restart": "Restart the service, once the running jobs have ended",
+	} {
+		var f unitFlags
+		cmd := &cobra.Command{
+			Use: verb, Short: short, Args: noArgs,
+			RunE: func(*cobra.Command, []string) error { return a.tell(f, verb) },
+		}
+		a.unitFlags(cmd, &f)
+		out = append(out, cmd)
+	}
+	return out
+}
+
+// tell has systemd do something with the service.
+func (a *app) tell(f unitFlags, verb string) error {
+	path, err := f.path()
+	if err != nil {
+		return err
+	}
+	there, err := ownUnit(path)
+	switch {
+	case err != nil:
+		return err
+	case there == nil:
+		return withHint(fmt.Errorf("there is no service %s", f.service), "slipway install makes one")
+	case !f.live():
+		return withHint(errors.New("systemd does not run here"), "slipway run works without a service")
+	}
+	return systemctl(verb, f.service)
+}
+
 func (a *app) unitFlags(cmd *cobra.Command, f *unitFlags) {
 	fs := cmd.Flags()
 	fs.StringVarP(&f.service, "service", "n", "slipway", "the name of the service")

@@ -77,6 +77,7 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 
 	root.AddCommand(a.registerCommand(), a.runCommand(), a.runSingleCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
 		a.doctorCommand(), a.statusCommand(), a.installCommand(), a.uninstallCommand(), a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
+	root.AddCommand(a.serviceCommands()...)
 	return root
 }
 

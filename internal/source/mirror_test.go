@@ -456,3 +456,67 @@ func TestMaintain(t *testing.T) {
 		t.Errorf("git fsck: %s", got)
 	}
 }
+
+// TestEvict: what no job asks for goes after a while, what is in use stays, and a job that comes later finds all it needs.
+func TestEvict(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": "a"})
+	r := srv.pipeline(t, 1, sha)
+	w, _ := checkout(t, store, r)
+	put(t, w.Dir, map[string]string{"left": "by the job"})
+	other := r
+	other.Slot = "abc-1"
+	held := open(t, store, other)
+	size := func(dir string) (n int) {
+		err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				n++
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
+		t.Errorf("what was used just now: %d gone, %v", n, err)
+	}
+	old := time.Now().Add(-2 * Unused)
+	age := func() {
+		locks, err := filepath.Glob(filepath.Join(store.dir, "*", "*", "use.lock"))
+		more, _ := filepath.Glob(filepath.Join(store.dir, "workspaces", "*", "*", "lock"))
+		for _, l := range append(locks, more...) {
+			err = errors.Join(err, os.Chtimes(l, old, old))
+		}
+		if err != nil || len(locks) != 1 || len(more) != 2 {
+			t.Fatal(locks, more, err)
+		}
+	}
+	age()
+	// One workspace is in use, and the mirror with it.
+	if n, err := store.evict(t.Context(), Unused); n != 1 || err != nil {
+		t.Errorf("%d gone, %v", n, err)
+	}
+	if _, err := os.Stat(w.Dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the project is there")
+	}
+	held.Close()
+	if n, err := store.evict(t.Context(), Unused); n != 2 || err != nil {
+		t.Errorf("%d gone, %v", n, err)
+	}
+	if n := size(store.dir); n != 2+1+1 { // locks
+		t.Errorf("%d files are left", n)
+	}
+	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
+		t.Errorf("nothing is left, but %d gone, %v", n, err)
+	}
+	w, _ = checkout(t, store, r)
+	if _, err := os.Stat(filepath.Join(w.Dir, "a")); err != nil {
+		t.Error(err)
+	}
+	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
+		t.Errorf("the mirror was used just now: %d gone, %v", n, err)
+	}
+}

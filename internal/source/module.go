@@ -79,7 +79,7 @@ func (w *Workspace) module(ctx context.Context, parent *module, spec moduleSpec,
 	if m.use, err = acquire(ctx, filepath.Join(m.mirror.dir, useLock), shared); err != nil {
 		return nil, err
 	}
-	return m, m.mirror.create(req.Git.RepoObjectFormat)
+	return m, errors.Join(m.use.touch(), m.mirror.create(req.Git.RepoObjectFormat))
 }
 
 // moduleKey names the mirror of a URL. What came with a token and what anybody can have are kept apart. The hash is

@@ -41,13 +41,18 @@ func Open(dir string, log *slog.Logger) (*Store, error) {
 }
 
 // Maintain merges the packs of mirrors that have collected many. It passes over mirrors whose project has a
-// workspace open; call it when the runner is idle. Git's objects are never dropped.
+// workspace open; call it when the runner is idle. Of a mirror that is in use Git's objects are never dropped, but mirrors and
+// workspaces that no job has asked for since Unused go.
 func (s *Store) Maintain(ctx context.Context) error {
 	dirs, err := filepath.Glob(filepath.Join(s.dir, "mirrors", "*"))
 	if err != nil {
 		return fmt.Errorf("list mirrors: %w", err)
 	}
-	var errs []error
+	n, err := s.evict(ctx, Unused)
+	if n > 0 {
+		s.log.Info("removed sources that no job has asked for", "mirrors and workspaces", n, "for", Unused)
+	}
+	errs := []error{err}
 	for _, dir := range dirs {
 		if err := (&mirror{dir: dir, git: s.git}).maintain(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("maintain mirror %s: %w", filepath.Base(dir), err))

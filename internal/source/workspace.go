@@ -76,6 +76,12 @@ type Workspace struct {
 
 var slotName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
 
+// What lies in a slot's folder besides its project: the lock, and the folder with the index.
+const (
+	slotLock  = "lock"
+	slotState = "git"
+)
+
 // Workspace makes the folders of a job and holds them for it, waiting for another job in the same slot to end. It does
 // no Git yet: the job's container can be made from the three folders meanwhile, but nothing may run in it before
 // Checkout has returned. A *PermissionError is as that of Checkout.
@@ -87,7 +93,7 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	w := &Workspace{store: s, req: req, mirror: &mirror{dir: filepath.Join(s.dir, "mirrors", key), git: s.git}}
 	w.ObjectsDir = w.mirror.objectsDir()
 	slot := filepath.Join(s.dir, "workspaces", key, req.Slot)
-	w.state = filepath.Join(slot, "git")
+	w.state = filepath.Join(slot, slotState)
 	for _, d := range []string{w.mirror.dir, filepath.Dir(slot), slot, w.state} {
 		if err := privateDir(d); err != nil {
 			return nil, fmt.Errorf("open workspace: %w", err)
@@ -98,10 +104,13 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 			w.Close()
 		}
 	}()
-	if w.slot, err = acquire(ctx, filepath.Join(slot, "lock"), exclusive); err != nil {
+	if w.slot, err = acquire(ctx, filepath.Join(slot, slotLock), exclusive); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
 	if w.use, err = acquire(ctx, filepath.Join(w.mirror.dir, useLock), shared); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", err)
+	}
+	if err := errors.Join(w.slot.touch(), w.use.touch()); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
 	if err := w.mirror.create(req.Git.RepoObjectFormat); err != nil {
