@@ -20,6 +20,7 @@ const module = "github.com/slipway-ci/slipway"
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
+	"github.com/coder/websocket":             {"terminal"},
 	"github.com/containerd/errdefs":          {"docker"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},

@@ -51,12 +51,13 @@ func (a *app) stateDir(cfg *config.Config) (string, error) {
 
 // connector makes clients for the runners of one config.
 type connector struct {
-	systemID string
-	certs    string // where certificates are looked for
-	cfg      *config.Config
-	build    Build
-	log      *slog.Logger
-	observer *observer // nil = nobody counts the calls
+	systemID  string
+	certs     string // where certificates are looked for
+	cfg       *config.Config
+	build     Build
+	log       *slog.Logger
+	observer  *observer // nil = nobody counts the calls
+	terminals bool      // jobs in containers have web terminals
 }
 
 // newConnector reads this machine's system ID, or makes one, in the state folder. path is that of the config; cfg may
@@ -99,6 +100,9 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	}
 	if r.Docker != nil {
 		o.GPUs = r.Docker.GPUs
+	}
+	if c.terminals && r.Executor != config.ShellExecutor {
+		o.Features.Session, o.Features.Terminal = true, true
 	}
 	if c.cfg != nil {
 		o.ConnectionMaxAge = c.cfg.ConnectionMaxAge

@@ -44,30 +44,30 @@ func TestTerminal(t *testing.T) {
 	const url, token = "URL of the GitLab server", "token of the runner"
 	for _, tc := range []struct {
 		name  string
-		types func(*terminal)
+		types func(*keyboard)
 		code  int
 		shown string
 	}{
-		{"everything", func(tt *terminal) {
+		{"everything", func(tt *keyboard) {
 			tt.answer(url, srv.URL+"\n")
 			tt.answerUnseen(token, "x\x15"+typedToken+"y\x7f\r")
 			tt.answer("name of this runner", "typed\n")
 			tt.answer("executor [docker]", "\n")
 			tt.answer("image", "\n")
 		}, 0, `registered runner "typed"`},
-		{"Ctrl-C at a question", func(tt *terminal) { tt.answer(url, "\x03") }, exitInterrupted, "error: interrupted"},
-		{"Ctrl-C at the token", func(tt *terminal) {
+		{"Ctrl-C at a question", func(tt *keyboard) { tt.answer(url, "\x03") }, exitInterrupted, "error: interrupted"},
+		{"Ctrl-C at the token", func(tt *keyboard) {
 			tt.answer(url, srv.URL+"\n")
 			tt.answerUnseen(token, "\x03")
 		}, exitInterrupted, "error: interrupted"},
-		{"Ctrl-C while the server is asked", func(tt *terminal) {
+		{"Ctrl-C while the server is asked", func(tt *keyboard) {
 			tt.answer(url, silent.URL+"\n")
 			tt.answerUnseen(token, typedToken+"\r")
 			<-asked
 			tt.press("\x03")
 		}, exitInterrupted, "error: interrupted"},
-		{"Ctrl-D at a question", func(tt *terminal) { tt.answer(url, "\x04") }, exitFailure, "nothing was written"},
-		{"Ctrl-D at the token", func(tt *terminal) {
+		{"Ctrl-D at a question", func(tt *keyboard) { tt.answer(url, "\x04") }, exitFailure, "nothing was written"},
+		{"Ctrl-D at the token", func(tt *keyboard) {
 			tt.answer(url, srv.URL+"\n")
 			tt.answerUnseen(token, "\x04")
 		}, exitFailure, "nothing was written"},
@@ -100,8 +100,8 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// terminal is a program on a terminal, seen from the keyboard.
-type terminal struct {
+// keyboard is a program on a terminal, seen from the keyboard.
+type keyboard struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	pty  *os.File // keyboard and screen
@@ -110,7 +110,7 @@ type terminal struct {
 	read int // how much of seen was expected already
 }
 
-func startOnTerminal(t *testing.T, home string, args ...string) *terminal {
+func startOnTerminal(t *testing.T, home string, args ...string) *keyboard {
 	t.Helper()
 	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
@@ -138,18 +138,18 @@ func startOnTerminal(t *testing.T, home string, args ...string) *terminal {
 	}
 	kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { kill.Stop() })
-	return &terminal{t: t, cmd: cmd, pty: pty, tty: tty}
+	return &keyboard{t: t, cmd: cmd, pty: pty, tty: tty}
 }
 
 // answer waits for a question and types.
-func (tt *terminal) answer(question, keys string) {
+func (tt *keyboard) answer(question, keys string) {
 	tt.t.Helper()
 	tt.expect(question)
 	tt.press(keys)
 }
 
 // answerUnseen is answer once the terminal does not show what is typed.
-func (tt *terminal) answerUnseen(question, keys string) {
+func (tt *keyboard) answerUnseen(question, keys string) {
 	tt.t.Helper()
 	tt.expect(question)
 	tick := time.NewTicker(time.Millisecond)
@@ -165,7 +165,7 @@ func (tt *terminal) answerUnseen(question, keys string) {
 	tt.press(keys)
 }
 
-func (tt *terminal) press(keys string) {
+func (tt *keyboard) press(keys string) {
 	tt.t.Helper()
 	if _, err := tt.pty.WriteString(keys); err != nil {
 		tt.t.Fatal(err)
@@ -173,7 +173,7 @@ func (tt *terminal) press(keys string) {
 }
 
 // expect reads the screen until it shows text.
-func (tt *terminal) expect(text string) {
+func (tt *keyboard) expect(text string) {
 	tt.t.Helper()
 	buf := make([]byte, 4096)
 	for {
@@ -191,7 +191,7 @@ func (tt *terminal) expect(text string) {
 
 // wait reads the screen until the program has ended. This side keeps the terminal open, so that its end shows only as
 // the end of the process.
-func (tt *terminal) wait() int {
+func (tt *keyboard) wait() int {
 	tt.t.Helper()
 	err := tt.cmd.Wait()
 	var exit *exec.ExitError
@@ -205,7 +205,7 @@ func (tt *terminal) wait() int {
 	return tt.cmd.ProcessState.ExitCode()
 }
 
-func (tt *terminal) echoes() bool {
+func (tt *keyboard) echoes() bool {
 	tt.t.Helper()
 	state, err := unix.IoctlGetTermios(int(tt.tty.Fd()), unix.TCGETS)
 	if err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
+	"github.com/slipway-ci/slipway/internal/terminal"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
@@ -33,7 +34,9 @@ type service struct {
 	user      string  // whom jobs of the shell executor run as
 	log       *slog.Logger
 	observer  *observer
-	clients   sync.Map // of GitLab, by credentials: a job is reported over the connection that brought it
+	terminals *terminal.Server // nil = none
+	doors     sync.Map         // *terminal.Door, by the job's credentials
+	clients   sync.Map         // of GitLab, by credentials: a job is reported over the connection that brought it
 }
 
 type credentials struct{ url, token string }
@@ -60,6 +63,14 @@ func runManager(ctx context.Context, o runOptions) error {
 		o.Observer = newObserver(o.Build)
 	}
 	conn.observer = o.Observer
+	terminals, err := serveTerminals(o.Config.SessionServer, o.Log)
+	if err != nil {
+		return err
+	}
+	if terminals != nil {
+		defer func() { _ = terminals.Close() }()
+		conn.terminals = true
+	}
 	guards, err := guardDir(folder.Guards(), folder.Instance)
 	if err != nil {
 		return err
@@ -72,6 +83,7 @@ func runManager(ctx context.Context, o runOptions) error {
 		o.Log.Warn("processes that jobs of an earlier run left are still there", "error", err)
 	}
 	s := &service{
+		terminals: terminals,
 		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, single: o.Single, log: o.Log, observer: o.Observer,
 	}
 	var background sync.WaitGroup
@@ -167,7 +179,7 @@ func (s *service) connect(r *config.Runner) (runner.Server, error) {
 	}
 	engine := s.engines.of(r.Docker)
 	check := sync.OnceFunc(func() { s.checkVolumes(r, engine) })
-	return &server{client: client, log: s.log, ready: func(ctx context.Context) error {
+	return &server{client: client, log: s.log, doors: s, ready: func(ctx context.Context) error {
 		if _, err := engine.get(ctx); err != nil {
 			return err
 		}
@@ -213,7 +225,12 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 		refuse(ctx, remote, err, log)
 		return
 	}
-	if err := e.Run(ctx, remote, executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}, spec); err != nil {
+	place := executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}
+	if door := s.takeDoor(spec); door != nil {
+		defer door.Close()
+		place.Door = opened{door}
+	}
+	if err := e.Run(ctx, remote, place, spec); err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
 }
@@ -251,6 +268,7 @@ func refuse(ctx context.Context, remote *gitlab.Job, why error, log *slog.Logger
 type server struct {
 	client *gitlab.Client
 	ready  func(ctx context.Context) error
+	doors  *service // nil = jobs have no web terminal
 	log    *slog.Logger
 }
 
@@ -262,7 +280,20 @@ func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 		}
 		return nil, err
 	}
-	spec, err := s.client.RequestJob(ctx)
+	var door *terminal.Door
+	var told *gitlab.Door
+	if s.doors != nil && s.doors.terminals != nil {
+		door = s.doors.terminals.Open()
+		told = &gitlab.Door{URL: door.URL, Certificate: door.Certificate, Authorization: door.Authorization}
+	}
+	spec, err := s.client.RequestJob(ctx, told)
+	switch {
+	case door == nil:
+	case spec == nil:
+		door.Close()
+	default:
+		s.doors.doors.Store(spec.Token, door)
+	}
 	var unreadable *gitlab.PayloadError
 	if errors.As(err, &unreadable) {
 		// The server counts the job as ours: it must hear that it will not run.

@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"os"
@@ -37,12 +39,35 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 		c.fail("listen_address", `write listen_address = "127.0.0.1:9252"`, "%v", err)
 	}
 	cfg.ListenAddress = address
+	c.sessionServer("session_server", &cfg.SessionServer)
 	if d := cfg.Slipway.StateDir; d != "" && !filepath.IsAbs(d) {
 		c.fail("slipway.state_dir", `write a path that begins with /`, "%q is not an absolute path", d)
 	}
 	cfg.defaults()
 	for i, r := range cfg.Runners {
 		c.runner(element("runners", i), r)
+	}
+}
+
+// sessionServer looks at addresses that GitLab is told, and gets to from elsewhere.
+func (c *checker) sessionServer(at string, s *SessionServer) {
+	for key, address := range map[string]string{"listen_address": s.ListenAddress, "advertise_address": s.AdvertiseAddress} {
+		if address == "" {
+			continue
+		}
+		host, port, err := net.SplitHostPort(address)
+		if err != nil || port == "" || strings.Contains(host, "/") {
+			c.fail(child(at, key), `write a host and a port without a scheme, such as "runner.example.com:8093"`, "%q is no address", address)
+		}
+	}
+	// GitLab refuses to hand a job out with an address that it cannot use.
+	host, port, err := net.SplitHostPort(cmp.Or(s.AdvertiseAddress, s.ListenAddress))
+	if ip, notIP := netip.ParseAddr(host); err == nil && (host == "" || notIP == nil && ip.IsUnspecified()) {
+		c.warn(child(at, "listen_address"), `write advertise_address = "runner.example.com:`+port+`" below it`, "there are no web terminals, because GitLab cannot be told a host at which it gets to this machine")
+		s.ListenAddress = ""
+	}
+	if s.SessionTimeout < 0 {
+		c.fail(child(at, "session_timeout"), "write session_timeout = 1800, in seconds", "%d is less than 0", s.SessionTimeout)
 	}
 }
 

@@ -19,6 +19,7 @@ type Config struct {
 	ConnectionMaxAge time.Duration // after which idle connections to GitLab are closed; 15 min by default
 	ListenAddress    string        // host:port of metrics and health, "" = none
 	User             string        // whom jobs of the shell executor run as; "" = slipway's own user
+	SessionServer    SessionServer
 	Slipway          Slipway
 	Runners          []*Runner // in the file's order, those with an executor that we lack too
 }
@@ -26,6 +27,13 @@ type Config struct {
 // Served are the runners whose jobs can run here.
 func (c *Config) Served() []*Runner {
 	return slices.DeleteFunc(slices.Clone(c.Runners), func(r *Runner) bool { return r.Unsupported != "" })
+}
+
+// SessionServer is [session_server]: where GitLab gets at the web terminals of jobs.
+type SessionServer struct {
+	ListenAddress    string `toml:"listen_address,omitempty"`    // host:port, "" = no terminals
+	AdvertiseAddress string `toml:"advertise_address,omitempty"` // host:port for GitLab; "" = ListenAddress
+	SessionTimeout   int    `toml:"session_timeout,omitzero"`    // s that a terminal may keep a job from ending; 1800 by default
 }
 
 // Slipway is [slipway], the settings of ours for the whole machine.

@@ -34,6 +34,7 @@ func (c *Config) defaults() {
 	orDefault(&c.CheckInterval, 3*time.Second)
 	orDefault(&c.ShutdownTimeout, 30*time.Second)
 	orDefault(&c.ConnectionMaxAge, 15*time.Minute)
+	orDefault(&c.SessionServer.SessionTimeout, 1800)
 }
 
 func (r *Runner) defaults() {

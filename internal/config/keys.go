@@ -32,9 +32,6 @@ func Unimplemented() []Setting {
 		{"labels", Never, 0, "job routing by label"},
 		{"machine", Quiet, 0, "autoscaling by Docker Machine"},
 		{"experimental", Never, 0, "usage logs for billing"},
-		{"session_server.listen_address", Later, 4, "the interactive web terminal"},
-		{"session_server.advertise_address", Quiet, 4, "means nothing without session_server.listen_address"},
-		{"session_server.session_timeout", Quiet, 4, "means nothing without session_server.listen_address"},
 
 		{"runners.pre_get_sources_script", Never, 0, "slipway fetches the sources itself, before anything runs in the job's container"},
 		{"runners.pre_clone_script", Never, 0, "GitLab renamed it to pre_get_sources_script"},

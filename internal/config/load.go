@@ -110,7 +110,7 @@ func decode(path string, src []byte) (*Config, error) {
 	cfg := &Config{
 		Path: path, Concurrent: f.Concurrent, LogLevel: f.LogLevel, LogFormat: f.LogFormat,
 		CheckInterval: seconds(f.CheckInterval), ShutdownTimeout: seconds(f.ShutdownTimeout),
-		ConnectionMaxAge: f.ConnectionMaxAge, ListenAddress: f.ListenAddress, User: f.User, Slipway: f.Slipway,
+		ConnectionMaxAge: f.ConnectionMaxAge, ListenAddress: f.ListenAddress, User: f.User, SessionServer: f.SessionServer, Slipway: f.Slipway,
 	}
 	for _, raw := range f.Runners {
 		run := &Runner{}

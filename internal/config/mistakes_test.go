@@ -364,6 +364,17 @@ var mistakes = []struct {
 		},
 	},
 	{
+		name: "web terminals", src: "[session_server]\nlisten_address = \"https://runner:8093\"\nadvertise_address = \"runner\"\nsession_timeout = -1\n" + ok,
+		errs: []string{
+			`f:2: session_server.listen_address: "https://runner:8093" is no address (write a host and a port without a scheme, such as "runner.example.com:8093")`,
+			`f:3: session_server.advertise_address: "runner" is no address (write a host and a port without a scheme, such as "runner.example.com:8093")`,
+			`f:4: session_server.session_timeout: -1 is less than 0 (write session_timeout = 1800, in seconds)`,
+		},
+	},
+	{
+		name: "web terminals at a place that can be told", src: "[session_server]\nlisten_address = \"[::]:8093\"\nadvertise_address = \"runner.example.com:8093\"\n" + ok,
+	},
+	{
 		name: "GPUs", src: ok + "[runners.docker]\ngpus = \"some\"\nservice_gpus = \"2,capabilities=utility\"\n",
 		errs: []string{`f:7: runners.docker.gpus: "some" is nothing that docker run --gpus takes (gpus = "all", a number, or "device=0,1" in quotes of its own: '"device=0,1"')`},
 	},
@@ -375,7 +386,7 @@ var mistakes = []struct {
 		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
 			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nisolation = \"x\"\n",
 		warnings: []string{
-			"f:3: session_server.listen_address: not implemented yet, has no effect: the interactive web terminal",
+			"f:3: session_server.listen_address: there are no web terminals, because GitLab cannot be told a host at which it gets to this machine (write advertise_address = \"runner.example.com:8093\" below it)",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
 			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,

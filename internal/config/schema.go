@@ -19,6 +19,7 @@ type rawFile struct {
 	ConnectionMaxAge time.Duration    `toml:"connection_max_age"`
 	ListenAddress    string           `toml:"listen_address"`
 	User             string           `toml:"user"`
+	SessionServer    SessionServer    `toml:"session_server"`
 	Slipway          Slipway          `toml:"slipway"`
 	Runners          []toml.Primitive `toml:"runners"`
 }

@@ -51,11 +51,19 @@ type Job struct {
 	reason    job.Reason
 	exitCode  int
 	features  map[string]bool // of the runner that has the job
+	door      Door            // to its web terminal
 	trace     []byte
 	artifacts []Artifact
 	requests  []*Request
 	times     Times
 	changed   chan struct{} // closed when anything above changes, and replaced
+}
+
+// Door is where the runner that has the job lets people in.
+func (j *Job) Door() Door {
+	j.c.mu.Lock()
+	defer j.c.mu.Unlock()
+	return j.door
 }
 
 // Enqueue puts a hand-made job into the queue of the runners that have all the tags. The spec is sent as it is, after

@@ -21,6 +21,14 @@ type runnerBody struct {
 	Paused         bool   `json:"paused"`
 	MaximumTimeout int    `json:"maximum_timeout"`
 	Info           Info   `json:"info"`
+	Session        Door   `json:"session"`
+}
+
+// Door is where a runner lets people into a job.
+type Door struct {
+	URL           string `json:"url"`
+	Certificate   string `json:"certificate"`
+	Authorization string `json:"authorization"`
 }
 
 // parseRunner reads the body of a runner call. The token may also be in the header.

@@ -79,7 +79,7 @@ func (c *Coordinator) handOut(j *Job, r *runner, x *exchange, body runnerBody) r
 		return message(http.StatusInternalServerError, err.Error())
 	}
 	c.queue = slices.DeleteFunc(c.queue, func(q *Job) bool { return q == j })
-	j.state, j.features, j.times.HandedOut = job.Running, body.Info.Features, time.Now()
+	j.state, j.features, j.door, j.times.HandedOut = job.Running, body.Info.Features, body.Session, time.Now()
 	j.notify()
 	return reply{
 		status: http.StatusCreated, contentType: "application/json", body: payload,
@@ -97,5 +97,5 @@ func (c *Coordinator) putBack(j *Job, spec job.Spec) {
 	queued := j.times.Queued
 	c.enqueue(j)
 	c.queue = append([]*Job{j}, c.queue[:len(c.queue)-1]...)
-	j.spec, j.features, j.times = spec, nil, Times{Queued: queued}
+	j.spec, j.features, j.door, j.times = spec, nil, Door{}, Times{Queued: queued}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/docker/cli/opts"
 	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
@@ -299,6 +301,32 @@ func (e *Engine) Exec(ctx context.Context, id, user string, cmd ...string) (code
 		}
 	}
 }
+
+// Terminal runs a command on a terminal of its own beside the container's processes, until it ends or ctx does: then it
+// may go on. IsNotRunning tells that the container cannot take one now.
+func (e *Engine) Terminal(ctx context.Context, id, dir string, in io.Reader, out io.Writer, cmd ...string) error {
+	made, err := e.api.ExecCreate(ctx, id, client.ExecCreateOptions{
+		TTY: true, Cmd: cmd, WorkingDir: dir, Env: []string{"TERM=xterm"}, AttachStdin: true, AttachStdout: true, AttachStderr: true,
+	})
+	if err != nil {
+		return fmt.Errorf("create exec: %w", err)
+	}
+	at, err := e.api.ExecAttach(ctx, made.ID, client.ExecAttachOptions{TTY: true})
+	if err != nil {
+		return fmt.Errorf("start exec: %w", err)
+	}
+	defer at.Close()
+	defer context.AfterFunc(ctx, at.Close)()
+	go func() { _, _ = io.Copy(at.Conn, in) }() // it ends with in, or with the connection
+	_, err = io.Copy(out, at.Reader)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// IsNotRunning reports whether a container could not be entered because it does not run.
+func IsNotRunning(err error) bool { return errdefs.IsConflict(err) }
 
 // Info is a container in a list.
 type Info struct {

@@ -44,6 +44,16 @@ type Slot struct {
 	Leave func()
 	// Watch is told how the job gets on; may be nil.
 	Watch Watcher
+	// Door lets people into the job's container; nil = nobody.
+	Door Door
+}
+
+// Door is the way to a web terminal in a running job.
+type Door interface {
+	// Attach says how to get a shell in the job. Called once.
+	Attach(shell func(ctx context.Context, in io.Reader, out io.Writer) error)
+	// Hold waits until nobody is inside, or they had their time; tell is called first, if somebody is.
+	Hold(ctx context.Context, tell func(timeout time.Duration))
 }
 
 // Watcher is told how a job gets on, from several goroutines.

@@ -72,6 +72,7 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if err != nil {
 		return orCause(cancelable, err)
 	}
+	e.openDoor(p, s)
 	if err := e.restoreCaches(cancelable, tr, p, w); err != nil {
 		return orCause(cancelable, err)
 	}
@@ -82,6 +83,7 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if ctx.Err() != nil {
 		return failure
 	}
+	e.holdDoor(cancelable, tr, p)
 	e.saveCaches(ctx, cancelable, tr, p, w, s, failure)
 	if err := e.uploadArtifacts(ctx, server, tr, p, w, s, failure); err != nil && failure == nil {
 		failure = orCause(ctx, err)

@@ -243,7 +243,7 @@ func TestTokensStayHidden(t *testing.T) {
 				"verify":     func(ctx context.Context) error { _, err := c.Verify(ctx); return err },
 				"register":   func(ctx context.Context) error { _, err := c.Register(ctx, RegisterOptions{}); return err },
 				"unregister": c.Unregister,
-				"request":    func(ctx context.Context) error { _, err := c.RequestJob(ctx); return err },
+				"request":    func(ctx context.Context) error { _, err := c.RequestJob(ctx, nil); return err },
 				"update":     func(ctx context.Context) error { _, err := j.Update(ctx, job.Update{State: job.Running}); return err },
 				"patch": func(ctx context.Context) error {
 					_, err := j.PatchTrace(ctx, 0, []byte("x"), false)

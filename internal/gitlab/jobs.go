@@ -17,6 +17,14 @@ type jobRequest struct {
 	Token      string `json:"token"`
 	SystemID   string `json:"system_id,omitempty"`
 	LastUpdate string `json:"last_update,omitempty"`
+	Session    *Door  `json:"session,omitempty"`
+}
+
+// Door is where GitLab may connect people with the job's web terminal.
+type Door struct {
+	URL           string `json:"url"`           // https
+	Certificate   string `json:"certificate"`   // of that server, in PEM
+	Authorization string `json:"authorization"` // the header that it asks for
 }
 
 // PayloadError is a job that the server has handed out in a form that cannot be read. The server takes it for running:
@@ -35,13 +43,14 @@ func (e *PayloadError) Error() string {
 func (e *PayloadError) Unwrap() error { return e.Err }
 
 // RequestJob asks for a job. It returns nil and no error when there is none. A server may hold the request for as
-// long as there is none ("long polling", about a minute); ctx ends the wait.
+// long as there is none ("long polling", about a minute); ctx ends the wait. door is the job's, should there be one; nil =
+// it has no web terminal.
 //
 // The error is, for errors.Is, job.ErrForbidden (the token is not accepted), job.ErrConflict (try again soon) or
 // job.ErrPushback (ask less often), or, for errors.As, a *PayloadError.
-func (c *Client) RequestJob(ctx context.Context) (*job.Spec, error) {
+func (c *Client) RequestJob(ctx context.Context, door *Door) (*job.Spec, error) {
 	got, err := c.runnerCall(ctx, http.MethodPost, "jobs/request", jobRequest{
-		Info: c.info, Token: c.token.Reveal(), SystemID: c.systemID, LastUpdate: c.getLastUpdate(),
+		Info: c.info, Token: c.token.Reveal(), SystemID: c.systemID, LastUpdate: c.getLastUpdate(), Session: door,
 	})
 	if err == nil {
 		switch got.status {

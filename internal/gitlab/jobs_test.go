@@ -32,7 +32,7 @@ func TestRequestJobStatuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(http.StatusText(tt.status), func(t *testing.T) {
 			t.Parallel()
-			spec, err := serve(t, answer(tt.status, asJSON, "")).RequestJob(t.Context())
+			spec, err := serve(t, answer(tt.status, asJSON, "")).RequestJob(t.Context(), nil)
 			if spec != nil || (err == nil) != (tt.want == nil && !tt.plain) {
 				t.Fatalf("got %v, %v", spec, err)
 			}
@@ -70,7 +70,7 @@ func TestUnreadablePayload(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			spec, err := serve(t, answer(201, tt.contentType, tt.body)).RequestJob(t.Context())
+			spec, err := serve(t, answer(201, tt.contentType, tt.body)).RequestJob(t.Context(), nil)
 			if spec != nil || err == nil {
 				t.Fatalf("got %v, %v", spec, err)
 			}
@@ -95,7 +95,7 @@ func TestPayloadCutByTheNetwork(t *testing.T) {
 		w.WriteHeader(http.StatusCreated)
 		_, _ = io.WriteString(w, `{"id":7,"token":"tok","job_info":{`)
 	})
-	_, err := c.RequestJob(t.Context())
+	_, err := c.RequestJob(t.Context(), nil)
 	var payload *PayloadError
 	if !errors.As(err, &payload) || payload.ID != 7 || payload.Token != "tok" {
 		t.Fatalf("got %v", err)
@@ -132,7 +132,7 @@ func TestLastUpdate(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
-	request := func(ctx context.Context) error { _, err := c.RequestJob(ctx); return err }
+	request := func(ctx context.Context) error { _, err := c.RequestJob(ctx, nil); return err }
 	verify := func(ctx context.Context) error { _, err := c.Verify(ctx); return err }
 	for _, call := range []func(context.Context) error{request, request, verify, request} {
 		if err := call(t.Context()); err != nil {

@@ -32,7 +32,7 @@ func TestObserve(t *testing.T) {
 		defer mu.Unlock()
 		got = append(got, fmt.Sprint(endpoint, " ", method, " ", status))
 	}})
-	_, _ = c.RequestJob(t.Context())
+	_, _ = c.RequestJob(t.Context(), nil)
 	_, _ = c.Job(1, "x").Update(t.Context(), job.Update{State: job.Running})
 	_, _ = c.Job(1, "x").PatchTrace(t.Context(), 0, []byte("x"), false)
 	_, _ = c.Verify(t.Context())

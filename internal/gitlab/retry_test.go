@@ -140,7 +140,7 @@ func TestRetryWaits(t *testing.T) {
 				h, calls := failing(tt.fails, tt.status, tt.header)
 				c, _ := serveInBubble(t, Options{}, h)
 				start := time.Now()
-				spec, err := c.RequestJob(t.Context())
+				spec, err := c.RequestJob(t.Context(), nil)
 				if took := time.Since(start); took < tt.min || took > tt.max {
 					t.Errorf("took %v, want %v to %v", took, tt.min, tt.max)
 				}
@@ -214,7 +214,7 @@ func TestRetryHeedsTheContext(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			time.AfterFunc(time.Second, func() { cancel(cause) })
 			start := time.Now()
-			_, err := c.RequestJob(ctx)
+			_, err := c.RequestJob(ctx, nil)
 			if !errors.Is(err, cause) || time.Since(start) != time.Second || *calls != 1 {
 				t.Errorf("error %v after %v and %d calls", err, time.Since(start), *calls)
 			}
@@ -228,7 +228,7 @@ func TestRetryHeedsTheContext(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			start := time.Now()
-			_, err := c.RequestJob(ctx)
+			_, err := c.RequestJob(ctx, nil)
 			if !errors.Is(err, job.ErrPushback) || time.Since(start) != 0 || *calls != 1 {
 				t.Errorf("error %v after %v and %d calls", err, time.Since(start), *calls)
 			}
@@ -245,7 +245,7 @@ func TestTransportErrorIsFinal(t *testing.T) {
 			calls++
 			panic(http.ErrAbortHandler)
 		})
-		_, err := c.RequestJob(t.Context())
+		_, err := c.RequestJob(t.Context(), nil)
 		if err == nil || errors.Is(err, job.ErrPushback) || calls != 1 {
 			t.Errorf("error %v after %d calls", err, calls)
 		}
@@ -270,7 +270,7 @@ func TestRetryLog(t *testing.T) {
 				var log logBuffer
 				h, _ := failing(2, 503, func() http.Header { return tt.header })
 				c, _ := serveInBubble(t, Options{Log: log.logger()}, h)
-				if _, err := c.RequestJob(t.Context()); err != nil {
+				if _, err := c.RequestJob(t.Context(), nil); err != nil {
 					t.Fatal(err)
 				}
 				line := `"level":"` + tt.level + `","msg":"the server asks to try again later"`
@@ -306,7 +306,7 @@ func TestLongPoll(t *testing.T) {
 					}
 				})
 				start := time.Now()
-				_, err := c.RequestJob(t.Context())
+				_, err := c.RequestJob(t.Context(), nil)
 				if (err == nil) != tt.fine {
 					t.Errorf("error %v", err)
 				}
@@ -336,7 +336,7 @@ func TestConnectionAge(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c, n := serveInBubble(t, Options{ConnectionMaxAge: tt.maxAge}, answer(204, asJSON, ""))
 				for range 40 {
-					if _, err := c.RequestJob(t.Context()); err != nil {
+					if _, err := c.RequestJob(t.Context(), nil); err != nil {
 						t.Fatal(err)
 					}
 					<-time.After(time.Minute)

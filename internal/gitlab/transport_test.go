@@ -80,7 +80,7 @@ func TestCA(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.opts.URL = srv.URL
-			_, err := newClient(t, tt.opts).RequestJob(t.Context())
+			_, err := newClient(t, tt.opts).RequestJob(t.Context(), nil)
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
@@ -129,7 +129,7 @@ func TestClientCertificate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			tt.opts.URL = srv.URL
-			_, err := newClient(t, tt.opts).RequestJob(t.Context())
+			_, err := newClient(t, tt.opts).RequestJob(t.Context(), nil)
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
@@ -168,7 +168,7 @@ func TestOldTLS(t *testing.T) {
 	t.Parallel()
 	srv, ca := secureServer(t, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 	c := newClient(t, Options{URL: srv.URL, TLS: TLS{CAFile: put(t, t.TempDir(), "ca.pem", ca)}})
-	if _, err := c.RequestJob(t.Context()); err == nil || !strings.Contains(err.Error(), "protocol version") {
+	if _, err := c.RequestJob(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "protocol version") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -191,7 +191,7 @@ func TestFilesChange(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := c.RequestJob(t.Context()); (err == nil) != fine {
+		if _, err := c.RequestJob(t.Context(), nil); (err == nil) != fine {
 			t.Errorf("%s: error %v", what, err)
 		}
 	}

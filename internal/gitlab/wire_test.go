@@ -118,7 +118,7 @@ func TestWire(t *testing.T) {
 		{
 			"jobs-request-201-01", wireToken,
 			func(ctx context.Context, c *Client) (any, error) {
-				spec, err := c.RequestJob(ctx)
+				spec, err := c.RequestJob(ctx, nil)
 				if err != nil {
 					return nil, err
 				}
@@ -131,7 +131,7 @@ func TestWire(t *testing.T) {
 			"jobs-request-204-01", wireToken,
 			func(ctx context.Context, c *Client) (any, error) {
 				c.setLastUpdate("16")
-				return c.RequestJob(ctx)
+				return c.RequestJob(ctx, nil)
 			},
 			(*job.Spec)(nil),
 		},
