@@ -40,7 +40,8 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
 		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
-		FixedDir: r.CustomBuildDir.Enabled != nil && !*r.CustomBuildDir.Enabled,
+		GitOutside: r.Slipway.GitDir == config.GitDirOutside,
+		FixedDir:   r.CustomBuildDir.Enabled != nil && !*r.CustomBuildDir.Enabled,
 	}
 	s.Cache = cacheSettings(r)
 	if r.Executor == config.ShellExecutor {

@@ -74,7 +74,6 @@ func Unimplemented() []Setting {
 
 		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.allowed_frontends", Later, 4, "frontends of Dockerfiles (# syntax=)"},
-		{"runners.slipway.git_dir", Later, 4, "a Git directory outside of the project's"},
 	}
 }
 

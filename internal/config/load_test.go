@@ -57,7 +57,7 @@ func TestArticle(t *testing.T) {
 				PullPolicy: StringList{"always"}, AllowedPullPolicies: StringList{"always"},
 				WaitForServicesTimeout: 30,
 			},
-			Slipway: RunnerSlipway{Socket: SocketGuarded, SocketPolicy: PolicyEnforce, CacheScope: ScopeProject, Dind: DindWarm, BuildSecrets: SecretsWarn},
+			Slipway: RunnerSlipway{Socket: SocketGuarded, SocketPolicy: PolicyEnforce, CacheScope: ScopeProject, Dind: DindWarm, BuildSecrets: SecretsWarn, GitDir: GitDirInside},
 		}},
 	}
 	if diff := cmp.Diff(want, cfg); diff != "" {
@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:181: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:182: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -122,7 +122,7 @@ func TestFull(t *testing.T) {
 			FeatureFlags: map[string]bool{"FF_TIMESTAMPS": false, "FF_OF_TOMORROW": true},
 			Slipway: RunnerSlipway{
 				Socket: SocketRaw, SocketPolicy: PolicyAudit, TrustConfig: true, CacheScope: ScopeProtected,
-				Dind: DindStart, DindImages: []string{"registry.example.com/ci/docker-dind:*"}, BuildSecrets: SecretsDeny,
+				Dind: DindStart, DindImages: []string{"registry.example.com/ci/docker-dind:*"}, BuildSecrets: SecretsDeny, GitDir: GitDirOutside,
 				AllowedProjects: []string{"group/**"}, ProtectedOnly: true,
 				AllowedRegistries: []string{"registry.example.com:5050", "*.example.org"},
 				Limits: Limits{
@@ -160,7 +160,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 181}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 182}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -402,9 +402,9 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "ours, later", src: ok + "[runners.slipway]\ngit_dir = \"outside\"\nallowed_project = []\n",
+		name: "ours, later", src: ok + "[runners.slipway]\nallowed_frontends = [\"x\"]\nallowed_project = []\n",
 		warnings: []string{
-			"f:7: runners.slipway.git_dir: not implemented yet, has no effect: a Git directory outside of the project's",
+			"f:7: runners.slipway.allowed_frontends: not implemented yet, has no effect: frontends of Dockerfiles (# syntax=)",
 			"f:8: runners.slipway.allowed_project: unknown key, ignored (did you mean allowed_projects?)",
 		},
 	},

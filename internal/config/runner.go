@@ -83,6 +83,8 @@ type RunnerSlipway struct {
 	AllowedProjects []string `toml:"allowed_projects,omitempty"`
 	// ProtectedOnly lets only jobs of protected refs run.
 	ProtectedOnly bool `toml:"protected_only,omitempty"`
+	// GitDir says where the Git directory of a job lies; GitDirInside by default.
+	GitDir string `toml:"git_dir,omitempty"`
 	// AllowedRegistries are the only ones, beside the job's own, that a guarded job may use: host[:port], *.example.com.
 	AllowedRegistries []string `toml:"allowed_registries,omitempty"`
 	// Limits of what one job may make through a guarded socket.
@@ -127,6 +129,12 @@ const (
 	SecretsWarn = "warn" // tell the job's author
 	SecretsDeny = "deny" // refuse it
 	SecretsOff  = "off"  // not look
+)
+
+// Where the Git directory of a job lies.
+const (
+	GitDirInside  = "inside"  // a folder in the project
+	GitDirOutside = "outside" // beside the project, in which .git is a file that leads there
 )
 
 // Who shares a build cache.

@@ -14,7 +14,7 @@ func (s *RunnerSlipway) defaults() {
 		value *string
 		def   string
 	}{
-		{&s.Socket, SocketGuarded}, {&s.SocketPolicy, PolicyEnforce}, {&s.CacheScope, ScopeProject}, {&s.Dind, DindWarm}, {&s.BuildSecrets, SecretsWarn},
+		{&s.Socket, SocketGuarded}, {&s.SocketPolicy, PolicyEnforce}, {&s.CacheScope, ScopeProject}, {&s.Dind, DindWarm}, {&s.BuildSecrets, SecretsWarn}, {&s.GitDir, GitDirInside},
 	} {
 		if *f.value == "" {
 			*f.value = f.def
@@ -32,6 +32,7 @@ func (c *checker) slipway(at string, s *RunnerSlipway) {
 	c.oneOf(child(at, "cache_scope"), s.CacheScope, []string{ScopeProject, ScopeProtected, ScopeRunner})
 	c.oneOf(child(at, "dind"), s.Dind, []string{DindWarm, DindStart})
 	c.oneOf(child(at, "build_secrets"), s.BuildSecrets, []string{SecretsWarn, SecretsDeny, SecretsOff})
+	c.oneOf(child(at, "git_dir"), s.GitDir, []string{GitDirInside, GitDirOutside})
 	for i, image := range s.DindImages {
 		if image == "" || strings.ContainsAny(image, " \t\n") {
 			c.fail(element(child(at, "dind_images"), i), `write dind_images = ["registry.example.com/ci/docker-dind:*"]`, "%q is no image, nor a pattern for images", image)

@@ -113,3 +113,24 @@ func TestDockerBuildStaysCached(t *testing.T) {
 		}
 	}
 }
+
+// TestGitDirOutside: with git_dir = "outside" an image of the whole workspace stays cached for a new commit with the same files.
+func TestGitDirOutside(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket(), slipwayKeys(`git_dir = "outside"`))
+	p := r.repository("group/demo", sample)
+	p.commit("main", map[string]string{"Dockerfile": "FROM " + alpine + "\nCOPY . .\n", "nonce": rand.Text()})
+	build := func() string {
+		return r.must(job.Success, withImage(p.spec("main", "cat .git", "ls "+"/.slipway/git/HEAD", "export DOCKER_BUILDKIT=0", "docker build ."), dockerClient))
+	}
+	log := build()
+	wants(t, log, "\ngitdir: /.slipway/git\n", "\n/.slipway/git/HEAD\n", "Successfully built")
+	lacks(t, log, "Using cache")
+	p.commit("main", nil)
+	wants(t, build(), "Using cache")
+	// Git works in the job, whoever it is.
+	for _, image := range []string{gitImage, gitUserImage} {
+		log = r.must(job.Success, withImage(p.spec("main", "git status --short --branch; git log --oneline; git tag x; git stash list; test $(git rev-parse --show-toplevel) = $CI_PROJECT_DIR"), image))
+		wants(t, log, "## HEAD (no branch)\n", " on main\n")
+	}
+}

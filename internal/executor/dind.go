@@ -245,7 +245,7 @@ func (p *plan) mountable(folder string) bool {
 	if !path.IsAbs(folder) || folder == "/" || strings.ContainsAny(folder, ":\x00\n") {
 		return false
 	}
-	taken := []string{p.dir, p.tempDir, objectsDir, modulesDir}
+	taken := []string{p.dir, p.tempDir, objectsDir, modulesDir, gitDir}
 	for _, v := range p.volumes {
 		if path.Clean(v.target) != folder {
 			taken = append(taken, path.Clean(v.target))

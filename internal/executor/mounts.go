@@ -21,6 +21,9 @@ func (e *Executor) workspaceMounts(p *plan, w *source.Workspace) []docker.Mount 
 	if w.ObjectsDir != "" {
 		mounts = append(mounts, docker.Mount{Source: w.ObjectsDir, Target: objectsDir, ReadOnly: true})
 	}
+	if w.GitDir != "" {
+		mounts = append(mounts, docker.Mount{Source: w.GitDir, Target: gitDir})
+	}
 	if w.ModulesDir != "" {
 		mounts = append(mounts, docker.Mount{Source: w.ModulesDir, Target: modulesDir, ReadOnly: true})
 	}

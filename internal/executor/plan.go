@@ -18,6 +18,9 @@ import (
 // objectsDir is where a container finds the mirror's objects, outside of every folder that a build context could be.
 const objectsDir = "/.slipway/objects"
 
+// gitDir is where it finds the job's Git directory with git_dir = "outside".
+const gitDir = "/.slipway/git"
+
 // modulesDir is the same for the objects of its submodules.
 const modulesDir = "/.slipway/modules"
 

@@ -65,6 +65,7 @@ type Settings struct {
 	Shell               string   // "sh" leaves bash out
 	CloneURL            string
 	CAFile              string        // for Git
+	GitOutside          bool          // the job's .git is a file that leads to a folder outside of the project
 	ServerTLS           job.Variables // the certificates that GitLab is reached with
 	PreBuild, PostBuild string        // administrators' commands around the script
 	PostGetSources      string        // and after the sources are there

@@ -42,6 +42,12 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Submodules: submodules(p),
 		Objects: objectsDir, Modules: modulesDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
+	if s.GitOutside && s.Account == nil {
+		if r.GitDir = gitDir; r.Submodules.Strategy != "" && r.Submodules.Strategy != "none" {
+			r.GitDir = ""
+			p.warnings = append(p.warnings, `git_dir = "outside" has no effect with submodules: their Git directories lie in the project's`)
+		}
+	}
 	if p.layout.hostRoot != "" {
 		r.Root, r.Rel = p.layout.hostRoot, path.Join(p.layout.below, spec.JobInfo.ProjectFullPath)
 	}

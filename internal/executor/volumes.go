@@ -115,6 +115,9 @@ func (s Settings) checkFolder(key, dir string) error {
 // ownDirs are the folders of ours on the host, as the container sees them.
 func (p *plan) ownDirs() []string {
 	dirs := []string{p.dir, p.tempDir}
+	if p.source.request.GitDir != "" {
+		dirs = append(dirs, gitDir)
+	}
 	for _, v := range p.volumes {
 		if v.folder != "" {
 			dirs = append(dirs, v.target)

@@ -151,7 +151,11 @@ func (w *Workspace) writeJobGit(head string, src sources, index []byte) error {
 	if w.req.Objects == "" {
 		g.packs = filepath.Join(w.mirror.objectsDir(), "pack")
 	}
-	err = g.write(root)
+	if w.GitDir != "" {
+		err = w.writeOutside(root, &g)
+	} else {
+		err = g.write(root)
+	}
 	for _, m := range w.modules {
 		if err == nil {
 			err = m.writeJobGit(root, w)
@@ -161,6 +165,20 @@ func (w *Workspace) writeJobGit(head string, src sources, index []byte) error {
 		return withPath("write", filepath.Join(w.Dir, ".git"), err)
 	}
 	return nil
+}
+
+// writeOutside writes the Git directory beside the project, and the file in the project that leads there.
+func (w *Workspace) writeOutside(project *os.Root, g *jobGit) error {
+	root, err := os.OpenRoot(w.GitDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	g.dir = "."
+	if err := g.write(root); err != nil {
+		return err
+	}
+	return writeNew(project, ".git", []byte("gitdir: "+w.req.GitDir+"\n"), 0o666&^w.req.Umask, w.req.Owner)
 }
 
 // notice prints a line of the runner's own, green as GitLab's are.

@@ -194,3 +194,44 @@ func TestNewCommit(t *testing.T) {
 		t.Errorf("git status: %s", got)
 	}
 }
+
+// TestGitDirOutside: the job's Git directory lies beside the project, is new for each job, and works.
+func TestGitDirOutside(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	shas := srv.chain(t, "refs/heads/main", "", 2)
+	for i, sha := range shas {
+		r := srv.pipeline(t, i+1, sha)
+		r.GitDir = "/.slipway/git"
+		w, _ := checkout(t, store, r)
+		text, err := os.ReadFile(filepath.Join(w.Dir, ".git"))
+		if err != nil || string(text) != "gitdir: /.slipway/git\n" {
+			t.Errorf("%q %v", text, err)
+		}
+		in := func(args ...string) string {
+			return gitWith(t, w.Dir, []string{"GIT_ALTERNATE_OBJECT_DIRECTORIES=" + w.ObjectsDir}, append([]string{"--git-dir=" + w.GitDir, "--work-tree=."}, args...)...)
+		}
+		if got := in("rev-parse", "HEAD"); got != sha {
+			t.Errorf("HEAD is %s, want %s", got, sha)
+		}
+		if got := in("status", "--porcelain"); got != "" {
+			t.Errorf("git status: %s", got)
+		}
+		if left, err := filepath.Glob(filepath.Join(w.GitDir, "evil*")); len(left) > 0 || err != nil {
+			t.Errorf("left by the last job: %v %v", left, err)
+		}
+		// What the job leaves there is nothing for the next one.
+		put(t, w.GitDir, map[string]string{"evil": "x", "config": "[core]\n\tfsmonitor = /evil\n", "hooks/post-checkout": "#!/bin/sh\nevil\n"})
+		if err := os.Symlink("/etc", filepath.Join(w.GitDir, "evil-link")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// And back: a folder again, and nothing beside it.
+	w, _ := checkout(t, store, srv.pipeline(t, 3, shas[0]))
+	if info, err := os.Stat(filepath.Join(w.Dir, ".git")); err != nil || !info.IsDir() {
+		t.Errorf("%v %v", info, err)
+	}
+	if left, err := os.ReadDir(filepath.Join(filepath.Dir(w.Dir), "jobgit")); err != nil || len(left) > 0 {
+		t.Errorf("%v %v", left, err)
+	}
+}

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +29,20 @@ type jobGit struct {
 	remote  string            // URL without credentials
 	objects string            // path of the mirror's objects in the container
 	umask   fs.FileMode
+}
+
+// gitFolder makes the empty folder for a Git directory outside of the project. It is the slot's; the job may write to it, and
+// nobody reads what it leaves there.
+func (w *Workspace) gitFolder(ctx context.Context, slot string) error {
+	dir := filepath.Join(slot, "jobgit")
+	if err := emptyIfThere(ctx, dir); err != nil || w.req.GitDir == "" {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	w.GitDir = dir
+	return os.Chmod(dir, 0o777&^w.req.Umask)
 }
 
 // files are the contents of the directory.

@@ -23,18 +23,9 @@ const (
 // job can write to it.
 func (w *Workspace) modulesFolder(ctx context.Context, slot string) error {
 	dir := filepath.Join(slot, "modules")
-	f, err := openRoot(dir)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
+	// What the last job could read says nothing about this one.
+	if err := emptyIfThere(ctx, dir); err != nil {
 		return err
-	default:
-		// What the last job could read says nothing about this one.
-		err := (&remover{top: f, path: dir}).empty(ctx, f, ".", dir)
-		f.Close()
-		if err != nil {
-			return err
-		}
 	}
 	if !w.req.Submodules.on() || w.req.Objects == "" {
 		return nil
@@ -44,6 +35,19 @@ func (w *Workspace) modulesFolder(ctx context.Context, slot string) error {
 	}
 	w.ModulesDir = dir
 	return os.Chmod(dir, 0o755)
+}
+
+// emptyIfThere removes what is in a folder that no job can move.
+func emptyIfThere(ctx context.Context, dir string) error {
+	f, err := openRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return (&remover{top: f, path: dir}).empty(ctx, f, ".", dir)
 }
 
 func (w *Workspace) closeModules() {

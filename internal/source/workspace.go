@@ -43,6 +43,7 @@ type Request struct {
 	Umask      fs.FileMode // of all that the job gets. GitLab: 0000, 0022 with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR
 
 	Submodules    Submodules
+	GitDir        string   // path of Workspace.GitDir inside the container: the project's .git is a file that leads there; "" = it is a folder. Not with Submodules
 	Owner         *Owner   // whom the job's files belong to; nil = whoever this process is
 	Objects       string   // path of Workspace.ObjectsDir inside the container; "" = the job's .git has the objects itself
 	Modules       string   // path of Workspace.ModulesDir inside the container; needed with Submodules
@@ -61,6 +62,7 @@ type Workspace struct {
 	TempDir    string // host path of RUNNER_TEMP_PROJECT_DIR, empty at first
 	ObjectsDir string // host path to mount read-only at Request.Objects
 	ModulesDir string // host path to mount read-only at Request.Modules; "" without submodules
+	GitDir     string // host path to mount at Request.GitDir; "" without that
 
 	store    *Store
 	req      Request
@@ -119,8 +121,8 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	if err := w.folders(ctx, slot); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
 	}
-	if err := w.modulesFolder(ctx, slot); err != nil {
-		return nil, fmt.Errorf("open workspace: %w", err)
+	if err := errors.Join(w.modulesFolder(ctx, slot), w.gitFolder(ctx, slot)); err != nil {
+		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
 	}
 	return w, nil
 }
@@ -168,6 +170,8 @@ func (r *Request) complete() error {
 		return fmt.Errorf("bad project folder %q in %q", r.Rel, r.Root)
 	case r.Objects != "" && !filepath.IsAbs(r.Objects) || strings.ContainsAny(r.Objects, "\n\""):
 		return fmt.Errorf("bad path of the objects in the container %q", r.Objects)
+	case r.GitDir != "" && (r.Objects == "" || r.Submodules.on() || !filepath.IsAbs(r.GitDir) || strings.ContainsAny(r.GitDir, "\n")):
+		return fmt.Errorf("bad path of the Git directory in the container %q", r.GitDir)
 	case r.Objects != "" && r.Submodules.on() && (!filepath.IsAbs(r.Modules) || strings.ContainsAny(r.Modules, "\n\"")):
 		return fmt.Errorf("bad path of the submodules' objects in the container %q", r.Modules)
 	}
