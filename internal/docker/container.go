@@ -39,6 +39,7 @@ type Container struct {
 	Binds      []string // docker run -v's form, for what a configuration says literally
 	Network    string   // name of a network or a mode (host, none, bridge)
 	Aliases    []string // further names in the network, which must be a user-defined one
+	Init       bool     // the Engine's own init is process 1
 	Background bool     // nobody attaches to it, so that it has no open stdin
 	Limits     Limits
 	Security   Security
@@ -157,6 +158,9 @@ func hostConfig(c Container) (*container.HostConfig, error) {
 			CPUShares: l.CPUShares, CpusetCpus: l.CPUSetCPUs, CpusetMems: l.CPUSetMems, CgroupParent: l.CgroupParent,
 			DeviceCgroupRules: s.DeviceCgroupRules,
 		},
+	}
+	if c.Init {
+		h.Init = &c.Init
 	}
 	if l.OOMKillDisable {
 		h.OomKillDisable = &l.OOMKillDisable

@@ -94,6 +94,34 @@ func TestCacheIsOutOfReach(t *testing.T) {
 	wants(t, off.must(job.Success, withCache(spec("true"), c)), "WARNING: cache: this runner keeps none (disable_cache in [runners.docker])")
 }
 
+// TestHalfACache: with FF_CLEAN_UP_FAILED_CACHE_EXTRACT nothing is left of an archive that breaks off.
+func TestHalfACache(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := job.Cache{Key: "k", Paths: []string{"f", "d"}}
+	r.must(job.Success, withCache(spec("head -c 300000 /dev/urandom >f; mkdir d; head -c 300000 /dev/urandom >d/g"), c))
+	found, err := filepath.Glob(filepath.Join(r.stateDir(), "caches", "*", "*.zip"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%v %v", found, err)
+	}
+	data, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	data[len(data)/4] ^= 0xff // in one of the two
+	c.Policy = "pull"
+	for value, want := range map[string]string{"true": "\nleft: 0\n", "false": "\nleft: "} {
+		if err := os.WriteFile(found[0], data, 0o600); err != nil { // a broken one does not stay
+			t.Fatal(err)
+		}
+		log := r.must(job.Success, withVariables(withCache(spec("echo left: $(find . -type f | wc -l)"), c), "FF_CLEAN_UP_FAILED_CACHE_EXTRACT", value))
+		wants(t, log, "WARNING: the cache k: ", "; the job goes on without it", want)
+		if value == "false" {
+			lacks(t, log, "left: 0")
+		}
+	}
+}
+
 // TestUntrackedCache keeps what Git does not know.
 func TestUntrackedCache(t *testing.T) {
 	t.Parallel()

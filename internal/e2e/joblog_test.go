@@ -161,6 +161,21 @@ func TestOutputLimit(t *testing.T) {
 }
 
 // TestFeatureFlags: the configuration wins over the job.
+// TestFlagsOfContainersAndScripts: those that change what runs.
+func TestFlagsOfContainersAndScripts(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	j := r.enqueue(withVariables(spec("tr '\\0' ' ' </proc/1/cmdline", "set +o errexit", "sh -c 'exit 7'", "echo never"),
+		"FF_USE_INIT_WITH_DOCKER_EXECUTOR", "true", "FF_SCRIPT_SECTIONS", "true", "FF_ENABLE_BASH_EXIT_CODE_CHECK", "true"))
+	o, log := r.end(j)
+	if o.State != job.Failed || o.ExitCode != 7 {
+		t.Errorf("%+v:\n%s", o, log)
+	}
+	wants(t, log, "docker-init")
+	wants(t, string(j.Trace()), ":section_script_step_0\r", ":section_script_step_2\r")
+	lacks(t, log, "\nnever")
+}
+
 func TestFeatureFlags(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, runnerKeys("[runners.feature_flags]\n  FF_TIMESTAMPS = false\n  FF_OF_THE_FUTURE = true"))

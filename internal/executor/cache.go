@@ -39,6 +39,7 @@ type cachePlan struct {
 	push      bool
 	when      string
 	level     archive.Level
+	cleanUp   bool // what a broken archive has left
 	zip       bool // in the form that all programs read; in a bucket by default, where others may fetch it
 }
 
@@ -65,7 +66,7 @@ func (s Settings) planCaches(p *plan) (out []cachePlan) {
 		}
 		to := cachePlan{
 			key: s.cacheKey(p, key), selection: p.selection(c.Paths, nil), untracked: c.Untracked, when: c.When,
-			level: archive.Level(p.vars.Get("CACHE_COMPRESSION_LEVEL")), zip: format == "zip" || onS3 && format != "zipzstd",
+			cleanUp: s.flag("FF_CLEAN_UP_FAILED_CACHE_EXTRACT", p.vars), level: archive.Level(p.vars.Get("CACHE_COMPRESSION_LEVEL")), zip: format == "zip" || onS3 && format != "zipzstd",
 		}
 		if to.key == "" {
 			p.warnings = append(p.warnings, fmt.Sprintf("cache: the key %q stands for nothing; the job runs without this cache", c.Key))
@@ -185,6 +186,9 @@ func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, 
 		}
 		defer a.Close()
 		_, text, err := unzip(ctx, tr, root, p, a.File, a.Size)
+		if err != nil && c.cleanUp && ctx.Err() == nil {
+			err = errors.Join(err, removeFound(ctx, root, c.selection))
+		}
 		if err != nil {
 			if fetch != nil { // a copy that is broken is fetched again
 				err = errors.Join(err, from.local.Remove(from.project, key))
@@ -195,6 +199,18 @@ func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, 
 		return nil
 	}
 	return nil
+}
+
+// removeFound removes what a broken archive has left where a cache belongs.
+func removeFound(ctx context.Context, root *os.Root, sel archive.Selection) error {
+	found, err := archive.Find(ctx, root, sel)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Backward(found.Names) { // a folder after what is in it
+		err = errors.Join(err, root.RemoveAll(name))
+	}
+	return err
 }
 
 // saveCaches packs the caches that the job leaves. The job does not fail for them. The end of cancelable stops it, unless that has

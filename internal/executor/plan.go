@@ -212,6 +212,7 @@ func (s Settings) container(p *plan, random string) docker.Container {
 	c.User = p.image.user
 	c.Labels = s.jobLabels(p.slot, p.spec, p.vars)
 	c.Labels[labelName] = c.Name
+	c.Init = s.flag("FF_USE_INIT_WITH_DOCKER_EXECUTOR", p.vars)
 	c.Extras.ExtraHosts = slices.Concat(p.dindExtraHosts(), c.Extras.ExtraHosts)
 	if c.Network == "" {
 		c.Network = s.Network
@@ -261,6 +262,7 @@ var stepName = regexp.MustCompile(`[^a-z0-9_]+`)
 // GitLab: a job has the step script, with release: a step release, and with after_script: that one, which always runs.
 func (s Settings) stages(p *plan) []stage {
 	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
+	sections, check := s.flag("FF_SCRIPT_SECTIONS", p.vars), s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars)
 	out := s.hook(p, xtrace)
 	timeout := p.duration("RUNNER_SCRIPT_TIMEOUT", 0)
 	for _, st := range p.spec.Steps {
@@ -278,7 +280,7 @@ func (s Settings) stages(p *plan) []stage {
 		out = append(out, stage{
 			name: name, headline: fmt.Sprintf("Executing %q stage of the job script", name),
 			text: func(string) string {
-				return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace}.Text()
+				return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace, Sections: sections, CheckExit: check}.Text()
 			},
 			timeout: timeout,
 		})
@@ -291,7 +293,7 @@ func (s Settings) stages(p *plan) []stage {
 		name: stageAfter, headline: "Running after_script",
 		text: func(status string) string {
 			return script.Stage{
-				Env: p.exports, EnvFile: envFile(p.tempDir), Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace,
+				Env: p.exports, EnvFile: envFile(p.tempDir), Dir: p.dir, Commands: after.Script, Notice: "Running after script...", XTrace: xtrace, Sections: sections, CheckExit: check,
 				Export: [][2]string{{"CI_JOB_STATUS", status}},
 			}.Text()
 		},

@@ -238,6 +238,24 @@ func TestPlanTrustsNoVariable(t *testing.T) {
 	}
 }
 
+// TestCorrelation: Gitaly gets the ID of the request that brought the job, if it is one.
+func TestCorrelation(t *testing.T) {
+	t.Parallel()
+	for id, want := range map[string]string{"": "", "01HX-a_b": "01HX-a_b", "x\r\nAuthorization: y": "", strings.Repeat("x", 200): ""} {
+		spec := payload(t)
+		spec.RequestID = id
+		s := article()
+		s.FeatureFlag = func(_, value string, set bool) bool { return !set || value == "true" }
+		if got := planOf(s, spec).source.request.CorrelationID; got != want {
+			t.Errorf("%q: %q", id, got)
+		}
+		spec.Variables = append(spec.Variables, job.Variable{Key: "FF_USE_GITALY_CORRELATION_ID", Value: "false"})
+		if got := planOf(s, spec).source.request.CorrelationID; got != "" {
+			t.Errorf("%q, switched off: %q", id, got)
+		}
+	}
+}
+
 func TestStatusOf(t *testing.T) {
 	t.Parallel()
 	for want, err := range map[string]error{

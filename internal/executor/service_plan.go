@@ -142,7 +142,7 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 	}
 	vars := s.serviceVariables(p, service)
 	sp.port = vars.Get("HEALTHCHECK_TCP_PORT")
-	c.Background = true
+	c.Background, c.Init = true, s.flag("FF_USE_INIT_WITH_DOCKER_EXECUTOR", p.vars)
 	c.Platform, c.Entrypoint, c.User = sp.image.platform, sp.image.entrypoint, sp.image.user
 	c.Cmd = service.Command
 	c.Env = environ(vars, "")

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net/url"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -42,6 +43,9 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Submodules: submodules(p),
 		Objects: objectsDir, Modules: modulesDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
+	if s.flag("FF_USE_GITALY_CORRELATION_ID", vars) && correlation.MatchString(spec.RequestID) {
+		r.CorrelationID = spec.RequestID
+	}
 	if s.GitOutside && s.Account == nil {
 		if r.GitDir = gitDir; r.Submodules.Strategy != "" && r.Submodules.Strategy != "none" {
 			r.GitDir = ""
@@ -62,6 +66,9 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
 }
+
+// correlation is what an ID of GitLab's looks like, which becomes a header.
+var correlation = regexp.MustCompile(`^[A-Za-z0-9_-]{1,128}$`)
 
 // submodules are the job's wishes for its submodules. None of them decides what the job may read.
 //

@@ -57,7 +57,11 @@ func (c *Client) RequestJob(ctx context.Context, door *Door) (*job.Spec, error) 
 		case http.StatusNoContent:
 			return nil, nil
 		case http.StatusCreated:
-			return got.spec()
+			spec, err := got.spec()
+			if spec != nil {
+				spec.RequestID = got.header.Get("X-Request-Id")
+			}
+			return spec, err
 		}
 		err = got.statusError()
 	}

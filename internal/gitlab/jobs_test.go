@@ -45,6 +45,20 @@ func TestRequestJobStatuses(t *testing.T) {
 	}
 }
 
+// TestRequestID: the name that the server has for a request goes with the job that it brought.
+func TestRequestID(t *testing.T) {
+	t.Parallel()
+	spec, err := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", asJSON)
+		w.Header().Set("X-Request-Id", "01HX")
+		w.WriteHeader(http.StatusCreated)
+		_, _ = io.WriteString(w, `{"id":7,"token":"tok"}`)
+	}).RequestJob(t.Context(), nil)
+	if err != nil || spec.RequestID != "01HX" {
+		t.Errorf("%+v %v", spec, err)
+	}
+}
+
 // TestUnreadablePayload: a job that was handed out is never lost, whatever it looks like.
 func TestUnreadablePayload(t *testing.T) {
 	t.Parallel()

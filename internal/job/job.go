@@ -35,6 +35,9 @@ type Spec struct {
 	Hooks         []Hook          `json:"hooks"`
 	Secrets       json.RawMessage `json:"secrets,omitempty"`
 	Run           string          `json:"run,omitempty"`
+
+	// RequestID is what the server calls the request that brought the job, "" if it does not say.
+	RequestID string `json:"-"`
 }
 
 // Info is what the payload says about the job and its project. Unlike variables, a pipeline cannot set it.

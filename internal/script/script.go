@@ -2,7 +2,10 @@
 // same text, and nothing is run.
 package script
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // The colours of GitLab's job log.
 const (
@@ -20,6 +23,8 @@ type Stage struct {
 	Commands  []string    // as in .gitlab-ci.yml; one may have several lines
 	Pre, Post string      // administrators' commands around them, in the same shell, not echoed
 	XTrace    bool        // CI_DEBUG_TRACE
+	Sections  bool        // FF_SCRIPT_SECTIONS: each command is a section of the log, shown in full
+	CheckExit bool        // FF_ENABLE_BASH_EXIT_CODE_CHECK: look at each exit code, besides errexit
 }
 
 // Text is the script for a POSIX shell or bash. Each command is echoed before it runs, and the first that fails ends
@@ -44,14 +49,24 @@ func (s Stage) Text() string {
 		b.WriteString("set -o xtrace\n")
 	}
 	b.WriteString(line(s.Pre))
-	for _, c := range s.Commands {
+	for i, c := range s.Commands {
 		c = strings.TrimSpace(c)
 		if c == "" {
 			b.WriteString("printf '\\n'\n")
 			continue
 		}
-		b.WriteString(echo("$ " + headline(c)))
+		if s.Sections {
+			b.WriteString(mark("start", i) + echo("$ "+c))
+		} else {
+			b.WriteString(echo("$ " + headline(c)))
+		}
 		b.WriteString(c + "\n")
+		if s.CheckExit {
+			b.WriteString("slipway_code=$?; if [ $slipway_code -ne 0 ]; then exit $slipway_code; fi\n")
+		}
+		if s.Sections {
+			b.WriteString(mark("end", i))
+		}
 	}
 	b.WriteString(line(s.Post))
 	return b.String()
@@ -74,6 +89,11 @@ func readEnv(path string) string {
 		"while read -r slipway_line; do\n" +
 		`case ${slipway_line%%=*} in '' | [0-9]* | *[!A-Za-z0-9_]*) ;; *) export "$slipway_line" ;; esac` + "\n" +
 		"done <" + Quote(path) + "\nfi\n"
+}
+
+// mark begins or ends the section of a command. An image may have no date.
+func mark(which string, command int) string {
+	return fmt.Sprintf("printf 'section_%s:%%s:section_script_step_%d\\r\\033[0K' \"$(date +%%s 2>/dev/null || echo 0)\"\n", which, command)
 }
 
 func line(s string) string {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -24,6 +25,9 @@ var stages = []struct {
 }{
 	{"plain", Stage{Commands: []string{"echo hi", "true"}}, "$ echo hi\nhi\n$ true\n", 0},
 	{"multiline", Stage{Commands: []string{"if true; then\n  echo 'a b'\nfi\n"}}, "$ if true; then # collapsed multi-line command\na b\n", 0},
+	{"sections", Stage{Sections: true, Commands: []string{"echo one", "if true; then\n  echo two\nfi"}}, "", 0},
+	{"check", Stage{CheckExit: true, Commands: []string{"set +o errexit", "sh -c 'exit 7'", "echo never"}}, "$ set +o errexit\n$ sh -c 'exit 7'\n", 7},
+	{"no check", Stage{Commands: []string{"set +o errexit", "sh -c 'exit 7'", "echo goes on"}}, "$ set +o errexit\n$ sh -c 'exit 7'\n$ echo goes on\ngoes on\n", 0},
 	{"exit", Stage{Commands: []string{"exit 3", "echo never"}}, "$ exit 3\n", 3},
 	{"errexit", Stage{Commands: []string{"false", "echo never"}}, "$ false\n", 1},
 	{"heredoc", Stage{Commands: []string{"cat <<EOF\n$((1+1)) it's\nEOF"}}, "$ cat <<EOF # collapsed multi-line command\n2 it's\n", 0},
@@ -59,6 +63,20 @@ func TestStages(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSections: each command has a section of the log, and is there in full.
+func TestSections(t *testing.T) {
+	t.Parallel()
+	text := Stage{Sections: true, Commands: []string{"echo one", "if true; then\n  echo two\nfi"}}.Text()
+	for _, shell := range realShells(t) {
+		out, code := run(t, shell, text)
+		want := regexp.MustCompile(`^section_start:\d+:section_script_step_0\r\x1b\[0K\$ echo one\none\nsection_end:\d+:section_script_step_0\r\x1b\[0K` +
+			`section_start:\d+:section_script_step_1\r\x1b\[0K\$ if true; then\n  echo two\nfi\ntwo\nsection_end:\d+:section_script_step_1\r\x1b\[0K$`)
+		if code != 0 || !want.MatchString(out) {
+			t.Errorf("%v: exit code %d: %q", shell, code, out)
+		}
 	}
 }
 
