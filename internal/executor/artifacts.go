@@ -105,8 +105,7 @@ func (e *Executor) uploadArtifacts(ctx context.Context, server Server, tr *trace
 		name, headline = "upload_artifacts_on_failure", "Uploading artifacts for failed job"
 	}
 	defer tr.Flush()
-	p.slot.Watch.Stage(name)
-	defer tr.Section(name, headline)()
+	defer p.section(tr, name, headline)()
 	e.readable(ctx, tr, p, s)
 	var first error
 	for _, a := range todo {

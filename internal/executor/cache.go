@@ -131,7 +131,7 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 		return nil
 	}
 	defer tr.Flush()
-	defer tr.Section("restore_cache", "Restoring cache")()
+	defer p.section(tr, "restore_cache", "Restoring cache")()
 	root, err := w.Root()
 	if err != nil {
 		return err
@@ -230,7 +230,7 @@ func (e *Executor) saveCaches(ctx, cancelable context.Context, tr *trace.Trace, 
 		name, headline = "archive_cache_on_failure", "Saving cache for failed job"
 	}
 	defer tr.Flush()
-	defer tr.Section(name, headline)()
+	defer p.section(tr, name, headline)()
 	e.readable(ctx, tr, p, s)
 	to, err := e.cachesOf(p)
 	if err != nil {

@@ -97,8 +97,7 @@ func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *tra
 		return nil
 	}
 	defer tr.Flush()
-	p.slot.Watch.Stage("download_artifacts")
-	defer tr.Section("download_artifacts", "Downloading artifacts")()
+	defer p.section(tr, "download_artifacts", "Downloading artifacts")()
 	root, err := w.Root()
 	if err != nil {
 		return err

@@ -110,8 +110,7 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 // at once. The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
 // that Git is working in. The session is nil if no container was made.
 func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, *services, error) {
-	p.slot.Watch.Stage(stagePrepare)
-	end := tr.Section(stagePrepare, `Preparing the "docker" executor`)
+	end := p.section(tr, stagePrepare, `Preparing the "docker" executor`)
 	tr.Printf("Using Docker executor with image %s ...", p.image.name)
 	ctx, cancel := context.WithCancel(ctx)
 	out := &heldWriter{out: tr.Stdout()}
@@ -140,8 +139,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	if err := e.prepareFiles(tr, p, w, fmt.Sprintf("%s via %s", p.container.Name, host)); err != nil {
 		return s, sv, err
 	}
-	p.slot.Watch.Stage(stageSources)
-	end = tr.Section(stageSources, "Getting source from Git repository")
+	end = p.section(tr, stageSources, "Getting source from Git repository")
 	out.release()
 	err, wait = wait(), nil
 	if err == nil && sv != nil {
@@ -154,9 +152,8 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 
 // prepareHost does the same for a job without a container.
 func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
-	p.slot.Watch.Stage(stagePrepare)
 	shell := cmp.Or(e.Settings.Shell, "bash")
-	end := tr.Section(stagePrepare, `Preparing the "shell" executor`)
+	end := p.section(tr, stagePrepare, `Preparing the "shell" executor`)
 	tr.Printf("Using Shell (%s) executor...", shell)
 	end()
 	s := &session{grace: e.Settings.StopGrace, tr: tr, place: &hostPlace{
@@ -167,17 +164,22 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 	if err := e.prepareFiles(tr, p, w, host); err != nil {
 		return s, err
 	}
-	p.slot.Watch.Stage(stageSources)
 	defer tr.Flush()
-	defer tr.Section(stageSources, "Getting source from Git repository")()
+	defer p.section(tr, stageSources, "Getting source from Git repository")()
 	return s, e.checkout(ctx, tr, tr.Stdout(), p, w)
 }
 
 // prepareFiles tells where the job runs, and puts its file variables there.
 func (e *Executor) prepareFiles(tr *trace.Trace, p *plan, w *source.Workspace, where string) error {
-	defer tr.Section(stageEnviron, "Preparing environment")()
+	defer p.section(tr, stageEnviron, "Preparing environment")()
 	tr.Printf("Running on %s...", where)
 	return e.Settings.Account.writeFiles(w.TempDir, p.files)
+}
+
+// section begins a stage of the job, in its log and for whoever watches it. end must be called.
+func (p *plan) section(tr *trace.Trace, stage, headline string) (end func()) {
+	p.slot.Watch.Stage(stage)
+	return tr.Section(stage, headline)
 }
 
 // prepareLimit ends with the time that an operator gives to images, containers and services.
@@ -274,9 +276,8 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 }
 
 func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, st stage, status string) error {
-	p.slot.Watch.Stage(st.name)
 	defer tr.Flush()
-	defer tr.Section(st.name, st.headline)()
+	defer p.section(tr, st.name, st.headline)()
 	if st.timeout > 0 {
 		var cancel context.CancelFunc
 		stageCtx, cancel = context.WithTimeoutCause(stageCtx, st.timeout, &job.Error{
@@ -310,8 +311,7 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	if s == nil && sv == nil {
 		return
 	}
-	p.slot.Watch.Stage("cleanup_file_variables")
-	defer tr.Section("cleanup_file_variables", "Cleaning up project directory and file based variables")()
+	defer p.section(tr, "cleanup_file_variables", "Cleaning up project directory and file based variables")()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
 	removed := make(chan struct{})
