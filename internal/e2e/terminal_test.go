@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -49,11 +51,13 @@ func TestWebTerminal(t *testing.T) {
 	if _, status := enter(t, d, d.Authorization); status != http.StatusLocked {
 		t.Errorf("a second one: %d", status)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	var seen bytes.Buffer
 	expect := func(text string) {
 		t.Helper()
 		for !strings.Contains(seen.String(), text) {
-			_, b, err := conn.Read(t.Context())
+			_, b, err := conn.Read(ctx)
 			if err != nil {
 				t.Fatalf("%v; on the terminal:\n%s", err, seen.String())
 			}
@@ -62,7 +66,7 @@ func TestWebTerminal(t *testing.T) {
 	}
 	typed := func(keys string) {
 		t.Helper()
-		if err := conn.Write(t.Context(), websocket.MessageBinary, []byte(keys)); err != nil {
+		if err := conn.Write(ctx, websocket.MessageBinary, []byte(keys)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -93,7 +97,7 @@ func TestWebTerminal(t *testing.T) {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	for {
-		if _, _, err := conn.Read(t.Context()); err != nil {
+		if _, _, err := conn.Read(ctx); err != nil {
 			break
 		}
 	}
