@@ -45,6 +45,13 @@ CI/CD, Runners, New runner): its page shows the token, which begins with glrt-. 
 			if !cmd.Flags().Changed("run-untagged") {
 				f.server.RunUntagged = f.tags == "" // GitLab: the default depends on the tags
 			}
+			if f.template != "" {
+				t, err := config.LoadTemplate(f.template)
+				if err != nil {
+					return err
+				}
+				fillFrom(cmd.Flags(), f.runner, t)
+			}
 			ctx, stop := untilInterrupt(cmd.Context())
 			defer stop()
 			return a.register(ctx, f)
@@ -57,7 +64,7 @@ CI/CD, Runners, New runner): its page shows the token, which begins with glrt-. 
 	runnerFlags(fs, f.runner)
 	fs.StringVarP(&f.registrationToken, "registration-token", "r", "", "a registration token (GitLab drops these in version 20)")
 	fs.BoolVar(&f.leaveRunner, "leave-runner", false, "keep the runner on the server if config.toml cannot be written")
-	fs.StringVar(&f.template, "template-config", "", "")
+	fs.StringVar(&f.template, "template-config", "", "a file with one [[runners]], for what no flag says")
 	fs.StringVar(&f.tags, "tag-list", "", "tags, separated by commas; with a registration token only, like all that follow")
 	fs.BoolVar(&f.server.RunUntagged, "run-untagged", false, "take jobs without tags (default: only a runner without tags does)")
 	fs.BoolVar(&f.server.Locked, "locked", true, "for this project only")
@@ -74,7 +81,6 @@ CI/CD, Runners, New runner): its page shows the token, which begins with glrt-. 
 	} {
 		bindEnv(fs, flag, env)
 	}
-	fs.Lookup("template-config").Hidden = true
 	complete(cmd, "executor", "docker", "shell")
 	complete(cmd, "shell", "bash", "sh")
 	complete(cmd, "docker-pull-policy", config.PullAlways, config.PullIfNotPresent, config.PullNever)
@@ -91,8 +97,6 @@ func serverFlags() []string {
 func (f *registerFlags) settle() (warning string, err error) {
 	r := f.runner
 	switch {
-	case f.template != "":
-		return "", usagef("register without it, then edit config.toml", "--template-config is not supported")
 	case r.Token != "" && f.registrationToken != "":
 		return "", usagef("--token is for a runner that was made in GitLab", "--token and --registration-token exclude each other")
 	case r.Token != "" && len(f.given) > 0:

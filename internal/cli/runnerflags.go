@@ -62,6 +62,32 @@ func runnerFlags(fs *pflag.FlagSet, r *config.Runner) {
 	structFlags(fs, names, "cache.s3.", "CACHE_S3_", reflect.ValueOf(&r.Cache.S3).Elem())
 }
 
+// fillFrom takes from a template what no flag has set.
+func fillFrom(fs *pflag.FlagSet, r, template *config.Runner) {
+	names := keyFlags()
+	fill := func(prefix string, to, from reflect.Value) {
+		for i := range to.NumField() {
+			key, _, _ := strings.Cut(to.Type().Field(i).Tag.Get("toml"), ",")
+			n := names[prefix+key]
+			if n.flag == "" {
+				n.flag = flagOf(prefix + key)
+			}
+			if f := fs.Lookup(n.flag); f == nil || !f.Changed {
+				to.Field(i).Set(from.Field(i))
+			}
+		}
+	}
+	docker, dir, cache := *r.Docker, r.CustomBuildDir, r.Cache
+	fill("", reflect.ValueOf(r).Elem(), reflect.ValueOf(template).Elem())
+	r.Docker, r.CustomBuildDir, r.Cache = &docker, dir, cache
+	s3 := r.Cache.S3
+	fill("docker.", reflect.ValueOf(r.Docker).Elem(), reflect.ValueOf(template.Docker).Elem())
+	fill("custom_build_dir.", reflect.ValueOf(&r.CustomBuildDir).Elem(), reflect.ValueOf(&template.CustomBuildDir).Elem())
+	fill("cache.", reflect.ValueOf(&r.Cache).Elem(), reflect.ValueOf(&template.Cache).Elem())
+	r.Cache.S3 = s3
+	fill("cache.s3.", reflect.ValueOf(&r.Cache.S3).Elem(), reflect.ValueOf(&template.Cache.S3).Elem())
+}
+
 func structFlags(fs *pflag.FlagSet, names map[string]keyFlag, prefix, envPrefix string, v reflect.Value) {
 	for i := range v.NumField() {
 		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("toml"), ",")

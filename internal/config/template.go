@@ -1,0 +1,41 @@
+package config
+
+import (
+	"reflect"
+
+	"github.com/BurntSushi/toml"
+)
+
+// LoadTemplate reads a file with one [[runners]], of which anything may be missing: what register adds to. Of what it holds only
+// the types are checked. The runner's Docker is never nil.
+//
+// GitLab: its register --template-config.
+func LoadTemplate(path string) (*Runner, error) {
+	src, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := parseTree(path, src)
+	if err != nil {
+		return nil, err
+	}
+	p := &problems{file: path, lines: scan(string(src))}
+	r := reader{problems: p, settings: Unimplemented()}
+	r.table("", tree, reflect.TypeFor[rawFile](), false)
+	if err := p.err(); err != nil {
+		return nil, err
+	}
+	var f struct {
+		Runners []*Runner `toml:"runners"`
+	}
+	if _, err := toml.Decode(string(src), &f); err != nil {
+		return nil, syntaxError(path, src, err)
+	}
+	if len(f.Runners) != 1 {
+		return nil, &Error{Position: Position{File: path}, Msg: "is no template", Hint: "a template has one [[runners]]"}
+	}
+	if f.Runners[0].Docker == nil {
+		f.Runners[0].Docker = &Docker{}
+	}
+	return f.Runners[0], nil
+}
