@@ -212,6 +212,9 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	r := slot.Runner
 	watch := s.observer.Start(s.observer.label(r), spec)
 	defer watch.Done()
+	if flag, set := spec.Variables.Lookup("FF_EXPORT_HIGH_CARDINALITY_METRICS"); r.FeatureFlag("FF_EXPORT_HIGH_CARDINALITY_METRICS", flag.Value, set) {
+		watch.CountStages()
+	}
 	if s.single != nil {
 		defer s.single.ended()
 	}

@@ -35,9 +35,11 @@ type Running struct {
 	runner  Runner
 	spec    *job.Spec
 
-	mu    sync.Mutex
-	stage string
-	ended bool
+	mu      sync.Mutex
+	stage   string
+	entered time.Time // when the stage began
+	ended   bool
+	stages  bool // their durations are counted, too
 }
 
 // The states of a job.
@@ -67,7 +69,24 @@ func (m *Monitor) Start(r Runner, spec *job.Spec) *Running {
 func (j *Running) Stage(name string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.stage = name
+	j.leaveStage()
+	j.stage, j.entered = name, time.Now()
+}
+
+// CountStages has the durations of the job's stages among the metrics: a series for each stage of each runner.
+//
+// GitLab: FF_EXPORT_HIGH_CARDINALITY_METRICS.
+func (j *Running) CountStages() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.stages = true
+}
+
+// leaveStage counts the stage that the job is in. The lock is held.
+func (j *Running) leaveStage() {
+	if j.stages && j.stage != "" {
+		j.monitor.stages.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, j.stage).Observe(time.Since(j.entered).Seconds())
+	}
 }
 
 // Denied counts what the guard of the job's socket refused, by the name of its rule; audited: it would have been refused.
@@ -84,6 +103,9 @@ func (j *Running) Built(cached bool) {
 func (j *Running) Ended(r job.Result) {
 	j.mu.Lock()
 	again := j.ended
+	if !again {
+		j.leaveStage()
+	}
 	j.ended = true
 	j.mu.Unlock()
 	if again || r.State != job.Failed {

@@ -41,6 +41,7 @@ type Monitor struct {
 	jobs, failed, denials, steps *prometheus.CounterVec
 	errors, statuses, configured *prometheus.CounterVec
 	durations, queued, calls     *prometheus.HistogramVec
+	stages                       *prometheus.HistogramVec
 
 	mu      sync.Mutex
 	running []*Running
@@ -75,6 +76,10 @@ func New(b Build, now func() Now) *Monitor {
 			Name: "gitlab_runner_job_duration_seconds", Help: "Histogram of job durations",
 			Buckets: []float64{30, 60, 300, 600, 1800, 3600, 7200, 10800, 18000, 36000},
 		}, runner),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "gitlab_runner_job_stage_duration_seconds", Help: "Histogram of job stage durations",
+			Buckets: []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600, 1800, 3600},
+		}, with("stage")),
 		queued: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gitlab_runner_job_queue_duration_seconds", Help: "A histogram representing job queue duration.",
 			Buckets: []float64{1, 3, 10, 30, 60, 120, 300, 900, 1800, 3600},
@@ -96,7 +101,7 @@ func New(b Build, now func() Now) *Monitor {
 		m.errors.WithLabelValues(level) // there from the start: a rate needs a zero
 	}
 	m.registry.MustRegister(
-		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.durations, m.queued, m.calls, version, state{m},
+		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.durations, m.stages, m.queued, m.calls, version, state{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m

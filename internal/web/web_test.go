@@ -38,6 +38,8 @@ func busy() (*Monitor, *Running) {
 	ok.Stage("step_script")
 	ok.Ended(job.Result{State: job.Success})
 	ok.Done()
+	bad.CountStages()
+	bad.Stage("get_sources")
 	bad.Stage("step_script")
 	bad.Denied("privileged", false)
 	bad.Denied("privileged", false)
@@ -114,6 +116,15 @@ slipway_guard_denials_total{audited="true",rule="bind-outside",ONE,system_id="s_
 		"gitlab_runner_request_concurrency", "slipway_guard_denials_total", "slipway_build_steps_total", "slipway_disk_free_bytes", "slipway_disk_size_bytes")
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStageDurations: of the jobs that have them counted, each stage once.
+func TestStageDurations(t *testing.T) {
+	t.Parallel()
+	m, _ := busy()
+	if n := testutil.CollectAndCount(m.stages); n != 2 {
+		t.Errorf("%d series, want those of get_sources and step_script", n)
 	}
 }
 
