@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,19 +25,21 @@ import (
 
 // service is a running Slipway: the state folder and what works on it.
 type service struct {
-	connector connector
-	folder    *state.Folder
-	store     *source.Store
-	guards    string // where the sockets of jobs lie
-	engines   *engines
-	ephemeral bool    // what it makes on the Engine ends with it
-	single    *single // nil = until it is told to stop
-	user      string  // whom jobs of the shell executor run as
-	log       *slog.Logger
-	observer  *observer
-	terminals *terminal.Server // nil = none
-	doors     sync.Map         // *terminal.Door, by the job's credentials
-	clients   sync.Map         // of GitLab, by credentials: a job is reported over the connection that brought it
+	connector  connector
+	folder     *state.Folder
+	store      *source.Store
+	guards     string // where the sockets of jobs lie
+	engines    *engines
+	ephemeral  bool    // what it makes on the Engine ends with it
+	single     *single // nil = until it is told to stop
+	user       string  // whom jobs of the shell executor run as
+	log        *slog.Logger
+	observer   *observer
+	terminals  *terminal.Server // nil = none
+	doors      sync.Map         // *terminal.Door, by the job's credentials
+	life       context.Context  // of this run
+	background sync.WaitGroup   // of what goes on beside the jobs
+	clients    sync.Map         // of GitLab, by credentials: a job is reported over the connection that brought it
 }
 
 type credentials struct{ url, token string }
@@ -86,10 +89,11 @@ func runManager(ctx context.Context, o runOptions) error {
 		terminals: terminals,
 		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, single: o.Single, log: o.Log, observer: o.Observer,
 	}
-	var background sync.WaitGroup
+	background := &s.background
 	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.life = ctx
 	lefts, err := trace.Interrupted(folder.Spool())
 	if err != nil {
 		o.Log.Warn("some interrupted jobs cannot be read", "error", err)
@@ -144,15 +148,44 @@ func (s *service) finish(ctx context.Context, cfg *config.Config, left trace.Lef
 		}
 	}
 	client, err := s.connector.client(r)
-	if err == nil {
-		defer client.Close()
-		err = trace.Finish(ctx, client.Job(rec.JobID, rec.Token), left, "the runner was killed and started again while the job ran", log)
-	}
 	if err != nil {
 		log.Error("an interrupted job cannot be reported; the next start tries again", "error", err)
 		return
 	}
-	log.Info("reported a job that was interrupted")
+	defer client.Close()
+	s.deliver(ctx, client.Job(rec.JobID, rec.Token), left.Dir, log)
+}
+
+// How long deliver waits before it tries again. Each try lasts some minutes itself.
+const (
+	firstDelivery   = 10 * time.Second
+	longestDelivery = 15 * time.Minute
+)
+
+// deliver reports the end of a job, which this process or one before it could not, until GitLab has heard it.
+func (s *service) deliver(ctx context.Context, remote *gitlab.Job, dir string, log *slog.Logger) {
+	for wait := firstDelivery; ; wait = min(2*wait, longestDelivery) {
+		left, err := trace.ReadLeft(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		if err == nil {
+			err = trace.Finish(ctx, remote, left, "the runner was killed and started again while the job ran", log)
+		}
+		switch {
+		case err == nil:
+			log.Info("reported how a job ended")
+			return
+		case ctx.Err() != nil:
+			log.Error("how a job ended cannot be reported; the next start tries again", "error", err)
+			return
+		}
+		log.Warn("how a job ended cannot be reported now; trying again", "error", err, "in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // counted is connect for a single run, too.
@@ -233,7 +266,11 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 		defer door.Close()
 		place.Door = opened{door}
 	}
-	if err := e.Run(ctx, remote, place, spec); err != nil {
+	err = e.Run(ctx, remote, place, spec)
+	if undelivered := (*trace.UndeliveredError)(nil); errors.As(err, &undelivered) && s.life.Err() == nil {
+		log.Warn("how the job ended cannot be reported now; trying again", "error", err)
+		s.background.Go(func() { s.deliver(s.life, remote, undelivered.Dir, log) })
+	} else if err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
 }

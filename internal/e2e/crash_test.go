@@ -78,7 +78,26 @@ func TestKilledInMidJob(t *testing.T) {
 	}
 	r.interrupted(j)
 	numbered(t, plain(j.Trace()), 3000)
-	r.logged("removing a container that a killed runner left", "reported a job that was interrupted")
+	r.logged("removing a container that a killed runner left", "reported how a job ended")
+}
+
+// TestGitLabIsAwayAtTheEnd: a job whose end GitLab could not be told of, however often that was tried, is reported when GitLab
+// is back, without a restart.
+func TestGitLabIsAwayAtTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, runnerKeys("  job_status_final_update_retry_limit = 1"))
+	j := r.enqueue(spec("echo begun", "until test -e go-on; do sleep 0.1; done", lines(500), "exit 3"))
+	r.until(j, "\nbegun\n")
+	mend := r.Inject(coordinator.Fault{Match: about(j), Status: http.StatusBadGateway, Times: -1})
+	r.tell(j)
+	r.logged("how the job ended cannot be reported now; trying again")
+	// Others are not held up.
+	mend()
+	r.must(job.Success, spec("true"))
+	o, log := r.end(j)
+	r.ended(o, log, job.ScriptFailure, 3)
+	numbered(t, log, 500)
+	r.logged("reported how a job ended")
 }
 
 // TestKilledTwice: the first restarts cannot report the job, because the server does not answer.

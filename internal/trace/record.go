@@ -64,6 +64,16 @@ type Left struct {
 	Record Record
 }
 
+// ReadLeft reads the record of one spool folder. It is gone (fs.ErrNotExist) when the server knows how the job ended.
+func ReadLeft(dir string) (Left, error) {
+	left := Left{Dir: dir}
+	data, err := os.ReadFile(filepath.Join(dir, recordName))
+	if err == nil {
+		err = json.Unmarshal(data, &left.Record)
+	}
+	return left, err
+}
+
 // Interrupted lists the jobs whose spool folders lie in root, which no running process may use. Folders without a
 // record, from before a job's start or after its end, are removed. The error tells of folders that cannot be read,
 // the others are listed all the same.
@@ -81,14 +91,11 @@ func Interrupted(root string) ([]Left, error) {
 		if !e.IsDir() {
 			continue
 		}
-		left := Left{Dir: filepath.Join(root, e.Name())}
-		data, err := os.ReadFile(filepath.Join(left.Dir, recordName))
+		left, err := ReadLeft(filepath.Join(root, e.Name()))
 		if errors.Is(err, fs.ErrNotExist) {
 			err = removeEmpty(left.Dir)
 		} else if err == nil {
-			if err = json.Unmarshal(data, &left.Record); err == nil {
-				lefts = append(lefts, left)
-			}
+			lefts = append(lefts, left)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("read interrupted job %s: %w", left.Dir, err))

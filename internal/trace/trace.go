@@ -166,11 +166,22 @@ func (t *Trace) Close(ctx context.Context, r job.Result) error {
 	t.stopCalls()
 	if !r.Silent {
 		if err := t.upload.finish(ctx, t.finalTries); err != nil {
-			return fmt.Errorf("close job log: %w", err)
+			return &UndeliveredError{Dir: t.dir, Err: err}
 		}
 	}
 	return removeDir(t.dir)
 }
+
+// UndeliveredError says that the server does not know how a job ended. What it lacks is in the spool folder, for Finish.
+type UndeliveredError struct {
+	Dir string // the spool folder
+	Err error  // why
+}
+
+func (e *UndeliveredError) Error() string { return fmt.Sprintf("close job log: %v", e.Err) }
+
+// Unwrap gives why it does not.
+func (e *UndeliveredError) Unwrap() error { return e.Err }
 
 // Canceling is closed when the server asks for a graceful cancel: stop the script, run after_script, then end.
 func (t *Trace) Canceling() <-chan struct{} { return t.canceling }
