@@ -202,6 +202,9 @@ func copyError(err error) error {
 	if d := (*Denial)(nil); errors.As(err, &d) {
 		return d
 	}
+	if a := (*apiError)(nil); errors.As(err, &a) {
+		return a
+	}
 	if errors.Is(err, errCopied) || errors.Is(err, io.ErrClosedPipe) {
 		return errCopied
 	}

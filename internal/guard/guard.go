@@ -48,6 +48,8 @@ type Options struct {
 	Built func(cached bool)
 	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
 	Report func(line string)
+
+	patience time.Duration // 0 = clientPatience
 }
 
 // SocketName is the file of the job's socket in the guard's folder.
@@ -77,6 +79,7 @@ type Guard struct {
 	sessions   *sessions
 	copies     copies
 	large      chan struct{} // one for each call at work that takes much memory
+	patience   time.Duration // with clients whose archives others wait for
 	load       chan struct{} // for the one archive of images that is read at a time
 	watching   sync.Once
 	router     *router
@@ -97,7 +100,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, count: o.Denied, built: o.Built, served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
+		report: o.Report, count: o.Denied, built: o.Built, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	if g.report == nil {
 		g.report = func(string) {}

@@ -30,7 +30,7 @@ func imageLoad(c *call) error {
 			return c.ctx.Err()
 		}
 	}
-	in, err := c.plainTar(c.r.Body)
+	in, err := c.plainTar(c.paced())
 	if err != nil {
 		return err
 	}

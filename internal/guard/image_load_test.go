@@ -2,6 +2,7 @@ package guard
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
@@ -12,9 +13,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -334,7 +337,8 @@ func TestUnpackingEnds(t *testing.T) {
 // TestLoadsInTurn: a job that lets an archive wait keeps its own others waiting, not those of its neighbours.
 func TestLoadsInTurn(t *testing.T) {
 	t.Parallel()
-	a, b := newRig(t), newRig(t, newScope)
+	// An Engine of today would wait for the rest, too, before it takes another archive.
+	a, b := newRig(t, func(o *Options) { o.patience = 2 * time.Second }), newRig(t, newScope)
 	mine := &layoutOf{t: t}
 	content := tarOf(t, archiveFile{name: "mine", content: "of " + a.policy.Token})
 	layer, config := mine.blob(ociLayer, content), mine.blob(ociConfig, configOf(content))
@@ -342,6 +346,7 @@ func TestLoadsInTurn(t *testing.T) {
 	data, _ := json.Marshal([]manifestEntry{{Config: path(config), Layers: []string{path(layer)}}}) // strings
 	mine.files = append(mine.files, archiveFile{name: archiveManifest, content: string(data)})
 	archive := mine.archive(mine.json(ociManifest, map[string]any{"mediaType": ociManifest, "config": config, "layers": []descriptor{layer}}))
+	var answer *bufio.Reader
 	for range cap(loads) + 1 {
 		conn, err := net.Dial("unix", a.Socket())
 		if err != nil {
@@ -349,10 +354,58 @@ func TestLoadsInTurn(t *testing.T) {
 		}
 		t.Cleanup(func() { conn.Close() })
 		fmt.Fprintf(conn, "POST /images/load HTTP/1.1\r\nHost: guard\r\nContent-Type: application/x-tar\r\nContent-Length: %d\r\n\r\n%s", len(archive), archive[:512])
+		answer = bufio.NewReader(conn)
 	}
 	eventually(t, "a load at work", func() bool { return len(a.load) == 1 })
 	if status, text := b.do(http.MethodPost, "/images/load", archive, "Content-Type", "application/x-tar"); status != http.StatusOK {
 		t.Fatal(status, text)
+	}
+	// Whose archive does not come is told so, and its place is free.
+	resp, err := http.ReadResponse(answer, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestTimeout || !strings.Contains(string(text), "did not come in time") {
+		t.Errorf("%d %s", resp.StatusCode, text)
+	}
+	if status, text := a.do(http.MethodPost, "/images/load", archive, "Content-Type", "application/x-tar"); status != http.StatusOK {
+		t.Error(status, text)
+	}
+}
+
+// TestPacedBody: who sends little by little gets little time; who sends much may also pause.
+func TestPacedBody(t *testing.T) {
+	t.Parallel()
+	for pause, want := range map[time.Duration]int{10 * time.Millisecond: http.StatusOK, 80 * time.Millisecond: http.StatusRequestTimeout} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c := &call{Guard: &Guard{patience: 300 * time.Millisecond}, w: w, r: r}
+			_, err := io.Copy(io.Discard, c.paced())
+			var a *apiError
+			if errors.As(err, &a) {
+				w.WriteHeader(a.Status)
+			}
+		}))
+		t.Cleanup(srv.Close)
+		body, out := io.Pipe()
+		go func() {
+			for range 10 {
+				time.Sleep(pause)
+				if _, err := out.Write([]byte("x")); err != nil {
+					return
+				}
+			}
+			out.Close()
+		}()
+		resp, err := http.Post(srv.URL, "", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
+		}
 	}
 }
 
