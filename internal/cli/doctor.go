@@ -157,7 +157,9 @@ func (d *doctor) config() *config.Config {
 	cfg, warnings, err := config.Load(path)
 	if err != nil {
 		for _, p := range config.Problems(err) {
-			d.bad(broken, p.Hint, "%s:%d: %s: %s", path, p.Line, p.Key, p.Msg)
+			cure := p.Hint
+			p.Hint = "" // it has a line of its own
+			d.bad(broken, cure, "%v", p)
 		}
 		if len(config.Problems(err)) == 0 {
 			d.bad(broken, "slipway register writes one", "%v", err)
