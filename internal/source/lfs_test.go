@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -248,6 +250,70 @@ func TestLFSFromElsewhere(t *testing.T) {
 				t.Errorf("%s was asked", r.URL)
 			}
 		}
+	}
+}
+
+// TestLFSOfStrangers: an LFS server that is not GitLab's gets no credentials, and cannot send the runner to the inside of its
+// machine: neither by a redirect nor by where it says that a file is.
+func TestLFSOfStrangers(t *testing.T) {
+	t.Parallel()
+	srv := newGitServer(t)
+	files := newLFSServer(srv)
+	inside := strings.Replace(srv.URL, "127.0.0.1", "localhost", 1)
+	pointer := files.pointerTo("a")
+	oid := strings.TrimPrefix(strings.Fields(pointer)[3], "sha256:")
+	var mu sync.Mutex
+	credentials := ""
+	foreign := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		credentials += r.Header.Get("Authorization")
+		mu.Unlock()
+		kind, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		href := "http://" + r.Host + "/" + kind + "/get/" + oid
+		switch {
+		case kind == "redirect":
+			http.Redirect(w, r, inside+"/group/demo.git/info/lfs/"+rest, http.StatusTemporaryRedirect)
+			return
+		case strings.HasPrefix(rest, "get/"):
+			_, _ = w.Write([]byte("a"))
+			return
+		case kind == "inside":
+			href = inside + "/group/demo.git/info/lfs/get/" + oid
+		}
+		_ = json.NewEncoder(w).Encode(map[string]any{"objects": []any{map[string]any{
+			"oid": oid, "size": 1, "actions": map[string]any{"download": map[string]any{"href": href}},
+		}}})
+	}))
+	foreign.Listener.Close()
+	l, err := net.Listen("tcp", outside(t)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign.Listener = l
+	foreign.Start()
+	t.Cleanup(foreign.Close)
+	for kind, refused := range map[string]bool{"honest": false, "redirect": true, "inside": true} {
+		r := srv.pipeline(t, 1, srv.commit(t, "refs/heads/main", "", map[string]string{
+			".gitattributes": lfsAttributes, "a.psd": pointer, ".lfsconfig": "[lfs]\n\turl = " + foreign.URL + "/" + kind + "\n",
+		}))
+		srv.taken()
+		w := open(t, newStore(t), r)
+		err := w.Checkout(t.Context(), new(bytes.Buffer))
+		text, _ := os.ReadFile(filepath.Join(w.Dir, "a.psd"))
+		w.Close()
+		if refused != errors.Is(err, errNotForJobs) || !refused && string(text) != "a" {
+			t.Errorf("%s: %q %v", kind, text, err)
+		}
+		for _, r := range srv.taken() {
+			if strings.Contains(r.URL.Path, "/info/lfs/") {
+				t.Errorf("%s: the inside was asked for %s", kind, r.URL)
+			}
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if credentials != "" {
+		t.Errorf("the stranger got %q", credentials)
 	}
 }
 
