@@ -388,6 +388,43 @@ func zipOf(t *testing.T, files ...file) *bytes.Reader {
 	return bytes.NewReader(b.Bytes())
 }
 
+// TestFoldersOfAllKinds: programs write folders without a mode, and archives may imply more of them than they have entries.
+func TestFoldersOfAllKinds(t *testing.T) {
+	t.Parallel()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, name := range []string{"dir/", "dir/sub/"} {
+		if _, err := w.Create(name); err != nil { // as Java's does: no attributes
+			t.Fatal(err)
+		}
+	}
+	to, err := w.Create("dir/sub/file")
+	if err == nil {
+		_, err = io.WriteString(to, "x")
+	}
+	if err := errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	if _, err := Unzip(t.Context(), root, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "dir/sub")); err != nil || !info.IsDir() || info.Mode().Perm() != 0o777 {
+		t.Errorf("%v %v", info, err)
+	}
+	// Who is not wanted any more stops, however much there is.
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Unzip(gone, root, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestHostileArchives unpacks what would write elsewhere.
 func TestHostileArchives(t *testing.T) {
 	t.Parallel()
@@ -396,6 +433,7 @@ func TestHostileArchives(t *testing.T) {
 		"up, in the midst":        {{name: "a/../../evil", content: "x"}},
 		"absolute":                {{name: "/evil", content: "x"}},
 		"a NUL":                   {{name: "a\x00b", content: "x"}},
+		"a deep name":             {{name: strings.Repeat("x/", 300) + "x"}},
 		"a long name":             {{name: strings.Repeat("x/", 2100) + "x"}},
 		"through its own link":    {{name: "l", content: "..", mode: fs.ModeSymlink}, {name: "l/evil", content: "x"}},
 		"through the folder's":    {{name: "away/evil", content: "x"}},

@@ -54,9 +54,9 @@ func Unzip(ctx context.Context, root *os.Root, r io.ReaderAt, size int64, opts O
 		return Summary{}, fmt.Errorf("read the archive: %w", err)
 	}
 	z.RegisterDecompressor(zip.Deflate, inflate)
-	z.RegisterDecompressor(zstd.ZipMethodWinZip, zstd.ZipDecompressor())
+	z.RegisterDecompressor(zstd.ZipMethodWinZip, zstd.ZipDecompressor(zstd.WithDecoderMaxWindow(largestWindow)))
 	u := &unpacker{root: root, opts: opts, dirs: map[string]*zip.File{}}
-	if err := u.sort(z.File); err != nil {
+	if err := u.sort(ctx, z.File); err != nil {
 		return Summary{}, fmt.Errorf("read the archive: %w", err)
 	}
 	if err := u.unpack(ctx); err != nil {
@@ -93,12 +93,16 @@ func (i *inflater) Close() error {
 }
 
 // sort tells folders, files and links apart. Of two entries with one name the later wins.
-func (u *unpacker) sort(entries []*zip.File) error {
+func (u *unpacker) sort(ctx context.Context, entries []*zip.File) error {
 	if len(entries) > maxEntries {
 		return errTooMany
 	}
 	last := make(map[string]*zip.File, len(entries))
+	folder := map[*zip.File]fs.FileMode{} // what its name makes one, with the mode that goes with that
 	for _, f := range entries {
+		if strings.HasSuffix(f.Name, "/") {
+			folder[f] = f.Mode()
+		}
 		name, err := cleanName(f.Name)
 		if err != nil {
 			return err
@@ -113,12 +117,17 @@ func (u *unpacker) sort(entries []*zip.File) error {
 		if last[f.Name] != f {
 			continue
 		}
-		switch f.Mode().Type() {
-		case fs.ModeDir:
-			u.dirs[f.Name] = f
-		case 0:
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		switch kind := f.Mode().Type(); {
+		case kind == fs.ModeDir, folder[f].IsDir():
+			if u.dirs[f.Name] = f; kind != fs.ModeDir || f.Mode().Perm() == 0 { // some programs write no mode
+				u.dirs[f.Name] = nil
+			}
+		case kind == 0:
 			u.files = append(u.files, f)
-		case fs.ModeSymlink:
+		case kind == fs.ModeSymlink:
 			u.links = append(u.links, f)
 		default:
 			u.sum.Skipped = append(u.sum.Skipped, f.Name+" is neither a file nor a folder")
@@ -130,13 +139,26 @@ func (u *unpacker) sort(entries []*zip.File) error {
 			}
 			u.dirs[dir] = nil
 		}
+		if len(u.dirs) > maxEntries {
+			return errTooMany
+		}
 	}
 	return nil
 }
 
+// deepest is how many folders may lie above a file: each is looked up by itself. largestWindow is what an encoder wants to look
+// back at the most, in bytes, which the decoder must have in memory: ours, and that of GitLab's runner.
+const (
+	deepest       = 250
+	largestWindow = 32 << 20
+)
+
 // cleanName is a name within the folder.
 func cleanName(name string) (string, error) {
 	clean := path.Clean(name)
+	if strings.Count(clean, "/") > deepest {
+		return "", fmt.Errorf("it has a file more than %d folders deep", deepest)
+	}
 	if len(name) > maxName || !filepath.IsLocal(clean) || strings.ContainsAny(name, "\x00") {
 		return "", fmt.Errorf("it has a file with the name %.200q, which is not below the project folder", name)
 	}
@@ -150,6 +172,9 @@ func (u *unpacker) unpack(ctx context.Context) error {
 	}
 	slices.Sort(dirs)
 	for _, dir := range dirs {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := u.dir(dir); err != nil {
 			return err
 		}
@@ -177,6 +202,9 @@ func (u *unpacker) unpack(ctx context.Context) error {
 		u.sum.Bytes += int64(f.UncompressedSize64)
 	}
 	for _, f := range u.links {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		if err := u.link(f); err != nil {
 			return err
 		}

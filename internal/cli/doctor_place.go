@@ -54,16 +54,14 @@ func probeImage(ctx context.Context, e *docker.Engine) (string, error) {
 
 // sees asks the Engine to mount a folder of this process into a container, which is not started.
 func sees(ctx context.Context, e *docker.Engine, image, dir string) error {
-	id, err := e.Create(ctx, docker.Container{
-		Name: "slipway-probe-" + strings.ToLower(rand.Text()), Image: image, Entrypoint: []string{"/probe"}, Network: "none",
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	name := "slipway-probe-" + strings.ToLower(rand.Text())
+	_, err := e.Create(ctx, docker.Container{
+		Name: name, Image: image, Entrypoint: []string{"/probe"}, Network: "none",
 		Mounts: []docker.Mount{{Source: dir, Target: "/probe"}},
 	})
-	if err != nil {
-		return err
-	}
-	removing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	return e.Remove(removing, id)
+	return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
 }
 
 // visible finds out whether the Engine sees the state folder where slipway does.

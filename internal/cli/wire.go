@@ -251,6 +251,10 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	if s.single != nil {
 		defer s.single.ended()
 	}
+	door := s.takeDoor(spec)
+	if door != nil {
+		defer door.Close()
+	}
 	client, _ := s.clients.Load(credentials{r.URL, r.Token.Reveal()})
 	remote := client.(*gitlab.Client).Job(spec.ID, spec.Token)
 	// What it needs was there a moment ago; where it is not now, the job cannot run here.
@@ -262,8 +266,7 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 		return
 	}
 	place := executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}
-	if door := s.takeDoor(spec); door != nil {
-		defer door.Close()
+	if door != nil {
 		place.Door = opened{door}
 	}
 	err = e.Run(ctx, remote, place, spec)

@@ -132,7 +132,7 @@ func TestVolumeDriverOptions(t *testing.T) {
 	r = newRig(t, dockerKeys(keys+`type = "none"
     device = "/var/run"
     o = "bind"`))
-	wants(t, r.fails(job.ConfigurationError, 0, spec("echo never")), "the Engine's own socket", "volume_driver_ops")
+	wants(t, r.fails(job.ConfigurationError, 0, spec("echo never")), "volume_driver_ops in [runners.docker] makes volumes of type \"none\"", "trust_config")
 }
 
 // TestTemporaryFolder: it is empty for each job, and gone from the host afterwards.

@@ -10,6 +10,9 @@ import (
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
+// notRunning is how long somebody may wait for a container that is about to be started, or has ended for good.
+const notRunning = 30 * time.Second
+
 // openDoor lets people into the job's container from now on. What they see there is not masked: who may go in may change the
 // job's script, too.
 func (e *Executor) openDoor(p *plan, s *session) {
@@ -18,9 +21,9 @@ func (e *Executor) openDoor(p *plan, s *session) {
 		return
 	}
 	p.slot.Door.Attach(func(ctx context.Context, in io.Reader, out io.Writer) error {
-		for {
+		for began := time.Now(); ; {
 			err := e.Engine.Terminal(ctx, c.id, p.dir, in, out, script.Shell(e.Settings.Shell)...)
-			if !docker.IsNotRunning(err) {
+			if !docker.IsNotRunning(err) || time.Since(began) > notRunning {
 				return err
 			}
 			select { // it is about to be started, for the first time or again

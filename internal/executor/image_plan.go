@@ -2,6 +2,7 @@ package executor
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -118,17 +119,46 @@ func matchesAny(globs []string, name string, spellings ...string) bool {
 	return in || open
 }
 
+// imageID is what may name an image by its ID, or by the beginning of it, and so by none of its names.
+var imageID = regexp.MustCompile(`^(sha256:)?[0-9a-f]{4,64}$`)
+
 // allowsImage is matchesAny for images: who keeps out alpine means docker.io/library/alpine:latest, too.
 func allowsImage(globs []string, name string) bool {
-	named, err := reference.ParseNormalizedNamed(name)
-	if err != nil {
+	keepsOut := slices.ContainsFunc(globs, func(g string) bool { return strings.HasPrefix(g, "!") })
+	if !keepsOut {
 		return matchesAny(globs, name)
 	}
-	spellings := []string{named.Name(), reference.FamiliarName(named)}
+	named, err := reference.ParseNormalizedNamed(name)
+	if err != nil || imageID.MatchString(name) {
+		return false // whose names nobody can tell
+	}
+	domain, path := registryOf(reference.Domain(named)), reference.Path(named)
+	repositories := []string{domain + "/" + path, reference.Domain(named) + "/" + path, reference.FamiliarName(named)}
+	if domain == "docker.io" {
+		repositories = append(repositories, path)
+		if short, ok := strings.CutPrefix(path, "library/"); ok {
+			repositories = append(repositories, short, domain+"/"+short)
+		}
+	}
+	spellings := slices.Clone(repositories)
 	if tagged, ok := reference.TagNameOnly(named).(reference.Tagged); ok {
-		spellings = append(spellings, named.Name()+":"+tagged.Tag(), reference.FamiliarName(named)+":"+tagged.Tag())
+		for _, r := range repositories {
+			spellings = append(spellings, r+":"+tagged.Tag())
+		}
 	}
 	return matchesAny(globs, name, spellings...)
+}
+
+// registryOf is the name of a registry without what can be written in several ways.
+func registryOf(domain string) string {
+	domain = strings.ToLower(domain)
+	for _, port := range []string{":443", ":80"} {
+		domain = strings.TrimSuffix(domain, port)
+	}
+	if domain == "index.docker.io" || domain == "registry-1.docker.io" {
+		return "docker.io"
+	}
+	return domain
 }
 
 func configurationError(hint, format string, args ...any) error {

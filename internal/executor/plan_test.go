@@ -146,7 +146,11 @@ func TestAllowLists(t *testing.T) {
 		{"** !*/kali*", "ruby:3 registry.test/a/b:1", "kalilinux/kali-rolling x/kali:1 docker.io/kalilinux/kali-rolling:latest"},
 		{"!*/kali* **", "ruby:3", "x/kali:1"},
 		{"!docker:*", "ruby docker-compose:1 registry.test/docker:27", "docker docker:27-dind library/docker docker.io/docker index.docker.io/library/docker:27 docker:27@sha256:" + strings.Repeat("a", 64)},
-		{"!docker.io/**", "registry.test/x:1", "ruby x/y:1 docker.io/ruby"},
+		{"!docker.io/**", "registry.test/x:1", "ruby x/y:1 docker.io/ruby registry-1.docker.io/library/ruby"},
+		{"!docker.io/alpine*", "ruby", "alpine alpine:3 library/alpine"},
+		{"!library/alpine*", "ruby", "alpine docker.io/library/alpine:3"},
+		{"!registry.test/secret/**", "registry.test/open/x", "registry.test/secret/x:1 Registry.test/secret/x registry.test:443/secret/x"},
+		{"!secret:*", "ruby", "c059bfaa849c sha256:" + strings.Repeat("a", 64) + " " + strings.Repeat("a", 64)},
 		{"registry.test/** !registry.test/private/**", "registry.test/a:1", "ruby registry.test/private/a:1 REGISTRY/x"},
 	} {
 		globs := strings.Fields(c.globs)

@@ -72,13 +72,13 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	if err != nil {
 		return orCause(cancelable, err)
 	}
-	e.openDoor(p, s)
 	if err := e.restoreCaches(cancelable, tr, p, w); err != nil {
 		return orCause(cancelable, err)
 	}
 	if err := e.downloadArtifacts(cancelable, server, tr, p, w, fetched); err != nil {
 		return orCause(cancelable, err)
 	}
+	e.openDoor(p, s)
 	failure := e.stages(ctx, cancelable, tr, p, w, s, sv)
 	if ctx.Err() != nil {
 		return failure

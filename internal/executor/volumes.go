@@ -56,10 +56,8 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 			out = append(out, volume{target: target, folder: s.cacheFolder(spec)})
 		case source == "":
 			v := s.cacheVolume(slot, spec, target)
-			if device := s.Container.Extras.VolumeOptions["device"]; v.named != "" && device != "" {
-				if err := s.checkSource(text+" with volume_driver_ops", device, false); err != nil {
-					return l, nil, err
-				}
+			if err := s.checkDriverOptions(); v.named != "" && err != nil {
+				return l, nil, err
 			}
 			out = append(out, v)
 		case path.Clean(target) == path.Clean(s.BuildsDir) && path.IsAbs(source):
@@ -84,6 +82,17 @@ func (s Settings) volumes(slot Slot, spec *job.Spec) (layout, []volume, error) {
 		}
 	}
 	return l, out, nil
+}
+
+// checkDriverOptions refuses volumes that are a place of this machine: a job could reach, or lead the next one to, what is
+// not its own.
+func (s Settings) checkDriverOptions() error {
+	o := s.Container.Extras.VolumeOptions
+	if kind := o["type"]; !s.strict() || kind == "tmpfs" || kind == "nfs" || kind == "nfs4" || kind == "cifs" || o["device"] == "" && kind == "" && o["o"] == "" {
+		return nil
+	}
+	return configurationError(`write the folder into volumes ("/srv/cache:/cache"), or trust_config = true in [runners.slipway], and every job owns the machine`,
+		"volume_driver_ops in [runners.docker] makes volumes of type %q, which may be any place of this machine", o["type"])
 }
 
 // sharedLayout puts each slot's projects into a folder of its own below one of the host's.

@@ -46,7 +46,13 @@ func networkCreate(c *call) error {
 			return &apiError{http.StatusConflict, fmt.Sprintf("network with name %s already exists", req.Name)}
 		}
 	}
-	if n := len(c.objects.allNetworks()); n >= c.policy.Limits.Networks {
+	n := 0
+	for _, other := range c.objects.allNetworks() {
+		if !other.Given {
+			n++
+		}
+	}
+	if n >= c.policy.Limits.Networks {
 		if err := c.refuse(deny("limit-networks", "remove networks that are not needed any more, or ask the machine's operator for a higher limit",
 			"this job has %d networks already", n)); err != nil {
 			return err
@@ -410,7 +416,7 @@ func networkList(c *call) error {
 		if err != nil {
 			return c.written(err)
 		}
-		if !matchNetwork(f, view) || wantDangling && dangling != (n.Name != defaultName && unused(view)) {
+		if !matchNetwork(f, view) || wantDangling && dangling != (n.Name != defaultName && !n.Given && unused(view)) {
 			continue
 		}
 		view["Containers"] = map[string]any{} // a list has none

@@ -22,7 +22,9 @@ const (
 	parallel  = 8   // Git LFS: lfs.concurrenttransfers
 	tries     = 3
 	idle      = time.Minute // without a byte, after which a download is given up
-	mediaType = "application/vnd.git-lfs+json"
+	// batchTimeout bounds one call of the batch API.
+	batchTimeout = 2 * time.Minute
+	mediaType    = "application/vnd.git-lfs+json"
 	// largestAnswer bounds what is read of an answer of the batch API, in bytes.
 	largestAnswer = 4 << 20
 )
@@ -129,6 +131,8 @@ func (c *Client) batch(ctx context.Context, want []Pointer) ([]object, error) {
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, batchTimeout, fmt.Errorf("no answer for %s", batchTimeout))
+	defer cancel()
 	at := c.Endpoint.JoinPath("objects/batch")
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, at.String(), bytes.NewReader(body))
 	if err != nil {

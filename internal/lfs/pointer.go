@@ -16,6 +16,9 @@ type Pointer struct {
 	Size int64  // of the file, in bytes
 }
 
+// largest is above any file that there is, in bytes. An empty file has no pointer.
+const largest = 1 << 50
+
 // MaxPointer is how long the text of a pointer is at most, in bytes.
 //
 // Git LFS: docs/spec.md.
@@ -53,5 +56,5 @@ func ParsePointer(text string) (Pointer, bool) {
 			p.Size = n
 		}
 	}
-	return p, p.OID != "" && p.Size >= 0
+	return p, p.OID != "" && p.Size > 0 && p.Size < largest
 }

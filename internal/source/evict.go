@@ -16,6 +16,10 @@ const Unused = 30 * 24 * time.Hour
 // locks stay, with the folders that a job makes before it has them: a job may be waiting for one at this moment.
 func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err error) {
 	var errs []error
+	// A Slipway that did not note when it used what has made some of it.
+	noted := filepath.Join(s.dir, "uses-are-noted")
+	_, err = os.Lstat(noted)
+	fresh := errors.Is(err, fs.ErrNotExist)
 	for pattern, kept := range map[string][]string{
 		"mirrors/*":      {useLock, fetchLock},
 		"workspaces/*/*": {slotLock, slotState},
@@ -28,6 +32,10 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 			if ctx.Err() != nil {
 				return n, context.Cause(ctx)
 			}
+			if fresh {
+				errs = append(errs, touchLock(filepath.Join(dir, kept[0])))
+				continue
+			}
 			did, err := evictOne(ctx, dir, kept, unused)
 			if did {
 				n++
@@ -35,7 +43,19 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 			errs = append(errs, err)
 		}
 	}
-	return n, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil || !fresh {
+		return n, err
+	}
+	return n, writeWhole(noted, "")
+}
+
+// touchLock notes a use of what has a lock, if it is there.
+func touchLock(path string) error {
+	now := time.Now()
+	if err := os.Chtimes(path, now, now); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // evictOne empties a folder but for what is kept. The first of these is its lock, which is touched when it is taken; what is
@@ -55,6 +75,9 @@ func evictOne(ctx context.Context, dir string, kept []string, unused time.Durati
 		return false, err
 	}
 	defer l.release()
+	if info, err := l.f.Stat(); err != nil || time.Since(info.ModTime()) < unused { // somebody had it in between
+		return false, err
+	}
 	top, err := openRoot(dir)
 	if err != nil {
 		return false, err
@@ -68,8 +91,9 @@ func evictOne(ctx context.Context, dir string, kept []string, unused time.Durati
 	err = each(top, dir, func(e os.DirEntry) error {
 		full := filepath.Join(dir, e.Name())
 		if !keep[e.Name()] {
-			did = true
-			return rm.remove(ctx, top, e.Name(), full)
+			err := rm.remove(ctx, top, e.Name(), full)
+			did = did || err == nil
+			return err
 		}
 		if !e.IsDir() {
 			return nil
@@ -77,14 +101,15 @@ func evictOne(ctx context.Context, dir string, kept []string, unused time.Durati
 		if left, err := os.ReadDir(full); err != nil || len(left) == 0 {
 			return err
 		}
-		did = true
-		return rm.empty(ctx, top, e.Name(), full)
+		err := rm.empty(ctx, top, e.Name(), full)
+		did = did || err == nil
+		return err
 	})
+	if errors.As(err, new(*PermissionError)) { // not again in half an hour
+		err = errors.Join(err, l.touch())
+	}
 	return did, err
 }
 
 // touch notes that a lock was taken.
-func (l *lock) touch() error {
-	now := time.Now()
-	return os.Chtimes(l.f.Name(), now, now)
-}
+func (l *lock) touch() error { return touchLock(l.f.Name()) }

@@ -8,8 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,11 +23,22 @@ var errNotForJobs = errors.New("an address of the runner's own machine")
 // clouds keep secrets.
 func checkAddress(ip netip.Addr) error {
 	ip = ip.Unmap()
-	if ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || !ip.IsValid() {
+	if nat64.Contains(ip) { // an IPv4 address behind the network's translator
+		b := ip.As16()
+		ip = netip.AddrFrom4([4]byte(b[12:]))
+	}
+	if slices.Contains(metadata, ip) || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() || ip.IsUnspecified() || !ip.IsValid() {
 		return fmt.Errorf("%s is %w", ip, errNotForJobs)
 	}
 	return nil
 }
+
+// nat64 is where IPv4 is in IPv6: RFC 6052. metadata are the places of clouds' secrets that are not link-local: of Amazon,
+// Alibaba and Oracle.
+var (
+	nat64    = netip.MustParsePrefix("64:ff9b::/96")
+	metadata = []netip.Addr{netip.MustParseAddr("fd00:ec2::254"), netip.MustParseAddr("100.100.100.200"), netip.MustParseAddr("192.0.0.192")}
+)
 
 // settle finds out where a repository of another server really is, and holds Git to that: redirects are followed here,
 // because Git would follow them to any address.
@@ -55,29 +66,48 @@ func (m *module) settle(ctx context.Context) error {
 	return nil
 }
 
-// foreignTransport reaches servers that somebody else chose, and not the inside of this machine.
-func foreignTransport() *http.Transport {
-	var proxied atomic.Bool
-	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
-		if proxied.Load() {
-			return nil // the proxy is the operator's, and reaches what it may
-		}
+// strangers makes requests to servers that somebody else chose, and not to the inside of this machine.
+type strangers struct{ direct, proxied *http.Transport }
+
+func foreignTransport() *strangers {
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: func(_, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		if err != nil {
 			return err
 		}
 		return checkAddress(to.Addr())
 	}}
-	return &http.Transport{
-		Proxy: func(r *http.Request) (*url.URL, error) {
-			proxy, err := http.ProxyFromEnvironment(r)
-			if proxy != nil {
-				proxied.Store(true)
-			}
-			return proxy, err
-		},
-		DialContext: dialer.DialContext, ResponseHeaderTimeout: time.Minute,
+	return &strangers{
+		direct:  &http.Transport{DialContext: dialer.DialContext, TLSHandshakeTimeout: dialTimeout, ResponseHeaderTimeout: time.Minute},
+		proxied: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: dialTimeout, ResponseHeaderTimeout: time.Minute},
 	}
+}
+
+// dialTimeout bounds the connection, and the agreement on its encryption.
+const dialTimeout = 30 * time.Second
+
+// RoundTrip asks the operator's proxy for what it is for, which reaches what it may; all else is looked at. That is decided for
+// each request: a proxy is for some servers, and never for the machine itself.
+func (s *strangers) RoundTrip(r *http.Request) (*http.Response, error) {
+	proxy, err := http.ProxyFromEnvironment(r)
+	if err != nil {
+		return nil, err
+	}
+	if proxy == nil {
+		return s.direct.RoundTrip(r)
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(r.URL.Hostname(), "[]")); err == nil {
+		if err := checkAddress(ip); err != nil {
+			return nil, err
+		}
+	}
+	return s.proxied.RoundTrip(r)
+}
+
+// CloseIdleConnections closes the connections that are not in use.
+func (s *strangers) CloseIdleConnections() {
+	s.direct.CloseIdleConnections()
+	s.proxied.CloseIdleConnections()
 }
 
 const discovery = "/info/refs"

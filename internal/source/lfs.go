@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -28,6 +30,9 @@ import (
 
 // largestSettings bounds what is read of one .gitattributes or .lfsconfig, in bytes.
 const largestSettings = 1 << 20
+
+// mostPatterns bounds what Git is given of .lfsconfig.
+const mostPatterns = 1000
 
 // bringLFS puts the files that Git LFS keeps in the place of their pointers, which Git has laid out. It returns the index,
 // which takes the files for those of the commit then: Git leaves them alone, here and in the job.
@@ -53,7 +58,7 @@ func (w *Workspace) bringLFS(ctx context.Context, idx *index, out io.Writer) (*i
 	}
 	stats := map[string]unix.Stat_t{}
 	for name, p := range pointers {
-		if stats[name], err = w.placeFile(name, idx.entries[name], p); err != nil {
+		if stats[name], err = w.placeFile(ctx, conf.store(w.mirror), name, idx.entries[name], p); err != nil {
 			return nil, withPath("write", filepath.Join(w.Dir, name), err)
 		}
 	}
@@ -61,10 +66,12 @@ func (w *Workspace) bringLFS(ctx context.Context, idx *index, out io.Writer) (*i
 	if err != nil {
 		return nil, err
 	}
-	if err := writeWhole(w.indexFile(), string(raw)); err != nil {
-		return nil, err
+	if !conf.other { // else the next checkout takes the files for changed, and asks whether its job may have them
+		if err := writeWhole(w.indexFile(), string(raw)); err != nil {
+			return nil, err
+		}
 	}
-	return w.readIndex()
+	return parseIndex(raw, len(w.req.Git.SHA)/2)
 }
 
 // usesLFS spares most projects the rest.
@@ -108,6 +115,15 @@ type lfsConfig struct {
 	paths    []string // pathspecs of the files that are wanted
 }
 
+// store has the files of one endpoint: not all who may have the repository's own may have those of another.
+func (c lfsConfig) store(m *mirror) lfs.Store {
+	if !c.other {
+		return m.files("lfs")
+	}
+	sum := sha256.Sum256([]byte(c.endpoint.String()))
+	return m.files("lfs-" + hex.EncodeToString(sum[:16]))
+}
+
 // lfsConfig reads the commit's .lfsconfig. Of the settings that Git LFS takes from there, those that say where files are and
 // which are wanted.
 func (w *Workspace) lfsConfig(ctx context.Context, idx *index) (lfsConfig, error) {
@@ -134,6 +150,9 @@ func (w *Workspace) lfsConfig(ctx context.Context, idx *index) (lfsConfig, error
 			key, value, _ := strings.Cut(entry, "\n")
 			settings[strings.ToLower(key)] = value
 		}
+	}
+	if n := strings.Count(settings["lfs.fetchinclude"]+settings["lfs.fetchexclude"], ","); n > mostPatterns {
+		return lfsConfig{}, scriptError("write fewer", "lfs.fetchinclude and lfs.fetchexclude in .lfsconfig have %d patterns, more than %d", n, mostPatterns)
 	}
 	conf.paths = lfsPaths(settings["lfs.fetchinclude"], settings["lfs.fetchexclude"])
 	for _, key := range []string{"lfs.url", "remote.origin.lfsurl"} {
@@ -203,7 +222,7 @@ func (w *Workspace) pointers(ctx context.Context, idx *index, conf lfsConfig) (m
 
 // fetchLFS brings the files to this machine.
 func (w *Workspace) fetchLFS(ctx context.Context, conf lfsConfig, pointers map[string]lfs.Pointer, out io.Writer) error {
-	store := w.mirror.files()
+	store := conf.store(w.mirror)
 	want := slices.Collect(maps.Values(pointers))
 	missing, size := map[string]bool{}, int64(0)
 	for _, p := range want {
@@ -232,12 +251,21 @@ func (w *Workspace) fetchLFS(ctx context.Context, conf lfsConfig, pointers map[s
 	return err
 }
 
+// roundTripper makes requests over connections that it keeps for a while.
+type roundTripper interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
 // transport makes connections as Git on this machine does.
-func (r *Request) transport(foreign bool) (*http.Transport, error) {
+func (r *Request) transport(foreign bool) (roundTripper, error) {
 	if foreign {
 		return foreignTransport(), nil
 	}
-	tr := &http.Transport{Proxy: http.ProxyFromEnvironment, ResponseHeaderTimeout: time.Minute}
+	tr := &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DialContext: (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSHandshakeTimeout: dialTimeout, ResponseHeaderTimeout: time.Minute,
+	}
 	if r.CAFile == "" {
 		return tr, nil
 	}
@@ -257,6 +285,9 @@ func (r *Request) transport(foreign bool) (*http.Transport, error) {
 func stayEncrypted(r *http.Request, via []*http.Request) error {
 	if len(via) > 5 || r.URL.Scheme != "https" && via[0].URL.Scheme == "https" {
 		return fmt.Errorf("it redirects to %s, which is not followed", r.URL.Host)
+	}
+	if r.URL.Scheme != via[0].URL.Scheme || r.URL.Host != via[0].URL.Host { // net/http keeps it for other ports, and below the host's name
+		r.Header.Del("Authorization")
 	}
 	return nil
 }
@@ -279,9 +310,12 @@ func explainLFS(err error, endpoint string) error {
 		"fetch from %s: %w: %w", endpoint, ErrAuth, err)
 }
 
+// copiedAtOnce is how much is copied between two looks at whether the job still wants it, in bytes.
+const copiedAtOnce = 64 << 20
+
 // placeFile writes a file of Git LFS in the place of its pointer, and returns what the system says of it.
-func (w *Workspace) placeFile(name string, e entry, p lfs.Pointer) (st unix.Stat_t, err error) {
-	from, err := w.mirror.files().Open(p)
+func (w *Workspace) placeFile(ctx context.Context, store lfs.Store, name string, e entry, p lfs.Pointer) (st unix.Stat_t, err error) {
+	from, err := store.Open(p)
 	if err != nil {
 		return st, err
 	}
@@ -300,8 +334,14 @@ func (w *Workspace) placeFile(name string, e entry, p lfs.Pointer) (st unix.Stat
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := io.Copy(f, from); err != nil {
-		return st, err
+	for done := false; !done; {
+		if ctx.Err() != nil {
+			return st, context.Cause(ctx)
+		}
+		_, err := io.CopyN(f, from, copiedAtOnce)
+		if done = errors.Is(err, io.EOF); err != nil && !done {
+			return st, err
+		}
 	}
 	if o := w.req.Owner; o != nil {
 		if err := f.Chown(o.UID, o.GID); err != nil {

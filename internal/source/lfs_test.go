@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -234,6 +235,16 @@ func TestLFSFromElsewhere(t *testing.T) {
 		t.Errorf("without the right to read: %v", err)
 	}
 
+	// Nor does any job get them from this machine by not saying where they are from.
+	plain := srv.pipeline(t, 2, srv.commit(t, "refs/heads/main", "", map[string]string{
+		".gitattributes": lfsAttributes, "a.psd": files.pointerTo("a"),
+	}))
+	w = open(t, store, plain)
+	if err := w.Checkout(t.Context(), new(bytes.Buffer)); !errors.Is(err, ErrAuth) {
+		t.Errorf("files of another project: %v", err)
+	}
+	w.Close()
+
 	// The inside of the machine is no LFS server.
 	for _, at := range []string{strings.Replace(srv.URL, "127.0.0.1", "localhost", 1), "file:///etc", "ssh://git@example.com/x"} {
 		w := open(t, newStore(t), commit("[lfs]\n\turl = "+at+"\n"))
@@ -314,6 +325,39 @@ func TestLFSOfStrangers(t *testing.T) {
 	defer mu.Unlock()
 	if credentials != "" {
 		t.Errorf("the stranger got %q", credentials)
+	}
+}
+
+// TestRedirectsLoseTheToken: net/http would take it along to another port of the same host, and to a host below it.
+func TestRedirectsLoseTheToken(t *testing.T) {
+	t.Parallel()
+	for to, kept := range map[string]bool{
+		"https://gitlab.test/other": true, "https://gitlab.test:9000/x": false, "https://s3.gitlab.test/x": false, "https://elsewhere.test/x": false,
+	} {
+		first, err1 := http.NewRequest(http.MethodGet, "https://gitlab.test/x", nil)
+		next, err2 := http.NewRequest(http.MethodGet, to, nil)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		next.Header.Set("Authorization", "secret")
+		if err := stayEncrypted(next, []*http.Request{first}); err != nil || (next.Header.Get("Authorization") != "") != kept {
+			t.Errorf("%s: %q %v", to, next.Header.Get("Authorization"), err)
+		}
+	}
+}
+
+// TestAddressesOfClouds: where secrets of the machine are, beside its own inside and its link.
+func TestAddressesOfClouds(t *testing.T) {
+	t.Parallel()
+	for _, a := range []string{"127.0.0.1", "::1", "169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "192.0.0.192", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "::ffff:127.0.0.1", "0.0.0.0"} {
+		if err := checkAddress(netip.MustParseAddr(a)); !errors.Is(err, errNotForJobs) {
+			t.Errorf("%s: %v", a, err)
+		}
+	}
+	for _, a := range []string{"192.0.2.1", "10.0.0.1", "2001:db8::1", "64:ff9b::c000:201"} {
+		if err := checkAddress(netip.MustParseAddr(a)); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
 	}
 }
 

@@ -33,8 +33,9 @@ const (
 	unusedFiles = 14 * 24 * time.Hour
 )
 
-// files are those of Git LFS. No job can reach them: they are put into its workspace as copies.
-func (m *mirror) files() lfs.Store { return lfs.Store{Dir: filepath.Join(m.dir, "lfs")} }
+// files are those of Git LFS, in a folder for each server that they come from. No job can reach them: they are put into its
+// workspace as copies.
+func (m *mirror) files(name string) lfs.Store { return lfs.Store{Dir: filepath.Join(m.dir, name)} }
 
 func (m *mirror) objectsDir() string { return filepath.Join(m.dir, "objects") }
 
@@ -207,8 +208,14 @@ func (m *mirror) maintain(ctx context.Context) error {
 	if err := m.removeStale(); err != nil {
 		return err
 	}
-	if err := m.files().Prune(ctx, unusedFiles); err != nil {
+	stores, err := filepath.Glob(filepath.Join(m.dir, "lfs*"))
+	if err != nil {
 		return err
+	}
+	for _, dir := range stores {
+		if err := m.files(filepath.Base(dir)).Prune(ctx, unusedFiles); err != nil {
+			return err
+		}
 	}
 	packs, err := m.packs()
 	if err != nil || len(packs) <= manyPacks {

@@ -506,7 +506,7 @@ func TestEvict(t *testing.T) {
 	if n, err := store.evict(t.Context(), Unused); n != 2 || err != nil {
 		t.Errorf("%d gone, %v", n, err)
 	}
-	if n := size(store.dir); n != 2+1+1 { // locks
+	if n := size(store.dir); n != 2+1+1+1 { // locks, and that uses are noted
 		t.Errorf("%d files are left", n)
 	}
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {

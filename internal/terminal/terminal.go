@@ -73,10 +73,11 @@ func Listen(o Options) (*Server, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /session/{id}/exec", s.serve)
 	s.http = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10,
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 5 * time.Second, MaxHeaderBytes: 64 << 10,
 		ErrorLog:  slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}},
 	}
+	s.http.SetKeepAlivesEnabled(false) // nobody has a second request
 	go func() {
 		if err := s.http.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			s.log.Error("web terminals are not served any more", "error", err)
