@@ -35,6 +35,21 @@ func outside(t *testing.T) string {
 	return ""
 }
 
+// foreignServer is a server on such an address.
+func foreignServer(t *testing.T, h http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	l, err := net.Listen("tcp", outside(t)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(h)
+	srv.Listener.Close()
+	srv.Listener = l
+	srv.Start()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
 // TestForeignModule: a submodule of another server comes without any credentials, from where that server redirects to,
 // but not from the inside of this machine.
 func TestForeignModule(t *testing.T) {
@@ -49,7 +64,7 @@ func TestForeignModule(t *testing.T) {
 	}
 	var mu sync.Mutex
 	asked, credentials := 0, ""
-	foreign := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	foreign := foreignServer(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		asked++
 		credentials += r.Header.Get("Authorization")
@@ -61,15 +76,7 @@ func TestForeignModule(t *testing.T) {
 		} else {
 			backend.ServeHTTP(w, r)
 		}
-	}))
-	foreign.Listener.Close()
-	l, err := net.Listen("tcp", outside(t)+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign.Listener = l
-	foreign.Start()
-	t.Cleanup(foreign.Close)
+	})
 
 	request := func(path string) Request {
 		sha := srv.commit(t, "refs/heads/main", "", map[string]string{
@@ -102,7 +109,7 @@ func TestForeignModule(t *testing.T) {
 
 	srv.taken()
 	w := open(t, store, request("/inside/lib.git"))
-	err = w.Checkout(t.Context(), new(bytes.Buffer))
+	err := w.Checkout(t.Context(), new(bytes.Buffer))
 	var je *job.Error
 	if !errors.Is(err, errNotForJobs) || !errors.As(err, &je) || je.Reason != job.ScriptFailure {
 		t.Errorf("redirect to the loopback: got %v", err)

@@ -25,15 +25,21 @@ func (w *Workspace) gitmodules(ctx context.Context, idx *index) (map[string]modu
 	if !ok || e.mode == 0o120000 || e.submodule() {
 		return nil, nil
 	}
-	out := &bounded{limit: largestModules}
+	list, err := w.readConfig(ctx, e, largestModules)
+	if err != nil {
+		return nil, scriptError("mend .gitmodules, for example with git submodule sync", "read .gitmodules: %w", err)
+	}
+	return parseModules(list), nil
+}
+
+// readConfig is what git config -z --list prints of a file of the commit that is written like Git's own, limit bytes at most.
+func (w *Workspace) readConfig(ctx context.Context, e entry, limit int) (string, error) {
+	out := &bounded{limit: limit}
 	err := w.store.git.run(ctx, gitCall{
 		args:   []string{"config", "-z", "--no-includes", "--blob", hex.EncodeToString([]byte(e.oid)), "--list"},
 		gitDir: w.mirror.dir, stdout: out, umask: 0o077,
 	})
-	if err != nil {
-		return nil, scriptError("mend .gitmodules, for example with git submodule sync", "read .gitmodules: %w", err)
-	}
-	return parseModules(out.String()), nil
+	return out.String(), err
 }
 
 // parseModules reads what git config -z --list prints, and returns the submodules by path.

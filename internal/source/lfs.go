@@ -138,15 +138,11 @@ func (w *Workspace) lfsConfig(ctx context.Context, idx *index) (lfsConfig, error
 	}
 	settings := map[string]string{}
 	if e, ok := idx.entries[".lfsconfig"]; ok && e.mode&0o170000 == 0o100000 {
-		text := &bounded{limit: largestSettings}
-		err := w.store.git.run(ctx, gitCall{
-			args:   []string{"config", "-z", "--no-includes", "--blob", hex.EncodeToString([]byte(e.oid)), "--list"},
-			gitDir: w.mirror.dir, stdout: text, umask: 0o077,
-		})
+		list, err := w.readConfig(ctx, e, largestSettings)
 		if err != nil {
 			return lfsConfig{}, scriptError("mend .lfsconfig", "read .lfsconfig: %w", err)
 		}
-		for entry := range strings.SplitSeq(text.String(), "\x00") {
+		for entry := range strings.SplitSeq(list, "\x00") {
 			key, value, _ := strings.Cut(entry, "\n")
 			settings[strings.ToLower(key)] = value
 		}

@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -275,7 +273,7 @@ func TestLFSOfStrangers(t *testing.T) {
 	oid := strings.TrimPrefix(strings.Fields(pointer)[3], "sha256:")
 	var mu sync.Mutex
 	credentials := ""
-	foreign := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	foreign := foreignServer(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		credentials += r.Header.Get("Authorization")
 		mu.Unlock()
@@ -294,15 +292,7 @@ func TestLFSOfStrangers(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"objects": []any{map[string]any{
 			"oid": oid, "size": 1, "actions": map[string]any{"download": map[string]any{"href": href}},
 		}}})
-	}))
-	foreign.Listener.Close()
-	l, err := net.Listen("tcp", outside(t)+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	foreign.Listener = l
-	foreign.Start()
-	t.Cleanup(foreign.Close)
+	})
 	for kind, refused := range map[string]bool{"honest": false, "redirect": true, "inside": true} {
 		r := srv.pipeline(t, 1, srv.commit(t, "refs/heads/main", "", map[string]string{
 			".gitattributes": lfsAttributes, "a.psd": pointer, ".lfsconfig": "[lfs]\n\turl = " + foreign.URL + "/" + kind + "\n",
