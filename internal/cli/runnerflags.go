@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -51,63 +52,71 @@ func keyFlags() map[string]keyFlag {
 	}
 }
 
+// runnerTable is a table of [[runners]] that flags are made for.
+type runnerTable struct {
+	prefix, env string // of the names of its keys and of their variables
+	v           reflect.Value
+}
+
+func runnerTables(r *config.Runner) []runnerTable {
+	return []runnerTable{
+		{"", "RUNNER_", reflect.ValueOf(r).Elem()},
+		{"docker.", "DOCKER_", reflect.ValueOf(r.Docker).Elem()},
+		{"custom_build_dir.", "CUSTOM_BUILD_DIR_", reflect.ValueOf(&r.CustomBuildDir).Elem()},
+		{"cache.", "CACHE_", reflect.ValueOf(&r.Cache).Elem()},
+		{"cache.s3.", "CACHE_S3_", reflect.ValueOf(&r.Cache.S3).Elem()},
+	}
+}
+
+// keyAt is the key of field i.
+func (t runnerTable) keyAt(i int) string {
+	key, _, _ := strings.Cut(t.v.Type().Field(i).Tag.Get("toml"), ",")
+	return key
+}
+
 // runnerFlags makes a flag, with its variable, for every key of [[runners]] and its tables, but our own, that has an effect
 // and can be written on a command line.
 func runnerFlags(fs *pflag.FlagSet, r *config.Runner) {
-	names := keyFlags()
-	structFlags(fs, names, "", "RUNNER_", reflect.ValueOf(r).Elem())
-	structFlags(fs, names, "docker.", "DOCKER_", reflect.ValueOf(r.Docker).Elem())
-	structFlags(fs, names, "custom_build_dir.", "CUSTOM_BUILD_DIR_", reflect.ValueOf(&r.CustomBuildDir).Elem())
-	structFlags(fs, names, "cache.", "CACHE_", reflect.ValueOf(&r.Cache).Elem())
-	structFlags(fs, names, "cache.s3.", "CACHE_S3_", reflect.ValueOf(&r.Cache.S3).Elem())
+	for _, t := range runnerTables(r) {
+		tableFlags(fs, t)
+	}
 }
 
 // fillFrom takes from a template what no flag has set.
 func fillFrom(fs *pflag.FlagSet, r, template *config.Runner) {
-	names := keyFlags()
-	fill := func(prefix string, to, from reflect.Value) {
-		for i := range to.NumField() {
-			key, _, _ := strings.Cut(to.Type().Field(i).Tag.Get("toml"), ",")
-			n := names[prefix+key]
-			if n.flag == "" {
-				n.flag = flagOf(prefix + key)
-			}
-			if f := fs.Lookup(n.flag); f == nil || !f.Changed {
-				to.Field(i).Set(from.Field(i))
+	from, tables := runnerTables(template), runnerTables(r)
+	isTable := func(key string) bool {
+		return slices.ContainsFunc(tables, func(t runnerTable) bool { return t.prefix == key+"." })
+	}
+	for n, to := range tables {
+		for i := range to.v.NumField() {
+			key := to.prefix + to.keyAt(i)
+			if f := fs.Lookup(flagOf(key)); !isTable(key) && (f == nil || !f.Changed) {
+				to.v.Field(i).Set(from[n].v.Field(i))
 			}
 		}
 	}
-	docker, dir, cache := *r.Docker, r.CustomBuildDir, r.Cache
-	fill("", reflect.ValueOf(r).Elem(), reflect.ValueOf(template).Elem())
-	r.Docker, r.CustomBuildDir, r.Cache = &docker, dir, cache
-	s3 := r.Cache.S3
-	fill("docker.", reflect.ValueOf(r.Docker).Elem(), reflect.ValueOf(template.Docker).Elem())
-	fill("custom_build_dir.", reflect.ValueOf(&r.CustomBuildDir).Elem(), reflect.ValueOf(&template.CustomBuildDir).Elem())
-	fill("cache.", reflect.ValueOf(&r.Cache).Elem(), reflect.ValueOf(&template.Cache).Elem())
-	r.Cache.S3 = s3
-	fill("cache.s3.", reflect.ValueOf(&r.Cache.S3).Elem(), reflect.ValueOf(&template.Cache.S3).Elem())
 }
 
-func structFlags(fs *pflag.FlagSet, names map[string]keyFlag, prefix, envPrefix string, v reflect.Value) {
-	for i := range v.NumField() {
-		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("toml"), ",")
+func tableFlags(fs *pflag.FlagSet, t runnerTable) {
+	names := keyFlags()
+	for i := range t.v.NumField() {
+		key := t.keyAt(i)
 		if key == "-" || key == "id" { // the server gives the ID
 			continue
 		}
-		n := names[prefix+key]
-		if n.flag == "" {
-			n.flag = flagOf(prefix + key)
-		}
+		n := names[t.prefix+key]
+		n.flag = flagOf(t.prefix + key)
 		if n.env == "" {
-			n.env = envPrefix + strings.ToUpper(strings.ReplaceAll(words(key), "-", "_"))
+			n.env = t.env + strings.ToUpper(strings.ReplaceAll(words(key), "-", "_"))
 		}
 		if n.usage == "" {
 			n.usage = key + " of [[runners]]"
-			if prefix != "" {
-				n.usage = key + " of [runners." + strings.TrimSuffix(prefix, ".") + "]"
+			if t.prefix != "" {
+				n.usage = key + " of [runners." + strings.TrimSuffix(t.prefix, ".") + "]"
 			}
 		}
-		if valueFlag(fs, n, v.Field(i).Addr().Interface()) {
+		if valueFlag(fs, n, t.v.Field(i).Addr().Interface()) {
 			bindEnv(fs, n.flag, n.env)
 		}
 	}
@@ -161,7 +170,12 @@ func setPointer[T any](field **T, parse func(string) (T, error), text, wanted st
 
 // flagOf is the flag for a key of [[runners]]: docker.cap_add is --docker-cap-add.
 // cache.s3.ServerAddress is --cache-s3-server-address.
-func flagOf(key string) string { return strings.NewReplacer(".", "-", "_", "-").Replace(words(key)) }
+func flagOf(key string) string {
+	if n := keyFlags()[key]; n.flag != "" {
+		return n.flag
+	}
+	return strings.NewReplacer(".", "-", "_", "-").Replace(words(key))
+}
 
 var wordEnd = regexp.MustCompile(`([a-z0-9])([A-Z])`)
 
@@ -169,13 +183,7 @@ var wordEnd = regexp.MustCompile(`([a-z0-9])([A-Z])`)
 func words(key string) string { return strings.ToLower(wordEnd.ReplaceAllString(key, "$1-$2")) }
 
 // flagFor is flagOf for a key as config's errors name it.
-func flagFor(key string) string {
-	key = strings.TrimPrefix(key, "runners.")
-	if n := keyFlags()[key]; n.flag != "" {
-		return "--" + n.flag
-	}
-	return "--" + flagOf(key)
-}
+func flagFor(key string) string { return "--" + flagOf(strings.TrimPrefix(key, "runners.")) }
 
 // withoutEffect finds the key of config.toml that an unknown flag of GitLab's register stands for.
 func withoutEffect(flag string) (why string, ok bool) {
