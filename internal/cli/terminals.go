@@ -1,8 +1,6 @@
 package cli
 
 import (
-	"context"
-	"io"
 	"log/slog"
 	"time"
 
@@ -33,12 +31,4 @@ func (s *service) takeDoor(spec *job.Spec) *terminal.Door {
 		return nil
 	}
 	return d.(*terminal.Door)
-}
-
-// opened is a door as jobs see it.
-type opened struct{ *terminal.Door }
-
-// Attach implements executor.Door.
-func (o opened) Attach(shell func(ctx context.Context, in io.Reader, out io.Writer) error) {
-	o.Door.Attach(shell)
 }

@@ -267,7 +267,7 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	}
 	place := executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}
 	if door != nil {
-		place.Door = opened{door}
+		place.Door = door
 	}
 	err = e.Run(ctx, remote, place, spec)
 	if undelivered := (*trace.UndeliveredError)(nil); errors.As(err, &undelivered) && s.life.Err() == nil {

@@ -126,7 +126,9 @@ func selfSigned(host string) (tls.Certificate, string, error) {
 }
 
 // Shell is an interactive shell beside a job. It ends with ctx, or when whoever is there has had enough.
-type Shell func(ctx context.Context, in io.Reader, out io.Writer) error
+//
+// An alias, not a type: who gives one need not know this package.
+type Shell = func(ctx context.Context, in io.Reader, out io.Writer) error
 
 // Door leads to one job.
 type Door struct {
