@@ -297,7 +297,7 @@ func networkRemove(c *call) error {
 	if err != nil {
 		return err
 	}
-	if n.Name == defaultName || n.Given {
+	if n.predefined() {
 		return &apiError{http.StatusForbidden, n.Name + " is a pre-defined network and cannot be removed"}
 	}
 	if err := c.removeNetwork(c.ctx, n.ID); err != nil {
@@ -416,7 +416,7 @@ func networkList(c *call) error {
 		if err != nil {
 			return c.written(err)
 		}
-		if !matchNetwork(f, view) || wantDangling && dangling != (n.Name != defaultName && !n.Given && unused(view)) {
+		if !matchNetwork(f, view) || wantDangling && dangling != (!n.predefined() && unused(view)) {
 			continue
 		}
 		view["Containers"] = map[string]any{} // a list has none
@@ -454,7 +454,7 @@ func networkPrune(c *call) error {
 	}
 	var removed []string
 	for _, n := range c.objects.allNetworks() {
-		if n.Name == defaultName || n.Given {
+		if n.predefined() {
 			continue
 		}
 		view, err := c.networkView(n)

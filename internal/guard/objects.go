@@ -62,6 +62,9 @@ type networkRecord struct {
 	Given    bool   // not made by the job, which has it with its services
 }
 
+// predefined says that the job has the network from its start, and cannot remove it.
+func (n networkRecord) predefined() bool { return n.Name == defaultName || n.Given }
+
 func newObjects(p Policy) *objects {
 	return &objects{
 		prefix: p.prefix(), containers: map[string]*containerRecord{}, networks: map[string]*networkRecord{},
