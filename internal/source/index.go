@@ -31,6 +31,9 @@ type entry struct {
 
 func (e entry) submodule() bool { return e.mode == 0o160000 }
 
+// regular says that it is a file: no link, no submodule.
+func (e entry) regular() bool { return e.mode&0o170000 == 0o100000 }
+
 const indexHead = 12 // bytes: "DIRC", version, number of entries
 
 var errIndex = errors.New("not an index that this program reads")

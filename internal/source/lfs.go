@@ -77,7 +77,7 @@ func (w *Workspace) bringLFS(ctx context.Context, idx *index, out io.Writer) (*i
 // usesLFS spares most projects the rest.
 func (w *Workspace) usesLFS(idx *index) (bool, error) {
 	for name, e := range idx.entries {
-		if path.Base(name) != ".gitattributes" || e.mode&0o170000 != 0o100000 {
+		if path.Base(name) != ".gitattributes" || !e.regular() {
 			continue
 		}
 		text, err := w.readTracked(name, largestSettings)
@@ -137,7 +137,7 @@ func (w *Workspace) lfsConfig(ctx context.Context, idx *index) (lfsConfig, error
 		conf.endpoint = &url.URL{Scheme: remote.Scheme, Host: remote.Host, Path: strings.TrimRight(remote.Path, "/") + ".git/info/lfs"}
 	}
 	settings := map[string]string{}
-	if e, ok := idx.entries[".lfsconfig"]; ok && e.mode&0o170000 == 0o100000 {
+	if e, ok := idx.entries[".lfsconfig"]; ok && e.regular() {
 		list, err := w.readConfig(ctx, e, largestSettings)
 		if err != nil {
 			return lfsConfig{}, scriptError("mend .lfsconfig", "read .lfsconfig: %w", err)
@@ -201,7 +201,7 @@ func (w *Workspace) pointers(ctx context.Context, idx *index, conf lfsConfig) (m
 	found := map[string]lfs.Pointer{}
 	for name := range strings.SplitSeq(list.String(), "\x00") {
 		e, ok := idx.entries[name]
-		if !ok || e.mode&0o170000 != 0o100000 || e.len > lfs.MaxPointer {
+		if !ok || !e.regular() || e.len > lfs.MaxPointer {
 			continue
 		}
 		text, err := w.readTracked(name, lfs.MaxPointer+1)
