@@ -89,6 +89,7 @@ const (
 type GuardSettings struct {
 	Dir               string         // one folder in it per job; short, because the path of a socket has an end
 	Ledger            *ledger.Ledger // whose the Engine's images are
+	Builds            string         // where the last builds of projects are remembered, a folder for each; "" = nowhere
 	Audit             bool
 	TrustConfig       bool   // also give containers what undoes the guard
 	CacheScope        string // project, protected or runner

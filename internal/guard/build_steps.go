@@ -2,8 +2,6 @@ package guard
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -15,13 +13,12 @@ import (
 // classicSteps tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
 // though BuildKit works on several at once. A step is told when all before it are; what it prints meanwhile is kept.
 type classicSteps struct {
-	list     []*classicStep
-	stages   []dockerfile.Stage
-	byVertex map[string]*classicStep // by digest
-	cached   []cacheState            // by stage
-	at       int                     // the step that is being told
-	midLine  bool                    // what was printed last did not end its line
-	write    func(text string)
+	list    []*classicStep // in the order of instructions
+	index   *vertexIndex
+	cached  []cacheState // by stage
+	at      int          // the step that is being told
+	midLine bool         // what was printed last did not end its line
+	write   func(text string)
 }
 
 // classicStep is one instruction.
@@ -38,9 +35,9 @@ type classicStep struct {
 type cacheState struct{ worked, cached bool }
 
 func newClassicSteps(file *checkedFile, write func(text string)) *classicSteps {
-	s := &classicSteps{stages: file.file.Stages(), byVertex: map[string]*classicStep{}, write: write}
-	s.cached = make([]cacheState, len(s.stages))
-	for _, in := range file.file.Instructions() {
+	s := &classicSteps{index: newVertexIndex(file.file), write: write}
+	s.cached = make([]cacheState, len(s.index.stages))
+	for _, in := range s.index.instructions {
 		s.list = append(s.list, &classicStep{Instruction: in, image: file.ids[in.Base]})
 	}
 	return s
@@ -49,10 +46,11 @@ func newClassicSteps(file *checkedFile, write func(text string)) *classicSteps {
 // take reads what BuildKit tells.
 func (s *classicSteps) take(status *control.StatusResponse) {
 	for _, v := range status.Vertexes {
-		step := s.find(v)
-		if step == nil {
+		i, ok := s.index.find(v.Digest, v.Name)
+		if !ok {
 			continue
 		}
+		step := s.list[i]
 		step.begun = step.begun || v.Started != nil
 		step.ended = v.Completed != nil
 		step.cached = step.cached || v.Cached
@@ -62,87 +60,11 @@ func (s *classicSteps) take(status *control.StatusResponse) {
 		}
 	}
 	for _, l := range status.Logs {
-		if step := s.byVertex[l.Vertex]; step != nil {
-			step.logs = append(step.logs, string(l.Msg))
+		if i, ok := s.index.byDigest[l.Vertex]; ok {
+			s.list[i].logs = append(s.list[i].logs, string(l.Msg))
 		}
 	}
 	s.advance()
-}
-
-// vertexName is how BuildKit's own frontend names what it does for an instruction: "[build 2/3] RUN make".
-var vertexName = regexp.MustCompile(`(?s)^\[(.*?)\s*(\d+)/\d+\] (?:ONBUILD )?(\S+)(.*)$`)
-
-// find is the step of a vertex. What a base's triggers do belongs to its FROM.
-func (s *classicSteps) find(v *control.Vertex) *classicStep {
-	if step, ok := s.byVertex[v.Digest]; ok {
-		return step
-	}
-	m := vertexName.FindStringSubmatch(v.Name)
-	if m == nil {
-		return nil
-	}
-	stage := s.stage(m[1])
-	number, err := strconv.Atoi(m[2])
-	if stage < 0 || err != nil {
-		return nil
-	}
-	step := s.step(stage, number, m[3], m[3]+m[4])
-	if step != nil {
-		s.byVertex[v.Digest] = step
-	}
-	return step
-}
-
-// stage finds a stage by the name that BuildKit gives it.
-func (s *classicSteps) stage(label string) int {
-	fields := strings.Fields(label)
-	if len(fields) == 0 {
-		if len(s.stages) == 1 {
-			return 0
-		}
-		return -1
-	}
-	name := fields[len(fields)-1]
-	for i := len(s.stages) - 1; i >= 0; i-- {
-		if s.stages[i].Name == name || s.stages[i].Name == "" && name == fmt.Sprintf("stage-%d", i) {
-			return i
-		}
-	}
-	return -1
-}
-
-// step finds the instruction of a stage that BuildKit counts as number. It counts FROM, triggers, and what works on
-// files, but leaves out a WORKDIR that is there in any case.
-func (s *classicSteps) step(stage, number int, keyword, text string) *classicStep {
-	type candidate struct {
-		step    *classicStep
-		keyword string
-		text    string // "" = not known
-	}
-	var all []candidate
-	for _, step := range s.list {
-		if step.Stage != stage {
-			continue
-		}
-		if step.Works() {
-			all = append(all, candidate{step, step.Keyword, step.Text})
-		}
-		if step.Keyword == "FROM" {
-			for _, k := range s.stages[stage].Triggers {
-				if k != "ARG" && k != "ENV" {
-					all = append(all, candidate{step, k, ""})
-				}
-			}
-		}
-	}
-	for i := number - 1; i >= 0 && i < len(all); i++ {
-		c := all[i]
-		sure := c.keyword != "WORKDIR" || c.text == "" || strings.Contains(c.text, "$") || strings.EqualFold(c.text, text)
-		if strings.EqualFold(c.keyword, keyword) && sure {
-			return c.step
-		}
-	}
-	return nil
 }
 
 // passed reports that BuildKit goes on in a step's stage without it: it is the same as a step of another stage.
@@ -278,7 +200,7 @@ func (s *classicSteps) remember(step *classicStep) {
 	state := &s.cached[step.Stage]
 	switch {
 	case step.Keyword == "FROM":
-		if base := s.stages[step.Stage].Base; base >= 0 {
+		if base := s.index.stages[step.Stage].Base; base >= 0 {
 			*state = s.cached[base]
 		}
 	case step.Works() && step.ended:

@@ -279,12 +279,14 @@ func printable(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "…"
 	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
+	return strings.Map(printableRune, s)
+}
+
+func printableRune(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
 
 // once tells the job's author a line once per guard.
