@@ -124,6 +124,7 @@ type rig struct {
 	global  string // further lines of the file
 	shell   bool   // jobs run without containers
 	command func(args ...string) *exec.Cmd
+	front   func(gitlab *httptest.Server) (url string) // how Slipway gets to GitLab; nil = as it is
 	server  *httptest.Server
 	process *exec.Cmd
 	log     *lockedBuffer
@@ -146,6 +147,9 @@ func newRig(t *testing.T, options ...option) *rig {
 	r.Coordinator = coordinator.New(coordinator.Options{LongPoll: 10 * time.Second, UpdateInterval: time.Second})
 	r.server = httptest.NewServer(r.Coordinator)
 	r.url = r.server.URL
+	if r.front != nil {
+		r.url = r.front(r.server)
+	}
 	r.token = r.AddRunner(coordinator.Runner{Description: "rig", Tags: []string{"dockerd"}, RunUntagged: true}).Token
 	r.writeConfig()
 	t.Cleanup(func() {

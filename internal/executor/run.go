@@ -26,7 +26,7 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 	return trace.Options{
 		Dir:               fmt.Sprintf("%s/%d-%s", e.SpoolDir, p.spec.ID, randomHex(4)),
 		Record:            trace.Record{URL: s.ServerURL, RunnerToken: s.ShortToken, JobID: p.spec.ID, Token: p.spec.Token, FailureReasons: p.spec.Features.FailureReasons},
-		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues(), p.source.git.MaskedValues()),
+		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues(), p.source.git.MaskedValues(), proxySecrets()),
 		MaskPrefixes:      p.spec.Features.TokenMaskPrefixes,
 		MaskDefaultTokens: s.flag("FF_MASK_ALL_DEFAULT_TOKENS", p.vars),
 		Limit:             s.OutputLimit,

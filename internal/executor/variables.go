@@ -1,6 +1,8 @@
 package executor
 
 import (
+	"net/url"
+	"os"
 	"path"
 	"runtime"
 	"strconv"
@@ -94,3 +96,33 @@ func fitsEnvironment(env []string) error {
 	}
 	return nil
 }
+
+// proxySecrets are the passwords in the addresses of this process's proxies, as they stand there and as they are meant: jobs of the
+// shell executor have them in their environment.
+func proxySecrets() (out []string) {
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
+		address := os.Getenv(name)
+		at := strings.LastIndex(address, "@")
+		if at < 0 {
+			continue
+		}
+		_, user, found := strings.Cut(address[:at], "://")
+		if !found {
+			user = address[:at]
+		}
+		_, password, _ := strings.Cut(user, ":")
+		plain, err := url.PathUnescape(password)
+		if err != nil {
+			plain = password
+		}
+		if len(plain) >= shortestSecret {
+			out = append(out, password, plain)
+		}
+	}
+	return out
+}
+
+// shortestSecret is how long a value has to be that is masked without anybody having asked for it.
+//
+// GitLab: of masked variables.
+const shortestSecret = 8

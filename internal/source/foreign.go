@@ -59,7 +59,7 @@ func (m *module) settle(ctx context.Context) error {
 			Hint: "submodules of other servers are fetched by the runner's machine, without the job token: can it reach that server?",
 		}
 	}
-	m.req.extra = append(m.req.extra, setting{"http.followRedirects", "false"})
+	m.req.extra = append(m.req.extra, proxyConfig(u), setting{"http.followRedirects", "false"})
 	if u.String() != m.remote.String() {
 		m.req.extra = append(m.req.extra, setting{"url." + u.String() + ".insteadOf", m.remote.String()})
 	}

@@ -96,11 +96,8 @@ var fixedConfig = []setting{
 	{"advice.detachedHead", "false"},
 }
 
-// passed are the variables of the runner's own environment that its Git sees: how to reach the network, no GIT_*.
-var passed = []string{
-	"PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR",
-	"http_proxy", "https_proxy", "no_proxy", "all_proxy", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY",
-}
+// passed are the variables of the runner's own environment that its Git sees, no GIT_*. Proxies it is told by proxyConfig.
+var passed = []string{"PATH", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 func (g *git) env(c gitCall) []string {
 	env := []string{

@@ -2,6 +2,7 @@ package source
 
 import (
 	"fmt"
+	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -43,7 +44,7 @@ func baseURL(u *url.URL) string {
 // do not go along.
 func remoteConfig(u *url.URL, r *Request) []setting {
 	base := baseURL(u)
-	var config []setting
+	config := []setting{proxyConfig(u)}
 	if r.Token != "" {
 		config = append(config, setting{"credential." + base + ".helper", credentialHelper})
 	}
@@ -57,4 +58,14 @@ func remoteConfig(u *url.URL, r *Request) []setting {
 		config = append(config, setting{"http.sslCAInfo", r.CAFile})
 	}
 	return append(config, r.extra...)
+}
+
+// proxyConfig lets Git take the proxy of the environment that this process's own requests to u take, or none. Left to itself it would
+// read HTTP_PROXY and NO_PROXY in another way: GitLab's API would be reached, and its repositories would not.
+func proxyConfig(u *url.URL) setting {
+	proxy, err := http.ProxyFromEnvironment(&http.Request{URL: u})
+	if err != nil || proxy == nil {
+		return setting{"http.proxy", ""}
+	}
+	return setting{"http.proxy", proxy.String()}
 }
