@@ -1,10 +1,12 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -29,9 +31,9 @@ func TestFindAuth(t *testing.T) {
 		{"third.example/x", "", ""},
 		{"Not A Name", "", ""},
 	} {
-		got, from := FindAuth(c.image, first, second)
-		if got.Username != c.user || from != c.from {
-			t.Errorf("FindAuth(%s) = %q from %q, want %q from %q", c.image, got.Username, from, c.user, c.from)
+		got, from, err := FindAuth(t.Context(), c.image, first, second)
+		if got.Username != c.user || from != c.from || err != nil {
+			t.Errorf("FindAuth(%s) = %q from %q, %v, want %q from %q", c.image, got.Username, from, err, c.user, c.from)
 		}
 	}
 	if _, err := AuthFromJSON("DOCKER_AUTH_CONFIG", "{"); err == nil {
@@ -84,5 +86,41 @@ func TestSecurityOptions(t *testing.T) {
 		if _, err := securityOptions([]string{bad}); err == nil {
 			t.Errorf("%s is taken", bad)
 		}
+	}
+}
+
+// TestFindAuthAsks: of several places the longest path counts; a token is no password, and what a helper says is not quoted.
+func TestFindAuthAsks(t *testing.T) {
+	dir := t.TempDir()
+	for name, answer := range map[string]string{
+		"token": `{"Username":"<token>","Secret":"identity"}`, "path": `{"Username":"path","Secret":"p"}`, "garbled": `secret but no JSON`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte("#!/bin/sh\necho '"+answer+"'\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	s, err := AuthFromJSON("config", `{"auths":{"reg.example/group":{"auth":"aG9zdDpi"}},
+		"credHelpers":{"reg.example":"token","reg.example/group/project":"path","bad.example":"garbled"}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for image, want := range map[string]Credentials{
+		"reg.example/x":               {Server: "reg.example", IdentityToken: "identity"},
+		"reg.example/group/x":         {Server: "reg.example/group", Username: "host", Password: "b"},
+		"reg.example/group/project/x": {Server: "reg.example/group/project", Username: "path", Password: "p"},
+	} {
+		if got, _, err := FindAuth(t.Context(), image, s); got != want || err != nil {
+			t.Errorf("%s: got %+v, %v", image, got, err)
+		}
+	}
+	_, from, err := FindAuth(t.Context(), "bad.example/x", s)
+	if from != "" || err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("got %v from %q", err, from)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := FindAuth(ctx, "reg.example/x", s); !errors.Is(err, context.Canceled) {
+		t.Errorf("of a canceled job: %v", err)
 	}
 }

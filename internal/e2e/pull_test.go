@@ -4,6 +4,9 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -226,4 +229,107 @@ func TestBadImageNames(t *testing.T) {
 	wants(t, log, "the image name is not valid", "Hint: correct `image:`; a variable in it may be empty")
 	log = r.must(job.Success, withVariables(withImage(spec("echo ran"), "${WHAT}"), "WHAT", alpine))
 	wants(t, log, "Using Docker executor with image "+alpine+" ...\n", "\nran\n")
+}
+
+// withHelpers gives Slipway a docker configuration in a folder, where programs are found, too.
+func withHelpers(dir string) option {
+	return func(r *rig) {
+		command := r.command
+		r.command = func(args ...string) *exec.Cmd {
+			cmd := command(args...)
+			cmd.Env = append(cmd.Env, "DOCKER_CONFIG="+dir, "PATH="+dir+":"+os.Getenv("PATH"))
+			return cmd
+		}
+	}
+}
+
+// TestPullCredentialHelpers: programs that keep credentials are asked for those of an image's registry, and no other.
+func TestPullCredentialHelpers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newRig(t, dockerKeys(`pull_policy = "always"`), withHelpers(dir))
+	reg, image := r.registry()
+	r.AddProject(coordinator.Project{Path: "group/demo", Registry: reg.Host, RegistryUser: reg.User, RegistryPassword: job.Secret(reg.Password)})
+	r.AddProject(coordinator.Project{Path: "group/poor"})
+	from := func(project string) *job.Spec {
+		s := pulls(image)
+		s.JobInfo.ProjectID, s.JobInfo.ProjectFullPath = 0, project
+		return s
+	}
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	asked := filepath.Join(dir, "asked")
+	write("docker-credential-works", fmt.Sprintf(`#!/bin/sh
+server=$(cat)
+echo "$1 $server" >>%q
+case "$1 $server" in
+"get %[2]s") echo '{"ServerURL":"%[2]s","Username":"%[3]s","Secret":"%[4]s"}' ;;
+list*) echo '{"https://other.example":"x","%[2]s":"%[3]s"}' ;;
+*) echo "credentials not found in native keychain"; exit 1 ;;
+esac
+`, asked, reg.Host, reg.User, reg.Password))
+	write("docker-credential-broken", "#!/bin/sh\necho the key is gone >&2; exit 7\n")
+	for _, c := range []struct {
+		name, config, project, variable string
+		wants                           []string
+		asked                           string
+	}{
+		{
+			"helper of the registry", `{"credHelpers":{"%s":"works","other.example":"not-installed"}}`, "group/poor", "",
+			[]string{"Authenticating with credentials from " + dir + "/config.json\n"},
+			"get %s\n",
+		},
+		{
+			"store", `{"auths":{"%s":{}},"credsStore":"works"}`, "group/poor", "",
+			[]string{"Authenticating with credentials from " + dir + "/config.json\n"},
+			"list \nget %s\n",
+		},
+		{
+			"helper without them", `{"credHelpers":{"%s/group":"works"}}`, "group/demo", "",
+			[]string{"Authenticating with credentials from job payload (GitLab Registry)\n"},
+			"get %s/group\n",
+		},
+		{
+			"helper that fails", `{"credHelpers":{"%s":"broken"}}`, "group/demo", "",
+			[]string{"WARNING: the credentials of " + dir + "/config.json: docker-credential-broken get: exit status 7: the key is gone\n", "from job payload (GitLab Registry)\n"},
+			"",
+		},
+		{
+			"helper that is not there", `{"credsStore":"not-installed"}`, "group/demo", "",
+			[]string{"docker-credential-not-installed list: ", "executable file not found", "from job payload (GitLab Registry)\n"},
+			"",
+		},
+		{
+			"of the job", "{}", "group/poor", `{"credHelpers":{"%s":"works"}}`,
+			[]string{"Authenticating with credentials from DOCKER_AUTH_CONFIG\n"},
+			"get %s\n",
+		},
+		{
+			"a path", "{}", "group/demo", `{"credHelpers":{"%s":"x/../../../bin/true"}}`,
+			[]string{`WARNING: the credentials of DOCKER_AUTH_CONFIG: "x/../../../bin/true" is no name of a credential helper`, "from job payload (GitLab Registry)\n"},
+			"",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			ofRegistry := strings.NewReplacer("%s", reg.Host)
+			write("config.json", ofRegistry.Replace(c.config))
+			write("asked", "")
+			s := from(c.project)
+			if c.variable != "" {
+				s = withVariables(s, "DOCKER_AUTH_CONFIG", ofRegistry.Replace(c.variable))
+			}
+			log := r.in(t).must(job.Success, s)
+			wants(t, log, append(c.wants, "\nran\n")...)
+			lacks(t, log, reg.Password)
+			got, err := os.ReadFile(asked)
+			if want := ofRegistry.Replace(c.asked); string(got) != want || err != nil {
+				t.Errorf("asked was %q, want %q (%v)", got, want, err)
+			}
+		})
+	}
+	lacks(t, r.log.String(), reg.Password)
 }

@@ -70,7 +70,7 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, im ima
 			return docker.Image{}, configurationError("pull it on the runner's machine, or allow another pull policy", "image %s is not on this machine, and the pull policy is never", name)
 		}
 	}
-	auth, from := e.auth(tr, p, name)
+	auth, from := e.auth(ctx, tr, p, name)
 	if from != "" {
 		tr.Printf("Authenticating with credentials from %s", from)
 	}
@@ -79,7 +79,7 @@ func (e *Executor) imageBy(ctx context.Context, tr *trace.Trace, p *plan, im ima
 }
 
 // auth finds the credentials for an image. A source that cannot be read is a warning: another may serve.
-func (e *Executor) auth(tr *trace.Trace, p *plan, name string) (docker.Credentials, string) {
+func (e *Executor) auth(ctx context.Context, tr *trace.Trace, p *plan, name string) (docker.Credentials, string) {
 	var sources []docker.AuthSource
 	add := func(s docker.AuthSource, err error) {
 		if err != nil {
@@ -99,7 +99,11 @@ func (e *Executor) auth(tr *trace.Trace, p *plan, name string) (docker.Credentia
 		}
 	}
 	add(docker.AuthFromList("job payload (GitLab Registry)", payload), nil)
-	return docker.FindAuth(name, sources...)
+	auth, from, err := docker.FindAuth(ctx, name, sources...)
+	if err != nil {
+		tr.Warnf("%v", err)
+	}
+	return auth, from
 }
 
 func digestOf(img docker.Image, name string) string {

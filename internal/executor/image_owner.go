@@ -72,7 +72,7 @@ func (e *Executor) localImage(ctx context.Context, tr *trace.Trace, p *plan, im 
 		return docker.Image{}, false, err
 	}
 	if found.Private {
-		auth, _ := e.auth(tr, p, name)
+		auth, _ := e.auth(ctx, tr, p, name)
 		if err := e.Engine.MayPull(ctx, name, auth); err != nil {
 			tr.Printf("The image is on this machine, but its registry does not give it to this job: %v", err)
 			return docker.Image{}, false, ctx.Err()
