@@ -4,9 +4,11 @@ package docker
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -61,6 +63,9 @@ func Connect(ctx context.Context, o Options) (*Engine, error) {
 			filepath.Join(certs, "ca.pem"), filepath.Join(certs, "cert.pem"), filepath.Join(certs, "key.pem")))
 	}
 	api, err := client.New(opts...)
+	if err != nil && strings.Contains(err.Error(), "configure TLS") {
+		return nil, &ConnectError{Host: host, Err: err, Hint: "put ca.pem, cert.pem and key.pem into the folder of tls_cert_path in [runners.docker] (or DOCKER_CERT_PATH), or correct it"}
+	}
 	if err != nil {
 		return nil, &ConnectError{Host: host, Err: err, Hint: "correct `host` in [runners.docker] or DOCKER_HOST"}
 	}
@@ -123,8 +128,19 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 
 func connectError(host string, err error) error {
 	e := &ConnectError{Host: host, Err: err}
+	var untrusted *tls.CertificateVerificationError
 	const start = "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
 	switch {
+	case errors.As(err, &untrusted):
+		e.Err = fmt.Errorf("this machine does not trust its certificate: %w", untrusted.Err)
+		e.Hint = "ca.pem in tls_cert_path must be of the authority that signed the Engine's certificate, which must have the name in `host`"
+	case strings.Contains(err.Error(), "remote error: tls: "):
+		e.Err = fmt.Errorf("it does not accept the client's certificate: %w", err)
+		e.Hint = "cert.pem and key.pem in tls_cert_path must be of an authority that the Engine trusts (its --tlscacert)"
+	case errors.Is(err, http.ErrSchemeMismatch):
+		e.Err, e.Hint = errors.New("it speaks no TLS"), "take tls_cert_path out of [runners.docker], or start the Engine with --tlsverify"
+	case strings.Contains(err.Error(), "HTTP request to an HTTPS server"):
+		e.Err, e.Hint = errors.New("it speaks TLS"), "set tls_cert_path in [runners.docker] to a folder with ca.pem, cert.pem and key.pem"
 	case errors.Is(err, fs.ErrPermission), strings.Contains(err.Error(), "permission denied"):
 		e.Err = errors.New("permission denied")
 		e.Hint = "run as root or as a member of the docker group: sudo usermod -aG docker $USER, then log in again"

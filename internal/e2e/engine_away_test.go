@@ -1,11 +1,9 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"os"
 	"path/filepath"
 	"strings"
@@ -109,17 +107,15 @@ func TestLostAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	var lost atomic.Bool
-	srv := &http.Server{ReadHeaderTimeout: patience, Handler: &httputil.ReverseProxy{
-		Rewrite:   func(p *httputil.ProxyRequest) { p.Out.URL.Scheme, p.Out.URL.Host = "http", "docker" },
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return e.Dial(ctx) }},
-		ModifyResponse: func(resp *http.Response) error {
-			if strings.HasSuffix(resp.Request.URL.Path, "/containers/create") && !lost.Swap(true) {
-				return errors.New("lost")
-			}
-			return nil
-		},
-		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-	}}
+	engine := passing(e)
+	engine.ModifyResponse = func(resp *http.Response) error {
+		if strings.HasSuffix(resp.Request.URL.Path, "/containers/create") && !lost.Swap(true) {
+			return errors.New("lost")
+		}
+		return nil
+	}
+	engine.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
+	srv := &http.Server{ReadHeaderTimeout: patience, Handler: engine}
 	go func() { _ = srv.Serve(listener) }()
 	t.Cleanup(func() { srv.Close() })
 	r := newRig(t, dockerKeys("host = \"unix://"+filepath.Join(dir, "s")+"\""))
