@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +30,8 @@ type s3 struct {
 	*httptest.Server
 	t        *testing.T
 	backend  *s3mem.Backend
-	held     chan string // is told of the requests that get no answer: for objects whose names begin with slow
+	held     chan string  // is told of the requests that get no answer: for objects whose names begin with slow
+	cuts     atomic.Int64 // so many answers still break off, with objects whose names begin with cut
 	mu       sync.Mutex
 	requests []string // for objects: method, status, path
 }
@@ -56,6 +59,14 @@ func newS3(t *testing.T) *s3 {
 			s.held <- r.Method
 			<-r.Context().Done()
 			return
+		}
+		if strings.Contains(r.URL.Path, "/cut") && r.Method == http.MethodGet && s.cuts.Add(-1) >= 0 {
+			for key, value := range map[string]string{"Content-Length": "1000", "Etag": `"0"`, "Last-Modified": time.Now().UTC().Format(http.TimeFormat)} {
+				w.Header().Set(key, value)
+			}
+			_, _ = io.WriteString(w, "PK")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
 		}
 		answer := &statusWriter{ResponseWriter: w, status: 200}
 		served.ServeHTTP(answer, r)
@@ -261,6 +272,87 @@ func TestCacheOnS3IsCanceled(t *testing.T) {
 			}
 		} else {
 			wants(t, log, "WARNING: the cache slow-put was not saved: ")
+		}
+	}
+}
+
+// TestHashedCacheKeys: with FF_HASH_CACHE_KEYS caches bear the names that GitLab's runner gives them then, fallback keys too.
+func TestHashedCacheKeys(t *testing.T) {
+	t.Parallel()
+	s := newS3(t)
+	shared := s.runner("known", "    Shared = true")
+	a, b := newRig(t, shared), newRig(t, shared)
+	hashed := func(c job.Cache, script string) *job.Spec {
+		return withVariables(withCache(spec(script), c), "FF_HASH_CACHE_KEYS", "true", "NAME", "%2e%2e/x")
+	}
+	c := job.Cache{Key: "a key of $NAME", Paths: []string{"f"}}
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("a key of %2e%2e/x")))
+	wants(t, a.must(job.Success, hashed(c, "echo hashed >f")), "There is no cache for "+sum+".", "Saved the cache "+sum+": 1 file")
+	if got := s.names(); !slices.Equal(got, []string{"project/7/" + sum}) {
+		t.Errorf("%q", got)
+	}
+	wants(t, b.must(job.Success, hashed(c, "cat f")), "Restored the cache "+sum+": 1 file", "\nhashed\n")
+	other := job.Cache{Key: "none", Paths: []string{"f"}, FallbackKeys: []string{c.Key}, Policy: "pull"}
+	wants(t, b.must(job.Success, hashed(other, "cat f")), "Restored the cache "+sum+": 1 file", "\nhashed\n")
+	plain := withVariables(withCache(spec("test ! -e f"), other), "NAME", "%2e%2e/x")
+	wants(t, b.must(job.Success, plain), "There is no cache for none.", "There is no cache for a key of ../x.")
+	flagged := newRig(t, shared, runnerKeys("  [runners.feature_flags]\n    FF_HASH_CACHE_KEYS = true"))
+	wants(t, flagged.must(job.Success, withVariables(withCache(spec("cat f"), c), "NAME", "%2e%2e/x")), "Restored the cache "+sum, "\nhashed\n")
+}
+
+// TestRestoreCacheAttempts: a fetch that breaks off is tried as often as the job wants, and then the job goes on without the cache.
+func TestRestoreCacheAttempts(t *testing.T) {
+	t.Parallel()
+	s := newS3(t)
+	shared := s.runner("known", "    Shared = true")
+	a := newRig(t, shared)
+	c := job.Cache{Key: "cut", Paths: []string{"f"}}
+	a.must(job.Success, withCache(spec("echo kept >f"), c))
+	c.Policy = "pull"
+	const again = "WARNING: the cache cut cannot be fetched: the bucket caches on "
+	for _, test := range []struct {
+		attempts string
+		cuts     int64
+		restored bool
+	}{{"3", 2, true}, {"2", 2, false}, {"", 1, false}, {"nonsense", 1, false}} {
+		t.Run(test.attempts, func(t *testing.T) {
+			r := newRig(t, shared) // nothing of the cache is on its machine
+			s.cuts.Store(test.cuts)
+			log := r.must(job.Success, withVariables(withCache(spec("cat f || echo none"), c), "RESTORE_CACHE_ATTEMPTS", test.attempts))
+			if n := strings.Count(log, again); int64(n) != test.cuts {
+				t.Errorf("%d of %d tries failed:\n%s", n, test.cuts, log)
+			}
+			if test.restored {
+				wants(t, log, "; trying again", "Restored the cache cut: 1 file", "\nkept\n")
+				lacks(t, log, "the copy on this machine")
+			} else {
+				wants(t, log, "; the copy on this machine is used, if there is one", "There is no cache for cut.", "\nnone\n")
+			}
+			if left := s.cuts.Load(); test.restored && left >= 0 || !test.restored && left != 0 {
+				t.Errorf("the server was asked too often or too seldom: %d", left)
+			}
+		})
+	}
+}
+
+// TestCacheCompressionLevel: the slowest level packs smaller than the fastest, in both formats.
+func TestCacheCompressionLevel(t *testing.T) {
+	t.Parallel()
+	s := newS3(t)
+	r := newRig(t, s.runner("known", "    Shared = true"))
+	for _, format := range []string{"zip", "zipzstd"} {
+		size := func(level string) int64 {
+			key := format + "-" + level
+			r.must(job.Success, withVariables(withCache(spec("seq 1 100000 >f"), job.Cache{Key: key, Paths: []string{"f"}}), "CACHE_COMPRESSION_FORMAT", format, "CACHE_COMPRESSION_LEVEL", level))
+			o, err := s.backend.HeadObject("caches", "project/7/"+key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return o.Size
+		}
+		fastest, slowest, unknown, none := size("fastest"), size("slowest"), size("odd"), size("")
+		if slowest >= fastest || unknown != none {
+			t.Errorf("%s: %d bytes, slowest %d, unknown level %d, none %d", format, fastest, slowest, unknown, none)
 		}
 	}
 }

@@ -96,9 +96,10 @@ func (s Settings) planCaches(p *plan) (out []cachePlan) {
 // fallbackKey is the one that a variable gives.
 //
 // GitLab: it may not name the cache of protected refs, whose keys end so; those of the payload have their ending from the server.
+// Here neither by another spelling.
 func (p *plan) fallbackKey() string {
 	key := p.vars.Get("CACHE_FALLBACK_KEY")
-	if strings.HasSuffix(strings.TrimRight(key, ". "), "-protected") {
+	if strings.HasSuffix(strings.TrimRight(cleanKey(p.vars.Expand(key)), ". "), "-protected") {
 		p.warnings = append(p.warnings, fmt.Sprintf("CACHE_FALLBACK_KEY is %q, which is a cache of protected refs; it is ignored", key))
 		return ""
 	}
@@ -114,6 +115,11 @@ func (s Settings) cacheKey(p *plan, key string) string {
 		sum := sha256.Sum256([]byte(key))
 		return hex.EncodeToString(sum[:])
 	}
+	return cleanKey(key)
+}
+
+// cleanKey makes a key a clean relative path.
+func cleanKey(key string) string {
 	key = escaped.ReplaceAllStringFunc(key, func(e string) string {
 		if strings.EqualFold(e, "%2f") {
 			return "/"

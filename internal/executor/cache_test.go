@@ -54,6 +54,26 @@ func TestCachePlan(t *testing.T) {
 	}
 }
 
+// TestFallbackKeyOfProtectedRefs: a variable gets at no cache of protected refs, however it is spelled.
+func TestFallbackKeyOfProtectedRefs(t *testing.T) {
+	t.Parallel()
+	for key, allowed := range map[string]bool{
+		"main": true, "main-protected/x": true, "main-non_protected": true,
+		"main-protected": false, "main-protected. ": false, "main-protected/": false, "main-protected/x/..": false, `main-protected\`: false,
+		"main-protected%2F": false, "main-protected%2e": false, "x/../main-protected": false, "${EMPTY}main-protected/.": false,
+	} {
+		for _, hash := range []string{"false", "true"} {
+			s, spec := article(), payload(t)
+			spec.Cache = []job.Cache{{Key: "k", Paths: []string{"f"}}}
+			spec.Variables = append(spec.Variables, job.Variable{Key: "CACHE_FALLBACK_KEY", Value: key}, job.Variable{Key: "FF_HASH_CACHE_KEYS", Value: hash})
+			p := planOf(s, spec)
+			if got := len(p.caches[0].fallbacks) == 1; got != allowed {
+				t.Errorf("%q: fallback keys %q, warnings %q", key, p.caches[0].fallbacks, p.warnings)
+			}
+		}
+	}
+}
+
 // onS3 keeps caches in a bucket, with none on the machine alone.
 func onS3(prefix string, disabled bool) func(s *Settings) {
 	return func(s *Settings) {
