@@ -189,3 +189,44 @@ func TestShellBuildsDir(t *testing.T) {
 	unknown := newRig(t, inShell("no-such-user"))
 	unknown.logged("no-such-user")
 }
+
+// TestShellLeftByContainers: what the root of a container left in the project folder is gone in the next job if Slipway is root; else
+// that job fails and says what is in its way.
+func TestShellLeftByContainers(t *testing.T) {
+	t.Parallel()
+	leave := "docker run --rm -v $CI_PROJECT_DIR:/project " + alpine + " sh -c 'mkdir -p /project/made/deep && echo x >/project/made/deep/file && chmod 0700 /project/made'"
+	next := []string{"ls -A", "echo next"}
+	t.Run("root", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, inShell("nobody"))
+		p := r.repository("group/demo", map[string]string{"README": "hello\n"})
+		log := r.must(job.Success, p.spec("main", "echo at $CI_PROJECT_DIR."))
+		_, rest, _ := strings.Cut(log, "\nat ")
+		dir, _, _ := strings.Cut(rest, ".\n")
+		cmd := exec.Command("sh", "-c", leave) // the user of the jobs may not use the Engine
+		cmd.Env = append(os.Environ(), "CI_PROJECT_DIR="+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		log = r.must(job.Success, p.spec("main", next...))
+		wants(t, log, "\nREADME\n", "\nnext\n")
+		lacks(t, log, "\nmade\n")
+	})
+	t.Run("another user", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, inShell(""), ordinaryUser(t))
+		p := r.repository("group/demo", map[string]string{"README": "hello\n"})
+		dir := r.must(job.Success, p.spec("main", leave, "echo at $CI_PROJECT_DIR."))
+		_, dir, _ = strings.Cut(dir, "\nat ")
+		dir, _, _ = strings.Cut(dir, ".\n")
+		for range 2 { // until somebody has removed it
+			log := r.fails(job.SystemFailure, 0, p.spec("main", next...))
+			wants(t, log, "ERROR: Job failed (system failure): ", "clean workspace: "+dir+"/made", "Hint: the operator must remove it; with slipway run by root")
+			lacks(t, log, "\nnext\n")
+		}
+		if err := os.RemoveAll(filepath.Join(dir, "made")); err != nil {
+			t.Fatal(err)
+		}
+		wants(t, r.must(job.Success, p.spec("main", next...)), "\nREADME\n", "\nnext\n")
+	})
+}
