@@ -3,11 +3,17 @@ package docker
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+
+	"github.com/moby/moby/client"
 )
 
 func TestFindAuth(t *testing.T) {
@@ -68,6 +74,38 @@ func TestConnectErrors(t *testing.T) {
 		if !errors.As(err, &e) || e.Hint != c.hint {
 			t.Errorf("Connect(%s) = %v, want hint %q", c.host, err, c.hint)
 		}
+	}
+}
+
+// TestAPIVersion: an Engine is spoken to in its own version, or in the newest that this program knows; one that is too old is refused.
+func TestAPIVersion(t *testing.T) {
+	t.Parallel()
+	var spoken atomic.Value
+	connect := func(version string) (*Engine, error) {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Api-Version", version)
+			if strings.HasSuffix(r.URL.Path, "/version") {
+				spoken.Store(r.URL.Path)
+				_, _ = io.WriteString(w, `{"Version":"test"}`)
+			}
+		}))
+		t.Cleanup(srv.Close)
+		return Connect(t.Context(), Options{Host: "tcp://" + strings.TrimPrefix(srv.URL, "http://")})
+	}
+	for version, want := range map[string]string{MinAPIVersion: MinAPIVersion, "1.45": "1.45", "1.99": client.MaxAPIVersion} {
+		e, err := connect(version)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Version(t.Context()); err != nil || e.APIVersion() != want || spoken.Load() != "/v"+want+"/version" {
+			t.Errorf("an Engine of API %s was asked for %v (%v), and its version is said to be %s", version, spoken.Load(), err, e.APIVersion())
+		}
+		e.Close()
+	}
+	_, err := connect("1.40")
+	var e *ConnectError
+	if !errors.As(err, &e) || !strings.Contains(e.Error(), "the Engine speaks API 1.40, too old") || !strings.Contains(e.Hint, "Engine 20.10") {
+		t.Errorf("got %v", err)
 	}
 }
 

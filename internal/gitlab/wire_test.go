@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"net/textproto"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -307,32 +309,39 @@ func plainBody(t *testing.T, e exchange) []string {
 	return out
 }
 
-// TestFeatures holds what the docker executor declares; the list changes when the executor learns something.
+// TestFeatures holds what the executors declare; the lists change when they learn something.
 func TestFeatures(t *testing.T) {
 	t.Parallel()
-	b, err := json.Marshal(DockerFeatures())
-	if err != nil {
-		t.Fatal(err)
+	both := []string{
+		"variables", "raw_variables", "masking", "artifacts", "upload_multiple_artifacts", "upload_raw_artifacts", "artifacts_exclude",
+		"cache", "fallback_cache_keys", "refspecs", "multi_build_steps", "return_exit_code", "trace_reset", "trace_checksum", "trace_size",
+		"cancelable", "cancel_gracefully", "two_phase_job_commit",
 	}
-	var m map[string]bool
-	if err := json.Unmarshal(b, &m); err != nil {
-		t.Fatal(err)
-	}
-	got := map[string]bool{}
-	for k, on := range m {
-		if on {
-			got[k] = true
+	for name, c := range map[string]struct {
+		declared Features
+		more     []string
+	}{
+		"docker": {DockerFeatures(), []string{
+			"image", "image_executor_opts", "services", "service_variables", "service_multiple_aliases", "service_executor_opts",
+		}},
+		"shell": {ShellFeatures(), []string{"shared"}},
+	} {
+		b, err := json.Marshal(c.declared)
+		var m map[string]bool
+		if err := errors.Join(err, json.Unmarshal(b, &m)); err != nil {
+			t.Fatal(err)
 		}
-	}
-	want := map[string]bool{
-		"variables": true, "raw_variables": true, "masking": true, "image": true, "image_executor_opts": true,
-		"services": true, "service_variables": true, "service_multiple_aliases": true, "service_executor_opts": true,
-		"artifacts": true, "upload_multiple_artifacts": true, "upload_raw_artifacts": true, "artifacts_exclude": true,
-		"cache": true, "fallback_cache_keys": true,
-		"refspecs": true, "multi_build_steps": true, "return_exit_code": true, "trace_reset": true, "trace_checksum": true, "trace_size": true,
-		"cancelable": true, "cancel_gracefully": true, "two_phase_job_commit": true,
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("declared (-want +got):\n%s", diff)
+		var got []string
+		for k, on := range m {
+			if on {
+				got = append(got, k)
+			}
+		}
+		want := slices.Concat(both, c.more)
+		slices.Sort(got)
+		slices.Sort(want)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s declares (-want +got):\n%s", name, diff)
+		}
 	}
 }
