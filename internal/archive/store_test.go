@@ -71,6 +71,15 @@ func TestStore(t *testing.T) {
 	if err := s.Expire(time.Minute); err != nil || get("p", "k") != "4" {
 		t.Errorf("%v", err)
 	}
+	for _, jump := range []time.Duration{24 * time.Hour, 1000 * time.Hour} { // it was used before the clock was set back
+		later := time.Now().Add(jump)
+		if err := os.Chtimes(s.path("p", "k"), later, later); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Expire(time.Minute); err != nil || get("p", "k") != "4" {
+			t.Errorf("%v", err)
+		}
+	}
 	for _, content := range []string{"", "x", "as if: x\x05\x00" + tagMark, tagMark} {
 		tag = "0123456789abcdef-12"
 		put("p", "k", content)

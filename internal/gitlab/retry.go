@@ -59,10 +59,15 @@ func (c *Client) do(ctx context.Context, r call) (*reply, error) {
 	}
 }
 
-// retryWait is how long to wait after the given attempt, and whether the server said so.
+// retryWait is how long to wait after the given attempt, and whether the server said so. By whose clock the server names a time, its
+// own, it says in the same answer: this machine's may be wrong by hours.
 func retryWait(h http.Header, attempt int) (wait time.Duration, told bool) {
 	if t, err := time.Parse(time.RFC1123, h.Get("RateLimit-ResetTime")); err == nil {
-		if d := time.Until(t); d > 0 {
+		now, err := http.ParseTime(h.Get("Date"))
+		if err != nil {
+			now = time.Now()
+		}
+		if d := t.Sub(now); d > 0 {
 			return min(d, maxTold), true
 		}
 	}

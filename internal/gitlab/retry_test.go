@@ -123,6 +123,8 @@ func TestRetryWaits(t *testing.T) {
 			name: "reset time has passed", fails: 1, status: 429, header: reset(-time.Minute, "Retry-After", "7"),
 			min: 7000 * ms, max: 7000 * ms, calls: 2,
 		},
+		{name: "the server's clock is a day ahead", fails: 1, status: 429, header: skewed(24*time.Hour, 13*time.Second), min: 13_000 * ms, max: 13_000 * ms, calls: 2},
+		{name: "the server's clock is a day behind", fails: 1, status: 429, header: skewed(-24*time.Hour, 13*time.Second), min: 13_000 * ms, max: 13_000 * ms, calls: 2},
 		{
 			name: "nonsense", fails: 1, status: 429, header: head("Retry-After", "soon", "RateLimit-ResetTime", "later"),
 			min: 100 * ms, max: 150 * ms, calls: 2,
@@ -346,5 +348,13 @@ func TestConnectionAge(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// skewed is an answer of a server whose clock differs by that much from this machine's.
+func skewed(by, reset time.Duration) func() http.Header {
+	return func() http.Header {
+		now := time.Now().UTC().Add(by)
+		return http.Header{"Date": {now.Format(http.TimeFormat)}, "Ratelimit-Resettime": {now.Add(reset).Format(time.RFC1123)}}
 	}
 }

@@ -72,9 +72,9 @@ func newAuthority() (*authority, error) {
 	return &authority{cert, der, key}, err
 }
 
-// setTimes begins a day ago, for clocks that differ.
+// setTimes begins before all clocks, which may be set back while the job runs.
 func setTimes(c *x509.Certificate) {
-	c.NotBefore = time.Now().Add(-24 * time.Hour)
+	c.NotBefore = time.Unix(0, 0)
 	c.NotAfter = time.Now().Add(certificateTime)
 }
 

@@ -212,14 +212,19 @@ func (o *opening) serveUDP(l *net.UDPConn, port uint16) {
 				peer.Close()
 			})
 		}
-		peer.used.Store(time.Now().UnixNano())
+		peer.note()
 		_, _ = peer.Write(buf[:n])
 	}
 }
 
 type udpPeer struct {
 	net.Conn
-	used atomic.Int64 // when a datagram last came from the client
+	used atomic.Pointer[time.Time] // when a datagram last came from the client
+}
+
+func (p *udpPeer) note() {
+	now := time.Now()
+	p.used.Store(&now)
 }
 
 func (o *opening) newPeer(port uint16) *udpPeer {
@@ -233,7 +238,9 @@ func (o *opening) newPeer(port uint16) *udpPeer {
 		<-o.slots
 		return nil
 	}
-	return &udpPeer{Conn: conn}
+	peer := &udpPeer{Conn: conn}
+	peer.note()
+	return peer
 }
 
 // answer sends back what the container says to a peer, until neither has said anything for a while.
@@ -253,7 +260,7 @@ func (o *opening) answer(l *net.UDPConn, to netip.AddrPort, peer *udpPeer) {
 		case o.ctx.Err() != nil || errors.Is(err, net.ErrClosed):
 			return
 		default:
-			if used := time.Unix(0, peer.used.Load()); time.Since(last) >= o.udpIdle && time.Since(used) >= o.udpIdle {
+			if time.Since(last) >= o.udpIdle && time.Since(*peer.used.Load()) >= o.udpIdle {
 				return
 			}
 		}

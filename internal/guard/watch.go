@@ -29,6 +29,9 @@ func (g *Guard) watch() {
 
 // follow reads events until the stream ends, and returns from when on they are still to be read.
 func (g *Guard) follow(since time.Time) time.Time {
+	if now := time.Now().Round(0); since.Round(0).After(now) { // the clock was set back: what the Engine says from now on is new
+		since = now
+	}
 	q := filters{"type": {"container"}, "event": {"destroy"}, "label": {LabelGuard + "=" + g.policy.Token}}.
 		query(url.Values{"since": {strconv.FormatInt(since.Unix(), 10)}})
 	resp, err := g.engine.do(g.ctx, http.MethodGet, "/events", q, http.Header{"Accept": {"application/json"}}, nil)

@@ -63,6 +63,14 @@ func TestHistory(t *testing.T) {
 		t.Errorf("the oldest record is there still: %v, %v", b, err)
 	}
 
+	for _, jump := range []time.Duration{-24 * time.Hour, 24 * time.Hour, -2 * Unused} { // the clock was set
+		if err := Expire(root, time.Now().Add(jump), Unused); err != nil {
+			t.Error(err)
+		}
+	}
+	if all, err := os.ReadDir(h.dir); err != nil || len(all) != maxBuilds {
+		t.Errorf("%d records are kept, %v", len(all), err)
+	}
 	if err := Expire(root, time.Now().Add(Unused+100*time.Hour), Unused); err != nil {
 		t.Fatal(err)
 	}

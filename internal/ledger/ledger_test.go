@@ -3,11 +3,13 @@ package ledger
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -315,5 +317,31 @@ func TestShared(t *testing.T) {
 	second.file.Close() // as the kernel does
 	if err := l.Repair(t.Context(), engine); err != nil || engine[name] != "" {
 		t.Errorf("not taken back: %v", err)
+	}
+}
+
+// TestExpireByAnotherClock: a clock that is set back or forth by a day takes no name away, and a use that was noted in the future is
+// noted anew.
+func TestExpireByAnotherClock(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	l, now := open(t, t.TempDir()), time.Now()
+	used, ahead := ownName(t, "s1", "used"), ownName(t, "s1", "ahead")
+	engine := shelf{used: "sha256:1", ahead: "sha256:2"}
+	if err := errors.Join(l.Own(used, "s1", "used", now), l.Own(ahead, "s1", "ahead", now.Add(400*day))); err != nil {
+		t.Fatal(err)
+	}
+	for _, jump := range []time.Duration{-day, day, -400 * day} {
+		if removed, err := l.Expire(t.Context(), engine, now.Add(jump), UnusedFor); err != nil || len(removed) != 0 {
+			t.Errorf("%s: removed %v, %v", jump, removed, err)
+		}
+	}
+	if err := l.Use(ahead, now); err != nil {
+		t.Fatal(err)
+	}
+	removed, err := l.Expire(t.Context(), engine, now.Add(UnusedFor+time.Hour), UnusedFor)
+	slices.Sort(removed)
+	if err != nil || !slices.Equal(removed, []string{"ahead", "used"}) {
+		t.Errorf("removed %v, %v", removed, err)
 	}
 }

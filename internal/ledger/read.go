@@ -121,11 +121,12 @@ func (l *Ledger) Entries() ([]Entry, error) {
 // usedEvery is how exactly the last use of a name is known.
 const usedEvery = 24 * time.Hour
 
-// Use notes that a scope's own name is used. It writes once a day, and does not wait for the disk.
+// Use notes that a scope's own name is used. It writes once a day, and does not wait for the disk. A use in the future was noted by
+// a clock that was wrong.
 func (l *Ledger) Use(name string, now time.Time) error {
 	l.mu.Lock()
 	k, ok := l.entries[name]
-	fresh := !ok || now.Sub(k.Used) < usedEvery
+	fresh := !ok || now.Sub(k.Used).Abs() < usedEvery
 	l.mu.Unlock()
 	if fresh {
 		return nil

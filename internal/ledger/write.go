@@ -16,7 +16,7 @@ func (l *Ledger) Own(name, scope, written string, now time.Time) error {
 
 func (l *Ledger) own(e Entry) error {
 	return l.change(func(tx *transaction) error {
-		if old, ok := tx.get(e.Name); ok && old.Pulled == e.Pulled && e.Used.Sub(old.Used) < usedEvery {
+		if old, ok := tx.get(e.Name); ok && old.Pulled == e.Pulled && e.Used.Sub(old.Used).Abs() < usedEvery {
 			return nil
 		}
 		return tx.put(e)

@@ -160,8 +160,8 @@ func TestPrune(t *testing.T) {
 	if err := s.Prune(t.Context(), time.Hour); err != nil {
 		t.Errorf("without a folder: %v", err)
 	}
-	old, used, fresh := pointer("old"), pointer("used"), pointer("fresh")
-	for p, text := range map[Pointer]string{old: "old", used: "used", fresh: "fresh"} {
+	old, used, fresh, ahead := pointer("old"), pointer("used"), pointer("fresh"), pointer("ahead")
+	for p, text := range map[Pointer]string{old: "old", used: "used", fresh: "fresh", ahead: "ahead"} {
 		if err := s.add(p, strings.NewReader(text)); err != nil {
 			t.Fatal(err)
 		}
@@ -171,6 +171,10 @@ func TestPrune(t *testing.T) {
 			}
 		}
 	}
+	later := time.Now().Add(24 * time.Hour) // before the clock was set back
+	if err := os.Chtimes(s.path(ahead), later, later); err != nil {
+		t.Fatal(err)
+	}
 	f, err := s.Open(used)
 	if err != nil {
 		t.Fatal(err)
@@ -179,7 +183,7 @@ func TestPrune(t *testing.T) {
 	if err := s.Prune(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	if s.Has(old) || !s.Has(used) || !s.Has(fresh) {
-		t.Errorf("old %t, used %t, fresh %t", s.Has(old), s.Has(used), s.Has(fresh))
+	if s.Has(old) || !s.Has(used) || !s.Has(fresh) || !s.Has(ahead) {
+		t.Errorf("old %t, used %t, fresh %t, ahead %t", s.Has(old), s.Has(used), s.Has(fresh), s.Has(ahead))
 	}
 }

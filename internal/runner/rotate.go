@@ -75,11 +75,13 @@ type renewed struct {
 	to config.Credentials
 }
 
-// try is a rotation that failed.
+// try is what is known of a token's rotation, in time since Run began: the clock may be set at any moment.
 type try struct {
-	next time.Time
-	wait time.Duration
-	said bool // that it cannot be done here
+	at   time.Time     // when the token is to be replaced, by the clock, and
+	due  time.Duration // when that was, by the clock as it was when the token was first seen
+	next time.Duration // not before
+	wait time.Duration // after a failure
+	said bool          // that it cannot be done here
 }
 
 // Loaded takes a configuration that was read from the file, and returns the one to use: with those new tokens that could
@@ -100,8 +102,9 @@ func (r *Rotation) Loaded(cfg *config.Config) *config.Config {
 
 // Run replaces tokens until ctx ends. Loaded must have been called.
 func (r *Rotation) Run(ctx context.Context) {
+	began := time.Now()
 	for {
-		wait := r.look(ctx, time.Now())
+		wait := r.look(ctx, time.Now(), time.Since(began))
 		select {
 		case <-time.After(wait):
 		case <-r.woken:
@@ -111,8 +114,9 @@ func (r *Rotation) Run(ctx context.Context) {
 	}
 }
 
-// look does what is due and says when to look again.
-func (r *Rotation) look(ctx context.Context, now time.Time) time.Duration {
+// look does what is due and says when to look again. A token is due by the clock, or by the time that went by since it was seen:
+// the one counts for machines that slept, the other where the clock was set back.
+func (r *Rotation) look(ctx context.Context, now time.Time, up time.Duration) time.Duration {
 	r.saveLeft(now)
 	r.mu.Lock()
 	cfg := r.cfg
@@ -125,14 +129,15 @@ func (r *Rotation) look(ctx context.Context, now time.Time) time.Duration {
 			continue
 		}
 		seen[identityOf(run)] = true
-		if t := r.tryOf(run); t.next.After(at) {
-			at = t.next
+		t := r.tryOf(run)
+		if !t.at.Equal(at) {
+			t.at, t.due = at, up+at.Sub(now)
 		}
-		if at.After(now) {
-			wait = min(wait, at.Sub(now))
+		if left := max(min(at.Sub(now), t.due-up), t.next-up); left > 0 {
+			wait = min(wait, left)
 			continue
 		}
-		r.rotate(ctx, run, now)
+		r.rotate(ctx, run, now, up)
 	}
 	return max(wait, 10*time.Millisecond)
 }
@@ -146,15 +151,16 @@ func (r *Rotation) tryOf(run *config.Runner) *try {
 }
 
 // again plans the next try.
-func (t *try) again(now time.Time) {
+func (t *try) again(up time.Duration) {
 	t.wait = min(max(2*t.wait, rotateMin), rotateMax)
-	t.next = now.Add(t.wait)
+	t.next = up + t.wait
 }
 
 // rotate replaces the token of one runner.
-func (r *Rotation) rotate(ctx context.Context, run *config.Runner, now time.Time) {
+func (r *Rotation) rotate(ctx context.Context, run *config.Runner, now time.Time, up time.Duration) {
 	log, t := r.Log.With("runner", run.Name, "expires", run.TokenExpiresAt.Format(time.RFC3339)), r.tryOf(run)
-	t.again(now)
+	t.again(up)
+	next := now.Add(t.wait).Format(time.RFC3339)
 	if err := r.Can(run); err != nil {
 		if !t.said {
 			log.Error("the runner's token is not replaced before it expires, because the new one could not be kept", "error", err)
@@ -169,14 +175,16 @@ func (r *Rotation) rotate(ctx context.Context, run *config.Runner, now time.Time
 	case ctx.Err() != nil:
 		return
 	case errors.Is(err, job.ErrForbidden):
-		log.Error("the server does not accept the runner's token, and so gives no new one", "error", err, "next_try", t.next.Format(time.RFC3339),
+		log.Error("the server does not accept the runner's token, and so gives no new one", "error", err, "next_try", next,
 			"hint", "create a new token on the runner's page in GitLab and put it into config.toml")
 		return
 	case err != nil:
-		log.Warn("the runner's token cannot be replaced now", "error", err, "next_try", t.next.Format(time.RFC3339))
+		log.Warn("the runner's token cannot be replaced now", "error", err, "next_try", next)
 		return
 	}
 	delete(r.tries, identityOf(run))
+	// By a clock that is far ahead the new token is due at once, and so would be each that follows.
+	r.tries[identity{run.URL, to.Token}] = &try{next: up + rotateMax}
 	r.mu.Lock()
 	r.tokens = append(r.tokens, &renewed{run, to})
 	cfg := withCredentials(r.cfg, run, to)

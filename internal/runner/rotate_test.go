@@ -198,3 +198,52 @@ func TestRotateAt(t *testing.T) {
 		}
 	}
 }
+
+// TestRotationByTwoClocks: a token is due by the time that went by even if the clock was set back, and if it was set forth a little
+// early, but not again and again.
+func TestRotationByTwoClocks(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 11, 27, 0, 0, 0, 0, time.UTC)
+	const day = 24 * time.Hour
+	type step struct {
+		up, jump time.Duration // since the start; of the clock
+		resets   int           // so far
+	}
+	for name, c := range map[string]struct {
+		fails int // so many resets
+		steps []step
+	}{
+		"set back":        {steps: []step{{0, 0, 0}, {29 * time.Hour, -day, 0}, {30*time.Hour - time.Second, -day, 0}, {30 * time.Hour, -day, 1}, {31*time.Hour + 1, -day, 1}}},
+		"set forth":       {steps: []step{{0, 0, 0}, {5 * time.Hour, day, 0}, {6 * time.Hour, day, 1}, {8 * time.Hour, day, 1}}},
+		"far ahead":       {steps: []step{{0, 1000 * day, 1}, {time.Minute, 1000 * day, 1}, {time.Hour - 1, 1000 * day, 1}, {time.Hour, 1000 * day, 2}}},
+		"forth and back":  {steps: []step{{0, 0, 0}, {time.Hour, 20 * time.Hour, 0}, {2 * time.Hour, -day, 0}, {30 * time.Hour, -day, 1}}},
+		"slept":           {steps: []step{{0, 0, 0}, {time.Hour, 30 * time.Hour, 1}}},
+		"fails, set back": {fails: 1, steps: []step{{30 * time.Hour, 0, 1}, {30*time.Hour + rotateMin - 1, -day, 1}, {30*time.Hour + rotateMin, -day, 2}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var now time.Time
+			resets := 0
+			r := NewRotation(&Rotation{
+				Can:  func(*config.Runner) error { return nil },
+				Save: func(*config.Runner, config.Credentials) error { return nil },
+				Reset: func(context.Context, *config.Runner) (config.Credentials, error) {
+					if resets++; resets <= c.fails {
+						return config.Credentials{}, errors.New("no answer")
+					}
+					// The server's clock is right, and ours may not be.
+					return config.Credentials{Token: config.Secret(fmt.Sprint("new", resets)), ObtainedAt: now, ExpiresAt: start.Add(60 * time.Hour)}, nil
+				},
+				Apply: func(*config.Config) {},
+				Log:   slog.New(slog.DiscardHandler),
+			})
+			r.Loaded(&config.Config{Runners: []*config.Runner{section("a", func(r *config.Runner) { r.TokenObtainedAt, r.TokenExpiresAt = start, start.Add(40*time.Hour) })}})
+			for _, s := range c.steps {
+				now = start.Add(s.up + s.jump)
+				if r.look(t.Context(), now, s.up); resets != s.resets {
+					t.Errorf("after %s, with the clock off by %s: %d resets, want %d", s.up, s.jump, resets, s.resets)
+				}
+			}
+		})
+	}
+}

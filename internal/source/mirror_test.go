@@ -483,7 +483,7 @@ func TestEvict(t *testing.T) {
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
 		t.Errorf("what was used just now: %d gone, %v", n, err)
 	}
-	old := time.Now().Add(-2 * Unused)
+	old := time.Now().Add(2 * Unused)
 	age := func() {
 		locks, err := filepath.Glob(filepath.Join(store.dir, "*", "*", "use.lock"))
 		more, _ := filepath.Glob(filepath.Join(store.dir, "workspaces", "*", "*", "lock"))
@@ -494,6 +494,11 @@ func TestEvict(t *testing.T) {
 			t.Fatal(locks, more, err)
 		}
 	}
+	age() // before the clock was set back
+	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
+		t.Errorf("what was used in the future: %d gone, %v", n, err)
+	}
+	old = time.Now().Add(-2 * Unused)
 	age()
 	// One workspace is in use, and the mirror with it.
 	if n, err := store.evict(t.Context(), Unused); n != 1 || err != nil {

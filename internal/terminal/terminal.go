@@ -109,7 +109,7 @@ func selfSigned(host string) (tls.Certificate, string, error) {
 		return tls.Certificate{}, "", err
 	}
 	c := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: "slipway"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(10, 0, 0),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "slipway"}, NotBefore: time.Unix(0, 0), NotAfter: time.Now().AddDate(10, 0, 0), // whatever the clock is set to
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true, IsCA: true,
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log/slog"
@@ -154,4 +155,25 @@ func TestHoldEnds(t *testing.T) {
 	}
 	d.Hold(t.Context(), func(time.Duration) {})
 	d.Close()
+}
+
+// TestCertificateOfAnyClock: it holds even if the clock is set back or forth while Slipway runs.
+func TestCertificateOfAnyClock(t *testing.T) {
+	t.Parallel()
+	_, text, err := selfSigned("slipway.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(text))
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	for _, years := range []int{-20, 0, 9} {
+		if _, err := cert.Verify(x509.VerifyOptions{Roots: pool, DNSName: "slipway.test", CurrentTime: time.Now().AddDate(years, 0, 0)}); err != nil {
+			t.Errorf("in %d years: %v", years, err)
+		}
+	}
 }

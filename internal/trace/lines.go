@@ -49,7 +49,8 @@ func (t *Trace) Errorf(format string, args ...any) {
 func (t *Trace) Section(name, headline string) (end func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.mark("section_start", name)
+	began := time.Now()
+	t.mark("section_start", name, began)
 	t.say(clearLine + headlineColour + headline + reset) // GitLab: reset twice
 	return func() {
 		t.mu.Lock()
@@ -58,13 +59,13 @@ func (t *Trace) Section(name, headline string) (end func()) {
 			return
 		}
 		t.endOutput()
-		t.mark("section_end", name)
+		t.mark("section_end", name, began.Add(time.Since(began))) // the duration is true even if the clock was set meanwhile
 	}
 }
 
-func (t *Trace) mark(what, name string) {
+func (t *Trace) mark(what, name string, at time.Time) {
 	if t.sections {
-		t.put(fmt.Sprintf("%s:%d:%s\r%s", what, time.Now().Unix(), name, clearLine))
+		t.put(fmt.Sprintf("%s:%d:%s\r%s", what, at.Unix(), name, clearLine))
 	}
 }
 
