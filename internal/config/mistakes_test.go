@@ -344,11 +344,11 @@ var mistakes = []struct {
 		errs: []string{`f:8: runners.cache.s3.SecretKey: is missing (write it below [runners.cache.s3], or AuthenticationType = "iam")`},
 	},
 	{
-		name: "keys of S3 that are not used", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nSecretKey = \"s\"\nRoleARN = \"arn\"\nUploadRoleARN = \"arn\"\nAssumeRoleMaxConcurrency = 5\nBucketNam = 1\n",
+		name: "keys of S3 that are not used", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nSecretKey = \"s\"\nRoleARN = \"arn:aws:iam::1:role/a\"\nUploadRoleARN = \"b\"\nAssumeRoleMaxConcurrency = 5\nBucketNam = 1\n",
 		warnings: []string{
 			"f:8: runners.cache.s3.AuthenticationType: is not set, and not all of ServerAddress, AccessKey and SecretKey are: the keys are not used, but the rights that Amazon gives to this machine (iam) (write AuthenticationType = \"access-key\" and both keys, or \"iam\")",
-			"f:12: runners.cache.s3.RoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
-			"f:13: runners.cache.s3.UploadRoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
+			`f:13: runners.cache.s3.UploadRoleARN: "b" is no ARN of a role (write it like "arn:aws:iam::123456789012:role/name")`,
+			"f:13: runners.cache.s3.UploadRoleARN: is not used, because RoleARN is set (leave it out: RoleARN is for uploads too)",
 			"f:15: runners.cache.s3.BucketNam: unknown key, ignored (did you mean BucketName?)",
 		},
 	},
