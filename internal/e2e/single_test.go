@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -61,6 +62,16 @@ func TestDoctor(t *testing.T) {
 	wants(t, out, "1 of 1 runners are served", r.url+" takes its token", "GiB left", "ok       the Engine sees "+r.stateDir(),
 		"warning  runner \"rig\"", `→ take socket = "raw" out of [runners.slipway]`)
 	lacks(t, out, "error ")
+	icc, err := exec.Command("docker", "network", "inspect", "bridge", "--format", `{{index .Options "com.docker.network.bridge.enable_icc"}}`).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const open, cure = "warning  containers on docker0 reach each other", `→ write "icc": false into daemon.json`
+	if strings.TrimSpace(string(icc)) == "false" {
+		lacks(t, out, open)
+	} else {
+		wants(t, out, open, cure)
+	}
 	r.RemoveRunner(r.token)
 	if out, err = doctor(); err == nil {
 		t.Error("no error")
