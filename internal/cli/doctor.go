@@ -225,7 +225,7 @@ func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 		d.bad(broken, "check url, the network and its proxies; slipway run tries again until it works", "%s: %v", describe(r), err)
 	}
 	if !r.TokenExpiresAt.IsZero() && time.Until(r.TokenExpiresAt) < 0 {
-		d.bad(broken, "slipway reset-token cannot help any more: register the runner again", "%s: its token has expired", describe(r))
+		d.bad(broken, "slipway reset-token with --pat, a personal access token, gives it a new one", "%s: its token has expired", describe(r))
 	}
 }
 
