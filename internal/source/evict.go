@@ -12,8 +12,7 @@ import (
 // Unused is how long sources stay on the machine that no job has asked for.
 const Unused = 30 * 24 * time.Hour
 
-// evict empties the mirrors and workspaces that were not used for so long and are not in use now, and says how many. The
-// locks stay, with the folders that a job makes before it has them: a job may be waiting for one at this moment.
+// evict removes the mirrors and workspaces that were not used for so long and are not in use now, and says how many.
 func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err error) {
 	var errs []error
 	// A Slipway that did not note when it used what has made some of it.
@@ -43,6 +42,7 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, s.removeEmptyProjects())
 	if err := errors.Join(errs...); err != nil || !fresh {
 		return n, err
 	}
@@ -58,8 +58,8 @@ func touchLock(path string) error {
 	return nil
 }
 
-// evictOne empties a folder but for what is kept. The first of these is its lock, which is touched when it is taken; what is
-// kept and a folder is emptied, too.
+// evictOne empties a folder but for what is kept, and then removes that, too. The first of these is its lock, which is touched when
+// it is taken.
 func evictOne(ctx context.Context, dir string, kept []string, unused time.Duration) (did bool, err error) {
 	path := filepath.Join(dir, kept[0])
 	if info, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) || err == nil && time.Since(info.ModTime()) < unused {
@@ -68,7 +68,7 @@ func evictOne(ctx context.Context, dir string, kept []string, unused time.Durati
 		return false, err
 	}
 	l, err := tryAcquire(path, exclusive)
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) { // used, or evicted by another process
 		return false, nil
 	}
 	if err != nil {
@@ -108,8 +108,20 @@ func evictOne(ctx context.Context, dir string, kept []string, unused time.Durati
 	if errors.As(err, new(*PermissionError)) { // not again in half an hour
 		err = errors.Join(err, l.touch())
 	}
+	if err == nil {
+		err = l.forget(kept)
+	}
 	return did, err
 }
 
 // touch notes that a lock was taken.
 func (l *lock) touch() error { return touchLock(l.f.Name()) }
+
+// removeEmptyProjects removes the folders of projects that have no workspace left. A job that begins makes it again.
+func (s *Store) removeEmptyProjects() error {
+	dirs, err := filepath.Glob(filepath.Join(s.dir, "workspaces", "*"))
+	for _, dir := range dirs {
+		err = errors.Join(err, removeEmpty(dir))
+	}
+	return err
+}

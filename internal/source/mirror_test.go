@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -506,8 +508,13 @@ func TestEvict(t *testing.T) {
 	if n, err := store.evict(t.Context(), Unused); n != 2 || err != nil {
 		t.Errorf("%d gone, %v", n, err)
 	}
-	if n := size(store.dir); n != 2+1+1+1 { // locks, and that uses are noted
+	if n := size(store.dir); n != 1 { // that uses are noted
 		t.Errorf("%d files are left", n)
+	}
+	for _, dir := range []string{"mirrors", "workspaces"} {
+		if left, err := os.ReadDir(filepath.Join(store.dir, dir)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v, %v", dir, left, err)
+		}
 	}
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
 		t.Errorf("nothing is left, but %d gone, %v", n, err)
@@ -518,5 +525,72 @@ func TestEvict(t *testing.T) {
 	}
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
 		t.Errorf("the mirror was used just now: %d gone, %v", n, err)
+	}
+}
+
+// TestEvictBesideJobs: jobs that come and go while their folders are removed never share a slot, and have what they hold.
+func TestEvictBesideJobs(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": "a"})
+	r := srv.pipeline(t, 1, sha)
+	if _, err := store.evict(t.Context(), 0); err != nil { // uses are noted from now on
+		t.Fatal(err)
+	}
+	var inside [2]atomic.Int32
+	var jobs, evictors sync.WaitGroup
+	done, gone := make(chan struct{}), atomic.Int64{}
+	for n := range 6 {
+		jobs.Go(func() {
+			r := r
+			r.Slot = fmt.Sprintf("slot-%d", n%len(inside))
+			for range 100 {
+				w, err := store.Workspace(t.Context(), r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside[n%len(inside)].Add(1) != 1 {
+					t.Error("two jobs are in a slot")
+				}
+				for _, dir := range []string{w.Dir, w.TempDir, w.state, w.ObjectsDir} {
+					if _, err := os.Stat(dir); err != nil {
+						t.Error(err)
+					}
+				}
+				inside[n%len(inside)].Add(-1)
+				w.Close()
+			}
+		})
+	}
+	for range 2 {
+		evictors.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n, err := store.evict(t.Context(), 0)
+				if gone.Add(int64(n)); err != nil {
+					t.Error(err)
+				}
+				if err := (&mirror{dir: filepath.Join(store.dir, "mirrors", r.key()), git: store.git}).maintain(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	jobs.Wait()
+	close(done)
+	evictors.Wait()
+	if gone.Load() == 0 {
+		t.Error("nothing was removed meanwhile")
+	}
+	if _, err := store.evict(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(store.dir, "[mw]*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
 	}
 }
