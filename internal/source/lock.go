@@ -140,6 +140,8 @@ func removeEmpty(dir string) error {
 // release gives the lock back; a nil lock is none.
 func (l *lock) release() {
 	if l != nil {
+		// To close the file is not enough: a process that is being started at this moment has it open, too, until it runs its program.
+		_ = unix.Flock(int(l.f.Fd()), unix.LOCK_UN)
 		l.f.Close()
 	}
 }
