@@ -32,6 +32,7 @@ var homes = map[string][]string{
 	"github.com/moby/buildkit":               {"guard", "dockerfile"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
+	"github.com/moby/sys/user":               {"docker"},
 	"github.com/opencontainers/image-spec":   {"docker"},
 	"github.com/prometheus/client_golang":    {"web"},
 	"github.com/coreos/go-systemd/v22":       {"cli"},
