@@ -24,7 +24,7 @@ var homes = map[string][]string{
 	"github.com/containerd/errdefs":          {"docker"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
-	"github.com/docker/go-units":             {"config", "docker", "executor", "layercache", "source"},
+	"github.com/docker/go-units":             {"config", "disk", "docker", "executor", "layercache", "source"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
 	"github.com/klauspost/compress":          {"archive", "guard"},
