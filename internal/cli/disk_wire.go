@@ -43,7 +43,13 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 	caches := executor.CacheStore(s.folder.Path)
 	return disk.New(disk.Options{
 		Limits: l.ofDisks, Look: disk.Look, Freed: s.observer.Freed, Log: s.log,
-		Dir: s.folder.Path,
+		Dirs: func() []string {
+			dirs := []string{s.folder.Path}
+			for _, k := range s.engines.known() {
+				dirs = append(dirs, k.machine.DataRoot)
+			}
+			return dirs
+		},
 		Folders: []disk.Folder{
 			{What: disk.Caches, Dir: caches.Dir, Evict: caches.Evict},
 			{What: disk.Sources, Dir: s.folder.Sources(), Evict: s.store.Evict},
@@ -67,7 +73,7 @@ func (e diskEngine) cache() docker.BuildCache { return e.BuildCache(e.machine) }
 func (e diskEngine) Name() string { return e.Host() }
 
 // DataDir implements disk.Engine.
-func (e diskEngine) DataDir() string { return e.machine.DataRoot }
+func (e diskEngine) DataDir() string { return e.layers }
 
 // CheapSize implements disk.Engine.
 func (e diskEngine) CheapSize() bool { return e.cache().CheapSize() }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -316,7 +317,7 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
 		return
 	}
-	d.data(m.DataRoot, limits)
+	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
@@ -325,13 +326,17 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	}
 }
 
-// data tells of the disk where an Engine's data lies, and what it is kept to.
-func (d *doctor) data(dir string, limits config.MachineLimits) {
-	if _, err := disk.Look(dir); err != nil && !limits.MinFree.Off() {
-		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
-			"%s, where the Engine's data lies, cannot be seen from here: nothing is removed when its disk gets full", dir)
+// data tells of the disks where an Engine's data lies, and what they are kept to.
+func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
+	d.space("the Engine's data", m.DataRoot, limits.MinFree)
+	layers := layersDir(m)
+	if layers != m.DataRoot && layers != "" {
+		d.space("the Engine's images", layers, limits.MinFree)
 	}
-	d.space("the Engine's data", dir, limits.MinFree)
+	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
+		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	}
 	if n := limits.BuildCache; n > 0 {
 		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))
 	}

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +41,25 @@ type known struct {
 	*docker.Engine
 	machine docker.Machine
 	images  *ledger.Ledger
+	layers  string // where its images and its build cache lie; "" = nobody knows
+}
+
+// layersDir says where the images and the build cache of an Engine lie. With containerd's images that is in containerd's folder, of
+// which the Engine says nothing: it is the one that containerd has by default, or the one that an Engine gives its own containerd.
+func layersDir(m docker.Machine) string {
+	if !m.ContainerdImages {
+		return m.DataRoot
+	}
+	dirs := []string{"/var/lib/containerd", filepath.Join(m.DataRoot, "containerd", "daemon")}
+	if strings.Contains(m.ContainerdSocket, "/docker/containerd/") {
+		slices.Reverse(dirs)
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "io.containerd.snapshotter.v1."+m.StorageDriver)); err == nil {
+			return dir
+		}
+	}
+	return ""
 }
 
 // reached gives an Engine that answers now, what it said of its machine, and the record of its images.
@@ -95,7 +117,7 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		e.log.Warn("the Engine is not reached through a socket: it must be on this machine, where the jobs' folders are", "host", conn.Host())
 	}
 	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
-	e.known.Store(&known{conn, machine, images})
+	e.known.Store(&known{conn, machine, images, layersDir(machine)})
 	e.found()
 	return conn, nil
 }
@@ -184,6 +206,9 @@ func (es *engines) disks() []web.Disk {
 	dirs := map[string]string{es.folder.Path: "state"}
 	for _, k := range es.known() {
 		dirs[k.machine.DataRoot] = "engine"
+		if k.layers != "" {
+			dirs[k.layers] = "engine"
+		}
 	}
 	var out []web.Disk
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {

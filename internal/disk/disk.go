@@ -33,7 +33,7 @@ type Limits struct {
 type Engine interface {
 	// Name tells Engines apart, for people too.
 	Name() string
-	// DataDir is where its data lies.
+	// DataDir is where its images and its build cache lie; "" = nobody knows.
 	DataDir() string
 	// BuildCacheSize is what its build cache takes, in bytes, as PruneTo counts it.
 	BuildCacheSize(ctx context.Context) (int64, error)
@@ -74,7 +74,7 @@ type Removed struct {
 type Options struct {
 	Limits  func() Limits                   // in effect now
 	Engines func() []Engine                 // that are known so far; must not wait for one
-	Dir     string                          // on a disk that must not fill up, whether or not a Folder is there
+	Dirs    func() []string                 // on disks that must not fill up, whatever is there to be removed
 	Folders []Folder                        // in the order in which they are emptied
 	Look    func(dir string) (Space, error) // Look, but in tests
 	Freed   func(what string, bytes int64)  // is told of all that was removed
@@ -86,7 +86,7 @@ type Keeper struct {
 	o      Options
 	woken  chan struct{} // has room for one
 	states map[string]*state
-	unseen map[string]bool // data of Engines that was told of; of Run alone
+	unseen map[string]bool // Engines whose data cannot be seen, which was told; of Run alone
 }
 
 // New makes a Keeper, which does nothing before Run.
@@ -185,12 +185,14 @@ func (k *Keeper) places() []*place {
 	for _, e := range k.o.Engines() {
 		p := at(e.DataDir())
 		if p == nil {
-			k.tellUnseen(e.DataDir())
-			p = of("engine "+e.Name(), e.DataDir(), false)
+			k.tellUnseen(e)
+			p = of("engine "+e.Name(), e.Name(), false)
 		}
 		p.engines = append(p.engines, e)
 	}
-	at(k.o.Dir)
+	for _, dir := range k.o.Dirs() {
+		at(dir)
+	}
 	for _, f := range k.o.Folders {
 		if p := at(f.Dir); p != nil { // else there is nothing in it yet
 			p.folders = append(p.folders, f)
@@ -199,11 +201,11 @@ func (k *Keeper) places() []*place {
 	return all
 }
 
-func (k *Keeper) tellUnseen(dir string) {
-	if k.unseen[dir] || k.o.Limits().MinFree == nil {
+func (k *Keeper) tellUnseen(e Engine) {
+	if k.unseen[e.Name()] || k.o.Limits().MinFree == nil {
 		return
 	}
-	k.unseen[dir] = true
-	k.o.Log.Warn("the disk of the Engine's data cannot be seen from here, so it is not known when it gets full", "dir", dir,
+	k.unseen[e.Name()] = true
+	k.o.Log.Warn("the disk of the Engine's images and build cache cannot be seen from here, so nothing is removed when it gets full", "engine", e.Name(), "dir", e.DataDir(),
 		"hint", "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]")
 }

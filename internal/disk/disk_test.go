@@ -43,7 +43,7 @@ func newMachine(t *testing.T, free uint64) *machine {
 
 func (m *machine) keeper() *Keeper {
 	return New(Options{
-		Limits: func() Limits { return m.limits }, Engines: func() []Engine { return m.engines }, Dir: "/state", Folders: m.folders,
+		Limits: func() Limits { return m.limits }, Engines: func() []Engine { return m.engines }, Dirs: func() []string { return []string{"/state"} }, Folders: m.folders,
 		Look: func(dir string) (Space, error) {
 			m.mu.Lock()
 			defer m.mu.Unlock()
@@ -253,7 +253,7 @@ func TestBound(t *testing.T) {
 	if diff := cmp.Diff([]string{"far keep 30: 0", "far keep 30: 0", "keep 30: 0", "keep 30: 10"}, got); diff != "" {
 		t.Error(diff)
 	}
-	if n := strings.Count(m.log.String(), "the disk of the Engine's data cannot be seen from here"); n != 1 {
+	if n := strings.Count(m.log.String(), "the disk of the Engine's images and build cache cannot be seen from here"); n != 1 {
 		t.Errorf("said %d times:\n%s", n, &m.log)
 	}
 	if !strings.Contains(m.log.String(), `msg="removed what can be made again" what=build_cache of="" count=1 freed=10GiB why="it may take 30GiB (build_cache)"`) || m.freed[BuildCache] != 10*gib {

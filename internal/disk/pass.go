@@ -51,7 +51,7 @@ func (p *pass) run(ctx context.Context) {
 	}
 	p.short = true
 	p.o.Log.Warn("a disk is short, and there is nothing more on it that slipway may remove", "disk", p.dir, "why", p.why,
-		"hint", "docker system df and du show what takes the room: remove what is not needed, or make the disk larger")
+		"hint", "docker system df and du show what takes the room: remove what is not needed, or make the disk larger; until then jobs find next to nothing cached")
 }
 
 // bound keeps each build cache to what it may take. The Engine itself knows whether it takes more.
