@@ -24,9 +24,7 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 	_, err = os.Lstat(noted)
 	fresh := errors.Is(err, fs.ErrNotExist)
 	all, err := s.kept()
-	if err != nil {
-		return 0, err
-	}
+	errs = append(errs, err)
 	for _, k := range all {
 		if ctx.Err() != nil {
 			return n, context.Cause(ctx)
@@ -54,11 +52,8 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 // free again. It says how many it emptied, and the bytes.
 func (s *Store) Evict(ctx context.Context, need int64) (n int, freed int64, err error) {
 	all, err := s.kept()
-	if err != nil {
-		return 0, 0, err
-	}
+	errs := []error{err}
 	slices.SortFunc(all, func(a, b kept) int { return cmp.Or(a.used.Compare(b.used), strings.Compare(a.dir, b.dir)) })
-	var errs []error
 	for _, k := range all {
 		if freed >= need {
 			break
@@ -86,8 +81,9 @@ type kept struct {
 
 func (k kept) lock() string { return filepath.Join(k.dir, k.names[0]) }
 
-// kept are all mirrors and workspaces that ever had their lock taken.
+// kept are all mirrors and workspaces that ever had their lock taken, but for those that the error is about.
 func (s *Store) kept() (all []kept, err error) {
+	var errs []error
 	for pattern, names := range map[string][]string{
 		"mirrors/*":      {useLock, fetchLock},
 		"workspaces/*/*": {slotLock, slotState},
@@ -103,13 +99,14 @@ func (s *Store) kept() (all []kept, err error) {
 				continue
 			}
 			if err != nil {
-				return nil, err
+				errs = append(errs, err)
+				continue
 			}
 			k.used = info.ModTime()
 			all = append(all, k)
 		}
 	}
-	return all, nil
+	return all, errors.Join(errs...)
 }
 
 // touchLock notes a use of what has a lock, if it is there.
