@@ -15,6 +15,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // buildRequest is what a client's query asks for, checked.
@@ -377,7 +378,7 @@ func (b *buildRequest) decode(key string, v any) error {
 
 // checkKeys decodes JSON whose topmost keys are the client's own, so that they may differ in case alone.
 func checkKeys(data []byte, v any) error {
-	if err := checkJSON([]byte(`{"options":` + string(data) + `}`)); err != nil {
+	if err := wire.Check([]byte(`{"options":` + string(data) + `}`)); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v)

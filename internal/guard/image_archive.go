@@ -3,6 +3,8 @@ package guard
 import (
 	"encoding/json"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // An archive of images has the names of its images in up to three files. The Engine gets an archive without any, and tells
@@ -106,7 +108,7 @@ func (d descriptor) named(name string) descriptor {
 // decodeIndex reads an index strictly.
 func decodeIndex(data []byte) (*ociIndex, error) {
 	var index ociIndex
-	if err := decodeStrict(data, &index); err != nil {
+	if err := wire.Decode(data, &index); err != nil {
 		return nil, err
 	}
 	return &index, nil
@@ -115,7 +117,7 @@ func decodeIndex(data []byte) (*ociIndex, error) {
 // decodeManifest reads manifest.json strictly.
 func decodeManifest(data []byte) ([]manifestEntry, error) {
 	var entries []manifestEntry
-	if err := decodeStrict(data, &entries); err != nil {
+	if err := wire.Decode(data, &entries); err != nil {
 		return nil, err
 	}
 	return entries, nil

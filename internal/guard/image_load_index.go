@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // What a descriptor may stand for, by its place. The Engine goes by these types, so nothing else may hide behind one.
@@ -101,7 +103,7 @@ func (l *imageLoader) checkDescriptor(d descriptor, depth int) (paths int, err e
 		return 0, err
 	}
 	var m imageManifest
-	if err := decodeStrict(data, &m); err != nil {
+	if err := wire.Decode(data, &m); err != nil {
 		return 0, err
 	}
 	if m.MediaType != "" && m.MediaType != d.MediaType || isIndex && (m.Config != nil || m.Layers != nil) || !isIndex && m.Manifests != nil {

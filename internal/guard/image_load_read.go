@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // imageLoader reads an archive of images while it goes to the Engine.
@@ -252,7 +254,7 @@ func (l *imageLoader) checkConfig(data []byte) (layers []string, err error) {
 			DiffIDs []string `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := decodeStrict(data, &config); err != nil {
+	if err := wire.Decode(data, &config); err != nil {
 		return nil, err
 	}
 	for _, id := range config.RootFS.DiffIDs {
