@@ -22,12 +22,12 @@ var homes = map[string][]string{
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
 	"github.com/coder/websocket":             {"terminal"},
 	"github.com/containerd/errdefs":          {"docker"},
-	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
+	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor", "tarball"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
 	"github.com/docker/go-units":             {"config", "docker", "executor", "source"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
-	"github.com/klauspost/compress":          {"archive", "guard"},
+	"github.com/klauspost/compress":          {"archive", "tarball"},
 	"github.com/minio/minio-go/v7":           {"objects"},
 	"github.com/moby/buildkit":               {"guard", "dockerfile"},
 	"github.com/moby/moby/api":               {"docker", "guard"},

@@ -22,6 +22,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
@@ -104,7 +106,7 @@ func (s *buildFiles) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
 		if p, ok := m.(*fstypes.Packet); ok && p.Type == fstypes.PACKET_STAT && p.Stat != nil {
-			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, trustedAttributes) })
+			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, tarball.TrustedAttributes) })
 			return checkStat(p.Stat)
 		}
 		return nil

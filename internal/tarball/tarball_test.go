@@ -1,4 +1,4 @@
-package guard
+package tarball
 
 import (
 	"archive/tar"
@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// FuzzArchive: what is sent for an archive holds the entries that the guard read, whatever came.
+// FuzzArchive: what is sent for an archive holds the entries that were read, whatever came.
 func FuzzArchive(f *testing.F) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -30,7 +30,7 @@ func FuzzArchive(f *testing.F) {
 	f.Add([]byte("noise"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var sent bytes.Buffer
-		if rewriteTar(&sent, bytes.NewReader(data), false) != nil {
+		if Rewrite(&sent, bytes.NewReader(data), false) != nil {
 			return
 		}
 		in, out := tar.NewReader(bytes.NewReader(data)), tar.NewReader(&sent)
