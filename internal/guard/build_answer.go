@@ -14,6 +14,7 @@ import (
 	control "github.com/moby/buildkit/api/services/control"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // buildAnswer tells the client of its build: in the classic builder's words, or in BuildKit's own messages, with the
@@ -24,9 +25,9 @@ type buildAnswer struct {
 	file  *checkedFile
 	held  bytes.Buffer // what is told as soon as the client has sent everything
 	open  bool
-	steps *classicSteps // nil for a client that reads BuildKit's messages
-	quiet bytes.Buffer  // what a quiet client reads only if the build fails
-	id    string        // of the image
+	steps *progress.Classic // nil for a client that reads BuildKit's messages
+	quiet bytes.Buffer      // what a quiet client reads only if the build fails
+	id    string            // of the image
 	names replacer
 	cause func(err error) error // what is behind an error of the Engine's connection; may be nil
 }
@@ -102,7 +103,7 @@ func (a *buildAnswer) relay(resp *http.Response) error {
 func (a *buildAnswer) begin() {
 	a.names = a.replacer()
 	if a.b.classic && a.file != nil {
-		a.steps = newClassicSteps(a.file, a.stream)
+		a.steps = progress.NewClassic(a.file.file, a.file.ids, a.stream)
 	}
 	a.c.setHeaders()
 	a.c.w.Header().Set("Content-Type", "application/json")
@@ -148,12 +149,12 @@ func (a *buildAnswer) take(m *buildMessage) error {
 		if err != nil {
 			return err
 		}
-		a.b.steps.take(status, a.c.built)
+		a.b.steps.Take(status, a.c.built)
 		if !a.b.classic {
 			return a.trace(m, status)
 		}
 		if a.steps != nil { // without a file there are none to tell of
-			a.steps.take(status)
+			a.steps.Take(status)
 		}
 	case m.ID == imageMessage:
 		var result struct{ ID string }
@@ -228,7 +229,7 @@ func (a *buildAnswer) succeed() error {
 		return a.fail(err)
 	}
 	if a.steps != nil {
-		a.steps.finish()
+		a.steps.Finish()
 	}
 	if a.b.classic {
 		aux, err := json.Marshal(map[string]string{"ID": a.id})
@@ -270,7 +271,7 @@ func (a *buildAnswer) failed(m *buildMessage) error {
 		message = fmt.Sprintf("The command '%s' returned a non-zero code: %d", command, code)
 	}
 	if a.steps != nil {
-		a.steps.fail()
+		a.steps.Fail()
 	}
 	return a.end(&buildMessage{Error: message, ErrorDetail: &buildError{code, message}})
 }

@@ -15,12 +15,13 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
+	"github.com/slipway-ci/slipway/internal/progress"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // buildRequest is what a client's query asks for, checked.
 type buildRequest struct {
-	steps    stepCount
+	steps    progress.Counter
 	c        *call
 	ctx      context.Context
 	cancel   context.CancelFunc

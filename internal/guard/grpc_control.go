@@ -149,7 +149,7 @@ func (c *call) status(ref string, client statusStream) error {
 		if err != nil {
 			return b.engineError(err)
 		}
-		b.steps.take(m, c.built)
+		b.steps.Take(m, c.built)
 		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
 			return err
 		}

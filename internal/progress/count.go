@@ -1,4 +1,4 @@
-package guard
+package progress
 
 import (
 	"sync"
@@ -6,14 +6,14 @@ import (
 	control "github.com/moby/buildkit/api/services/control"
 )
 
-// stepCount counts the instructions that a build has done, or need not do, each once. FROM is none: it is neither.
-type stepCount struct {
+// Counter counts the instructions that a build has done, or need not do, each once. FROM is none: it is neither.
+type Counter struct {
 	mu   sync.Mutex
 	seen map[string]bool // digests
 }
 
-// take reads what BuildKit tells.
-func (s *stepCount) take(status *control.StatusResponse, count func(cached bool)) {
+// Take reads what BuildKit tells, and calls count for each instruction that has ended. Several goroutines may call it.
+func (s *Counter) Take(status *control.StatusResponse, count func(cached bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, v := range status.Vertexes {
