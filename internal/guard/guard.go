@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
 // Options are what a guard is made of.
@@ -123,7 +124,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	if o.Daemon != nil {
-		if g.daemon.config, err = makeCertificates(g.certificates(), o.Daemon.Names); err != nil {
+		if g.daemon.config, err = tlsport.Certificates(g.certificates(), o.Daemon.Names); err != nil {
 			return nil, err
 		}
 	}
