@@ -16,7 +16,7 @@ import (
 const module = "github.com/slipway-ci/slipway"
 
 // homes are the packages that may import a third-party module: one each, so that replacing one changes one package.
-// moby's API types and BuildKit's have several by design. Tests may import what they like of the test-only ones.
+// moby's API types have two by design, BuildKit's three. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml

@@ -16,7 +16,7 @@ import (
 
 // Error is what is wrong with an archive, in words for who sent it.
 type Error struct {
-	Rule  string // that forbids it, "" = it is a mistake
+	Rule  string // of docs/guard.md that forbids it, "" = it is a mistake
 	What  string
 	Cure  string // what to do instead; may be empty
 	cause error  // an error of reading or writing; may be nil
