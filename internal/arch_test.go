@@ -24,7 +24,7 @@ var homes = map[string][]string{
 	"github.com/containerd/errdefs":          {"docker"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor", "tarball"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
-	"github.com/docker/go-units":             {"config", "docker", "executor", "source"},
+	"github.com/docker/go-units":             {"config", "docker", "executor", "layercache", "source"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
 	"github.com/klauspost/compress":          {"archive", "tarball"},
@@ -32,6 +32,7 @@ var homes = map[string][]string{
 	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
+	"github.com/moby/sys/user":               {"docker"},
 	"github.com/opencontainers/image-spec":   {"docker"},
 	"github.com/prometheus/client_golang":    {"web"},
 	"github.com/coreos/go-systemd/v22":       {"cli"},

@@ -15,6 +15,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
@@ -101,7 +102,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	for _, left := range lefts {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
-	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
+	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), folder.Builds(), o.Log) })
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
 	o.Observer.attach(m, conn.systemID, s.engines.disks)
 	r := newRotating(m, conn, o.Config)
@@ -116,7 +117,7 @@ func runManager(ctx context.Context, o runOptions) error {
 // time.
 const maintainEvery = 30 * time.Minute
 
-func maintain(ctx context.Context, store *source.Store, engines *engines, caches archive.Store, log *slog.Logger) {
+func maintain(ctx context.Context, store *source.Store, engines *engines, caches archive.Store, builds string, log *slog.Logger) {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -130,6 +131,9 @@ func maintain(ctx context.Context, store *source.Store, engines *engines, caches
 		}
 		if err := caches.Expire(executor.CacheUnused); err != nil {
 			log.Warn("some unused caches stay", "error", err)
+		}
+		if err := layercache.Expire(builds, time.Now(), layercache.Unused); err != nil {
+			log.Warn("some records of old builds stay", "error", err)
 		}
 		if err := engines.expireImages(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some unused images stay", "error", err)
@@ -236,6 +240,7 @@ func (s *service) checkVolumes(r *config.Runner, e *engine) {
 func (s *service) settings(r *config.Runner, engine *docker.Engine, machine docker.Machine, images *ledger.Ledger) executor.Settings {
 	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
 	settings.Guard = guardSettings(r, s.guards, images, machine)
+	settings.Guard.Builds = s.folder.Builds()
 	return settings
 }
 

@@ -20,7 +20,7 @@ func TestMetrics(t *testing.T) {
 	}
 	base := "http://" + found[1]
 	r.eventually("slipway is ready", func() bool { return strings.HasPrefix(fetch(t, base+"/health/ready"), "200 ready") })
-	build := withDocker("printf 'FROM "+alpine+"\\nRUN echo $CI_JOB_ID\\nRUN echo 2\\n' >Dockerfile", "docker build .", "docker build .")
+	build := withDocker("printf 'FROM "+alpine+"\\nRUN echo $CI_JOB_ID >/x\\nRUN echo 2\\n' >Dockerfile", "docker build .", "docker build .")
 	r.must(job.Success, withVariables(build, "FF_EXPORT_HIGH_CARDINALITY_METRICS", "true"))
 	victim := r.enqueue(withDocker("echo begun", "docker run --rm --privileged "+alpine+" true || echo refused", untilTold, "exit 3"))
 	r.until(victim, "\nrefused\n")
@@ -40,6 +40,8 @@ func TestMetrics(t *testing.T) {
 		`gitlab_runner_jobs_total{.*,runner_name="rig",.*} 2`,
 		`slipway_build_steps_total{cached="false",.*} 2`,
 		`slipway_build_steps_total{cached="true",.*} 2`,
+		`slipway_build_saved_seconds_total{.*} 0\.[0-9]*[1-9].*`,
+		`slipway_build_saved_bytes_total{.*} [1-9][0-9]*`,
 		`gitlab_runner_job_stage_duration_seconds_count{.*stage="step_script",.*} 1`,
 		`slipway_disk_free_bytes{dir=".*/state",place="state"} [1-9].*`,
 		`slipway_disk_free_bytes{dir="/.*",place="engine"} [1-9].*`,

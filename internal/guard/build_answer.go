@@ -13,6 +13,7 @@ import (
 
 	control "github.com/moby/buildkit/api/services/control"
 
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/progress"
 )
@@ -30,6 +31,7 @@ type buildAnswer struct {
 	id    string            // of the image
 	names replacer
 	cause func(err error) error // what is behind an error of the Engine's connection; may be nil
+	files *layercache.Collector // of the build's context
 }
 
 // replacer turns the Engine's text into the client's.
@@ -38,7 +40,9 @@ type replacer func(text string) string
 // Replace applies it.
 func (r replacer) Replace(text string) string { return r(text) }
 
-func newBuildAnswer(c *call, b *buildRequest) *buildAnswer { return &buildAnswer{c: c, b: b} }
+func newBuildAnswer(c *call, b *buildRequest) *buildAnswer {
+	return &buildAnswer{c: c, b: b, files: &layercache.Collector{}}
+}
 
 // The messages of a build's answer.
 const (
@@ -149,7 +153,7 @@ func (a *buildAnswer) take(m *buildMessage) error {
 		if err != nil {
 			return err
 		}
-		a.b.steps.Take(status, a.c.built)
+		a.b.vertices.Take(status, a.c.built)
 		if !a.b.classic {
 			return a.trace(m, status)
 		}
@@ -231,6 +235,7 @@ func (a *buildAnswer) succeed() error {
 	if a.steps != nil {
 		a.steps.Finish()
 	}
+	a.explain(true)
 	if a.b.classic {
 		aux, err := json.Marshal(map[string]string{"ID": a.id})
 		if err != nil {
@@ -247,6 +252,11 @@ func (a *buildAnswer) succeed() error {
 		a.stream(a.id + "\n")
 	}
 	return nil
+}
+
+// explain has the job's author told what of the build was cached.
+func (a *buildAnswer) explain(ok bool) {
+	a.c.explain(buildRecord{file: a.file, by: a.b, steps: &a.b.vertices, files: a.files, names: shownNames(a.c.query["t"]), image: a.id, ok: ok})
 }
 
 // exitCodes are how the versions of BuildKit tell of a step that failed.
@@ -273,6 +283,7 @@ func (a *buildAnswer) failed(m *buildMessage) error {
 	if a.steps != nil {
 		a.steps.Fail()
 	}
+	a.explain(false)
 	return a.end(&buildMessage{Error: message, ErrorDetail: &buildError{code, message}})
 }
 

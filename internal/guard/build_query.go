@@ -21,8 +21,8 @@ import (
 
 // buildRequest is what a client's query asks for, checked.
 type buildRequest struct {
-	steps    progress.Counter
 	c        *call
+	vertices progress.Vertices
 	ctx      context.Context
 	cancel   context.CancelFunc
 	id       string // at the Engine
@@ -31,6 +31,7 @@ type buildRequest struct {
 	classic    bool // the client wants the classic builder's answer
 	quiet      bool
 	pull       bool
+	noCache    bool   // no step may come out of the build cache
 	dockerfile string // clean, relative
 	target     string
 	platform   string // "" = the Engine's
@@ -173,7 +174,7 @@ func (b *buildRequest) readForm() error {
 		}
 		b.options.Set("platform", b.platform)
 	}
-	if c.flag("nocache") {
+	if b.noCache = c.flag("nocache"); b.noCache {
 		b.options.Set("nocache", "1")
 	}
 	return nil

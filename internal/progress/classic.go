@@ -1,11 +1,9 @@
-// Package progress tells of a build by what BuildKit says of it: in the words of the classic builder, and in numbers. It knows nothing
-// of who asked for the build.
+// Package progress tells of a build by what BuildKit says of it: in the words of the classic builder, and what became of each
+// instruction. It knows nothing of who asked for the build.
 package progress
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -17,13 +15,12 @@ import (
 // Classic tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
 // though BuildKit works on several at once. A step is told when all before it are; what it prints meanwhile is kept.
 type Classic struct {
-	list     []*classicStep
-	stages   []dockerfile.Stage
-	byVertex map[string]*classicStep // by digest
-	cached   []cacheState            // by stage
-	at       int                     // the step that is being told
-	midLine  bool                    // what was printed last did not end its line
-	write    func(text string)
+	list    []*classicStep // in the order of instructions
+	index   *vertexIndex
+	cached  []cacheState // by stage
+	at      int          // the step that is being told
+	midLine bool         // what was printed last did not end its line
+	write   func(text string)
 }
 
 // classicStep is one instruction.
@@ -42,9 +39,9 @@ type cacheState struct{ worked, cached bool }
 // NewClassic begins to tell of the build of a Dockerfile whose bases are resolved. images are the IDs of its bases, by the names that
 // Instruction.Base has.
 func NewClassic(file *dockerfile.File, images map[string]string, write func(text string)) *Classic {
-	s := &Classic{stages: file.Stages(), byVertex: map[string]*classicStep{}, write: write}
-	s.cached = make([]cacheState, len(s.stages))
-	for _, in := range file.Instructions() {
+	s := &Classic{index: newVertexIndex(file), write: write}
+	s.cached = make([]cacheState, len(s.index.stages))
+	for _, in := range s.index.instructions {
 		s.list = append(s.list, &classicStep{Instruction: in, image: images[in.Base]})
 	}
 	return s
@@ -53,10 +50,11 @@ func NewClassic(file *dockerfile.File, images map[string]string, write func(text
 // Take reads what BuildKit tells.
 func (s *Classic) Take(status *control.StatusResponse) {
 	for _, v := range status.Vertexes {
-		step := s.find(v)
-		if step == nil {
+		i, ok := s.index.find(v.Digest, v.Name)
+		if !ok {
 			continue
 		}
+		step := s.list[i]
 		step.begun = step.begun || v.Started != nil
 		step.ended = v.Completed != nil
 		step.cached = step.cached || v.Cached
@@ -66,87 +64,11 @@ func (s *Classic) Take(status *control.StatusResponse) {
 		}
 	}
 	for _, l := range status.Logs {
-		if step := s.byVertex[l.Vertex]; step != nil {
-			step.logs = append(step.logs, string(l.Msg))
+		if i, ok := s.index.byDigest[l.Vertex]; ok {
+			s.list[i].logs = append(s.list[i].logs, string(l.Msg))
 		}
 	}
 	s.advance()
-}
-
-// vertexName is how BuildKit's own frontend names what it does for an instruction: "[build 2/3] RUN make".
-var vertexName = regexp.MustCompile(`(?s)^\[(.*?)\s*(\d+)/\d+\] (?:ONBUILD )?(\S+)(.*)$`)
-
-// find is the step of a vertex. What a base's triggers do belongs to its FROM.
-func (s *Classic) find(v *control.Vertex) *classicStep {
-	if step, ok := s.byVertex[v.Digest]; ok {
-		return step
-	}
-	m := vertexName.FindStringSubmatch(v.Name)
-	if m == nil {
-		return nil
-	}
-	stage := s.stage(m[1])
-	number, err := strconv.Atoi(m[2])
-	if stage < 0 || err != nil {
-		return nil
-	}
-	step := s.step(stage, number, m[3], m[3]+m[4])
-	if step != nil {
-		s.byVertex[v.Digest] = step
-	}
-	return step
-}
-
-// stage finds a stage by the name that BuildKit gives it.
-func (s *Classic) stage(label string) int {
-	fields := strings.Fields(label)
-	if len(fields) == 0 {
-		if len(s.stages) == 1 {
-			return 0
-		}
-		return -1
-	}
-	name := fields[len(fields)-1]
-	for i := len(s.stages) - 1; i >= 0; i-- {
-		if s.stages[i].Name == name || s.stages[i].Name == "" && name == fmt.Sprintf("stage-%d", i) {
-			return i
-		}
-	}
-	return -1
-}
-
-// step finds the instruction of a stage that BuildKit counts as number. It counts FROM, triggers, and what works on
-// files, but leaves out a WORKDIR that is there in any case.
-func (s *Classic) step(stage, number int, keyword, text string) *classicStep {
-	type candidate struct {
-		step    *classicStep
-		keyword string
-		text    string // "" = not known
-	}
-	var all []candidate
-	for _, step := range s.list {
-		if step.Stage != stage {
-			continue
-		}
-		if step.Works() {
-			all = append(all, candidate{step, step.Keyword, step.Text})
-		}
-		if step.Keyword == "FROM" {
-			for _, k := range s.stages[stage].Triggers {
-				if k != "ARG" && k != "ENV" {
-					all = append(all, candidate{step, k, ""})
-				}
-			}
-		}
-	}
-	for i := number - 1; i >= 0 && i < len(all); i++ {
-		c := all[i]
-		sure := c.keyword != "WORKDIR" || c.text == "" || strings.Contains(c.text, "$") || strings.EqualFold(c.text, text)
-		if strings.EqualFold(c.keyword, keyword) && sure {
-			return c.step
-		}
-	}
-	return nil
 }
 
 // passed reports that BuildKit goes on in a step's stage without it: it is the same as a step of another stage.
@@ -288,7 +210,7 @@ func (s *Classic) remember(step *classicStep) {
 	state := &s.cached[step.Stage]
 	switch {
 	case step.Keyword == "FROM":
-		if base := s.stages[step.Stage].Base; base >= 0 {
+		if base := s.index.stages[step.Stage].Base; base >= 0 {
 			*state = s.cached[base]
 		}
 	case step.Works() && step.ended:

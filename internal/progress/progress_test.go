@@ -62,8 +62,8 @@ const (
 	failed
 )
 
-// vertex is what BuildKit tells of an instruction. What took time took a second and a half.
-func vertex(name string, state int) *control.StatusResponse {
+// said is what BuildKit tells of an instruction. What took time took a second and a half.
+func said(name string, state int) *control.StatusResponse {
 	v := &control.Vertex{Digest: "of " + name, Name: name, Started: timestamppb.New(time.Unix(1, 0))}
 	if state != running {
 		v.Completed = timestamppb.New(time.Unix(2, 5e8))
@@ -84,14 +84,14 @@ func TestClassic(t *testing.T) {
 	t.Parallel()
 	s, out := told(t)
 	for _, m := range []*control.StatusResponse{
-		vertex("[internal] load build context", done),
-		vertex("[build 1/3] FROM docker.io/library/alias", cached),
-		vertex("[build 2/3] RUN make", running),
-		vertex("[stage-1 1/2] FROM docker.io/library/alias", cached),
+		said("[internal] load build context", done),
+		said("[build 1/3] FROM docker.io/library/alias", cached),
+		said("[build 2/3] RUN make", running),
+		said("[stage-1 1/2] FROM docker.io/library/alias", cached),
 		logs("[build 2/3] RUN make", "making"),
-		vertex("[build 2/3] RUN make", done),
-		vertex("[build 3/3] COPY f /f", done),
-		vertex("[stage-1 2/2] COPY --from=build /made /", done),
+		said("[build 2/3] RUN make", done),
+		said("[build 3/3] COPY f /f", done),
+		said("[stage-1 2/2] COPY --from=build /made /", done),
 	} {
 		s.Take(m)
 	}
@@ -122,9 +122,9 @@ Step 7/7 : CMD ["/made"]
 func TestClassicFails(t *testing.T) {
 	t.Parallel()
 	s, out := told(t)
-	s.Take(vertex("[build 1/3] FROM docker.io/library/alias", cached))
-	s.Take(vertex("[build 2/3] RUN make", cached))
-	s.Take(vertex("[build 3/3] COPY f /f", failed))
+	s.Take(said("[build 1/3] FROM docker.io/library/alias", cached))
+	s.Take(said("[build 2/3] RUN make", cached))
+	s.Take(said("[build 3/3] COPY f /f", failed))
 	s.Fail()
 	want := `Step 1/7 : FROM base AS build
  ---> 0123456789ab
@@ -150,7 +150,7 @@ func TestClassicTellsEachStepOnce(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		s, out := told(t)
 		for range 20 {
-			s.Take(vertex(names[r.IntN(len(names))], r.IntN(failed)))
+			s.Take(said(names[r.IntN(len(names))], r.IntN(failed)))
 			s.Take(logs(names[r.IntN(len(names))], "log\n"))
 		}
 		s.Finish()
@@ -169,18 +169,37 @@ func TestClassicTellsEachStepOnce(t *testing.T) {
 	}
 }
 
-// TestCounter counts each instruction that has ended once, and no FROM.
-func TestCounter(t *testing.T) {
+// TestVertices counts each instruction that has ended once, and no FROM.
+func TestVertices(t *testing.T) {
 	t.Parallel()
-	var c Counter
+	var c Vertices
 	got := map[bool]int{}
 	for _, m := range []*control.StatusResponse{
-		vertex("[1/4] FROM x", cached), vertex("[2/4] RUN a", running), vertex("[2/4] RUN a", done), vertex("[2/4] RUN a", done), vertex("[3/4] RUN b", cached),
-		vertex("[4/4] RUN c", failed), vertex("[internal] load build context", done), vertex("exporting to image", done),
+		said("[1/4] FROM x", cached), said("[2/4] RUN a", running), said("[2/4] RUN a", done), said("[2/4] RUN a", done), said("[3/4] RUN b", cached),
+		said("[4/4] RUN c", failed), said("[internal] load build context", done), said("exporting to image", done),
 	} {
 		c.Take(m, func(cached bool) { got[cached]++ })
 	}
 	if diff := cmp.Diff(map[bool]int{true: 1, false: 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestVerticesOf finds what became of each instruction; what a base's triggers do belongs to its FROM.
+func TestVerticesOf(t *testing.T) {
+	t.Parallel()
+	var v Vertices
+	for _, m := range []*control.StatusResponse{
+		said("[build 1/3] FROM x", cached), said("[build 2/3] RUN make", done), said("[build 3/3] COPY f /f", failed), said("[stage-1 2/2] COPY --from=build /made /", running),
+		said("[internal] load build context", done), said("[build 3/3] RUN other", done),
+	} {
+		v.Take(m, func(bool) {})
+	}
+	took := 1500 * time.Millisecond
+	want := map[int]Vertex{
+		0: {Begun: true, Ended: true, Cached: true, Took: took}, 1: {Begun: true, Ended: true, Took: took}, 3: {Begun: true, Ended: true, Failed: true, Took: took}, 5: {Begun: true},
+	}
+	if diff := cmp.Diff(want, v.Of(read(t, text))); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -39,6 +39,7 @@ type Monitor struct {
 	now      func() Now
 
 	jobs, failed, denials, steps *prometheus.CounterVec
+	savedSeconds, savedBytes     *prometheus.CounterVec
 	errors, statuses, configured *prometheus.CounterVec
 	durations, queued, calls     *prometheus.HistogramVec
 	stages                       *prometheus.HistogramVec
@@ -72,6 +73,10 @@ func New(b Build, now func() Now) *Monitor {
 			"Calls that the guards of jobs' sockets refused, by the rule; audited: would have refused.", with("rule", "audited")),
 		steps: counter("slipway_build_steps_total",
 			"Instructions of Dockerfiles that builds through jobs' sockets came to; cached: they were done before.", with("cached")),
+		savedSeconds: counter("slipway_build_saved_seconds_total",
+			"What the cached instructions of builds took when they were last done on this machine.", runner),
+		savedBytes: counter("slipway_build_saved_bytes_total",
+			"The layers of the cached instructions of builds that made an image.", runner),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gitlab_runner_job_duration_seconds", Help: "Histogram of job durations",
 			Buckets: []float64{30, 60, 300, 600, 1800, 3600, 7200, 10800, 18000, 36000},
@@ -101,7 +106,7 @@ func New(b Build, now func() Now) *Monitor {
 		m.errors.WithLabelValues(level) // there from the start: a rate needs a zero
 	}
 	m.registry.MustRegister(
-		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.durations, m.stages, m.queued, m.calls, version, state{m},
+		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.savedSeconds, m.savedBytes, m.durations, m.stages, m.queued, m.calls, version, state{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m

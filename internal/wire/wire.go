@@ -20,10 +20,13 @@ func Printable(s string) string {
 	if len(s) > 200 {
 		s = s[:200] + "…"
 	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
+	return strings.Map(PrintableRune, s)
+}
+
+// PrintableRune is a rune of such a text.
+func PrintableRune(r rune) rune {
+	if !unicode.IsPrint(r) {
+		return '?'
+	}
+	return r
 }
