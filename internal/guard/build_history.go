@@ -149,6 +149,9 @@ func (r buildRecord) build() *layercache.Build {
 			Text: in.Text, Line: in.Line, Works: in.Works(), Run: in.Keyword == "RUN", Sources: in.Sources, Stages: in.Stages,
 			Fetches: in.Keyword == "ADD" && strings.Contains(in.Text, "://"),
 		}
+		for _, name := range in.Images {
+			step.Images = append(step.Images, r.file.ids[name])
+		}
 		if in.Works() && in.Needed {
 			step.Outcome, step.Took = r.outcome(in.Keyword, found[i])
 		}
