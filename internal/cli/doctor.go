@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,9 +13,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/disk"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -141,7 +142,7 @@ func (d *doctor) examine(ctx context.Context) {
 		o := engineOptions(r.Docker)
 		if !asked[o] {
 			asked[o] = true
-			d.engine(ctx, o, dir, guarded[o])
+			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
 		}
 	}
 }
@@ -187,7 +188,7 @@ func (d *doctor) stateDir(cfg *config.Config) string {
 		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
 		return ""
 	}
-	d.space("the state folder", dir)
+	d.space("the state folder", dir, cfg.Slipway.Limits.MinFree)
 	return dir
 }
 
@@ -197,22 +198,31 @@ const (
 	littleSpace    = 10 << 30
 )
 
-func (d *doctor) space(what, dir string) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+func (d *doctor) space(what, dir string, minFree *config.MinFree) {
+	space, err := disk.Look(dir)
+	if err != nil {
 		return // not on this machine, or not ours to see
 	}
-	free := st.Bavail * uint64(st.Bsize)
-	gib := float64(free) / (1 << 30)
+	left := fmt.Sprintf("%s (%s) has %.1f GiB left", what, dir, gib(space.Free))
+	kept := minFree.Of(space.Size)
+	budget := fmt.Sprintf("; slipway run keeps %.1f GiB free (min_free)", gib(kept))
+	if minFree.Off() {
+		budget = `; nothing is kept free (min_free = "0")`
+	}
+	const cure = "make room (docker system df shows what the Engine needs)"
 	switch {
-	case free < hardlyAnySpace:
-		d.bad(broken, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left: jobs will fail", what, dir, gib)
-	case free < littleSpace:
-		d.bad(warning, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left", what, dir, gib)
+	case space.Free < hardlyAnySpace:
+		d.bad(broken, cure, "%s: jobs will fail%s", left, budget)
+	case space.Free < kept:
+		d.bad(warning, cure+", or lower min_free in [slipway.limits]", "%s, and slipway run removes what can be made again to keep %.1f GiB free (min_free)", left, gib(kept))
+	case space.Free < littleSpace:
+		d.bad(warning, cure, "%s%s", left, budget)
 	default:
-		d.fine("%s (%s) has %.0f GiB left", what, dir, gib)
+		d.fine("%s%s", left, budget)
 	}
 }
+
+func gib(bytes uint64) float64 { return float64(bytes) / (1 << 30) }
 
 func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 	err := conn.verify(ctx, r)
@@ -269,7 +279,7 @@ func (d *doctor) guard(r *config.Runner) {
 	}
 }
 
-func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, guarded bool) {
+func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, guarded bool, limits config.MachineLimits) {
 	e, err := docker.Connect(ctx, o)
 	if err != nil {
 		d.bad(broken, hintOf(err), "%v", err)
@@ -287,11 +297,27 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
 		return
 	}
-	d.space("the Engine's data", m.DataRoot)
+	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
 	if stateDir != "" {
 		d.place(ctx, e, stateDir, guarded)
+	}
+}
+
+// data tells of the disks where an Engine's data lies, and what they are kept to.
+func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
+	d.space("the Engine's data", m.DataRoot, limits.MinFree)
+	layers := layersDir(m)
+	if layers != m.DataRoot && layers != "" {
+		d.space("the Engine's images", layers, limits.MinFree)
+	}
+	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
+		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	}
+	if n := limits.BuildCache; n > 0 {
+		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))
 	}
 }

@@ -71,7 +71,7 @@ func TestDoctorMeasuresDisks(t *testing.T) {
 		"1048572k": {broken, "has 1.0 GiB left: jobs will fail"}, // a page less than 1 GiB
 		"1g":       {warning, "has 1.0 GiB left"},
 		"2560m":    {warning, "has 2.5 GiB left"},
-		"11g":      {fine, "has 11"},
+		"11g":      {fine, "has 11.0 GiB left; slipway run keeps 0.5 GiB free (min_free)"},
 	} {
 		dir := t.TempDir()
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
@@ -79,13 +79,13 @@ func TestDoctorMeasuresDisks(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 		d := &doctor{}
-		d.space("the disk", dir)
+		d.space("the disk", dir, nil)
 		if len(d.findings) != 1 || d.findings[0].Level != c.want || !strings.Contains(d.findings[0].What, "the disk ("+dir+") "+c.what) || (d.findings[0].Cure == "") != (c.want == fine) {
 			t.Errorf("%s: %+v", size, d.findings)
 		}
 	}
 	d := &doctor{}
-	if d.space("the disk", t.TempDir()+"/nowhere"); len(d.findings) > 0 {
+	if d.space("the disk", t.TempDir()+"/nowhere", nil); len(d.findings) > 0 {
 		t.Errorf("%+v", d.findings)
 	}
 }

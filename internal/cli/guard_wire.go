@@ -28,6 +28,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/guard"
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/state"
 )
@@ -77,6 +78,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	}
 	g, err := guard.Open(ctx, guard.Options{
 		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.audit, Report: o.reporter(),
+		History: layercache.NewHistory(filepath.Join(state.BuildsIn(o.flags.state), o.scope())),
 	})
 	if err != nil {
 		return err

@@ -39,7 +39,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript, PostGetSources: r.PostGetSources,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
-		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
+		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag, FlagByDefault: config.FlagByDefault,
 		GitOutside: r.Slipway.GitDir == config.GitDirOutside,
 		FixedDir:   r.CustomBuildDir.Enabled != nil && !*r.CustomBuildDir.Enabled,
 	}

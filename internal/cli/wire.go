@@ -15,6 +15,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/runner"
 	"github.com/slipway-ci/slipway/internal/source"
@@ -39,6 +40,7 @@ type service struct {
 	doors      sync.Map         // *terminal.Door, by the job's credentials
 	life       context.Context  // of this run
 	background sync.WaitGroup   // of what goes on beside the jobs
+	wake       func()           // is called when a job has ended and left its files on the disks
 	clients    sync.Map         // of GitLab, by credentials: a job is reported over the connection that brought it
 }
 
@@ -89,6 +91,10 @@ func runManager(ctx context.Context, o runOptions) error {
 		terminals: terminals,
 		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, single: o.Single, log: o.Log, observer: o.Observer,
 	}
+	kept := &limits{}
+	kept.Store(&o.Config.Slipway.Limits)
+	keeper := s.keeper(kept)
+	s.wake, s.engines.found = keeper.Wake, keeper.Wake
 	background := &s.background
 	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -101,13 +107,16 @@ func runManager(ctx context.Context, o runOptions) error {
 	for _, left := range lefts {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
-	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), o.Log) })
+	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), folder.Builds(), o.Log) })
+	if !o.Ephemeral { // else what is on the machine is none of its business
+		background.Go(func() { keeper.Run(ctx) })
+	}
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
 	o.Observer.attach(m, conn.systemID, s.engines.disks)
 	r := newRotating(m, conn, o.Config)
 	background.Go(func() { r.rotation.Run(ctx) })
 	if o.Attach != nil {
-		o.Attach(r)
+		o.Attach(limiting{r, kept})
 	}
 	return m.Run(ctx)
 }
@@ -116,7 +125,7 @@ func runManager(ctx context.Context, o runOptions) error {
 // time.
 const maintainEvery = 30 * time.Minute
 
-func maintain(ctx context.Context, store *source.Store, engines *engines, caches archive.Store, log *slog.Logger) {
+func maintain(ctx context.Context, store *source.Store, engines *engines, caches archive.Store, builds string, log *slog.Logger) {
 	tick := time.NewTicker(maintainEvery)
 	defer tick.Stop()
 	for {
@@ -130,6 +139,9 @@ func maintain(ctx context.Context, store *source.Store, engines *engines, caches
 		}
 		if err := caches.Expire(executor.CacheUnused); err != nil {
 			log.Warn("some unused caches stay", "error", err)
+		}
+		if err := layercache.Expire(builds, time.Now(), layercache.Unused); err != nil {
+			log.Warn("some records of old builds stay", "error", err)
 		}
 		if err := engines.expireImages(ctx); err != nil && ctx.Err() == nil {
 			log.Warn("some unused images stay", "error", err)
@@ -236,11 +248,13 @@ func (s *service) checkVolumes(r *config.Runner, e *engine) {
 func (s *service) settings(r *config.Runner, engine *docker.Engine, machine docker.Machine, images *ledger.Ledger) executor.Settings {
 	settings := s.connector.executorSettings(r, s.folder, engine.Socket(), s.ephemeral)
 	settings.Guard = guardSettings(r, s.guards, images, machine)
+	settings.Guard.Builds = s.folder.Builds()
 	return settings
 }
 
 // run runs one job.
 func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
+	defer s.wake()
 	log := s.log.With("job", spec.ID)
 	r := slot.Runner
 	watch := s.observer.Start(s.observer.label(r), spec)

@@ -68,7 +68,6 @@ func Unimplemented() []Setting {
 		{"runners.docker.helper_image_flavor", Moot, 0, "there is no helper container"},
 		{"runners.docker.helper_image_autoset_arch_and_os", Moot, 0, "there is no helper container"},
 
-		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.allowed_frontends", Later, 4, "frontends of Dockerfiles (# syntax=)"},
 	}
 }

@@ -98,7 +98,7 @@ func TestFull(t *testing.T) {
 	three, no, yes := 3, false, true
 	want := &Config{
 		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, User: "ci", LogLevel: "warning", LogFormat: "json",
-		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", SessionServer: SessionServer{"[::]:8093", "runner.example.com:8093", 600}, Slipway: Slipway{StateDir: "/srv/slipway"},
+		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", SessionServer: SessionServer{"[::]:8093", "runner.example.com:8093", 600}, Slipway: Slipway{StateDir: "/srv/slipway", Limits: MachineLimits{MinFree: &MinFree{Percent: 2.5}, BuildCache: 50 << 30}},
 		Runners: []*Runner{{
 			Pos: Position{"f", 13}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
 			UnhealthyRequestsLimit: 5, UnhealthyInterval: 10 * time.Minute, JobStatusFinalUpdateRetryLimit: 20,

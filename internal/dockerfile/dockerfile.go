@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -89,6 +90,11 @@ type Instruction struct {
 	Stage   int    // -1 above the first FROM
 	Needed  bool   // the target needs its stage
 	Base    string // of a FROM: the image's name, expanded; "" = another stage, or scratch
+	// Sources are what it takes from the build's context, as it was written; "." is all, and also what variables may stand for.
+	Sources []string
+	// Stages and Images are those that it takes files from; images by their names, expanded.
+	Stages []int
+	Images []string
 }
 
 // Read reads a Dockerfile. The error, an *Error, is a mistake of its author; what rules forbid is in Problems.
@@ -201,8 +207,49 @@ func (f *File) Instructions() []Instruction {
 		if in.stage >= 0 && in == f.stages[in.stage].from {
 			out[i].Base = f.stages[in.stage].base.Name
 		}
+		out[i].Sources = in.takes()
+		for _, r := range in.refs {
+			if r.stage >= 0 {
+				out[i].Stages = append(out[i].Stages, r.stage)
+			} else if r.base.Name != "" {
+				out[i].Images = append(out[i].Images, r.base.Name)
+			}
+		}
 	}
 	return out
+}
+
+// takes are the paths of the build's context that an instruction takes.
+func (i *instruction) takes() []string {
+	var paths []string
+	switch c := i.cmd.(type) {
+	case *instructions.CopyCommand:
+		if c.From == "" {
+			paths = slices.Clone(c.SourcePaths)
+		}
+	case *instructions.AddCommand:
+		for _, p := range c.SourcePaths {
+			if _, away := remote(p); !away {
+				paths = append(paths, p)
+			}
+		}
+	case *instructions.RunCommand:
+		// Only that reads more of a mount than its stage. Words stay as they are.
+		if err := c.Expand(func(word string) (string, error) { return word, nil }); err != nil {
+			return nil
+		}
+		for _, m := range instructions.GetMounts(c) {
+			if m.Type == instructions.MountTypeBind && m.From == "" {
+				paths = append(paths, m.Source)
+			}
+		}
+	}
+	for j, p := range paths {
+		if strings.Contains(p, "$") || p == "" {
+			paths[j] = "."
+		}
+	}
+	return paths
 }
 
 // Stage is a stage as it is shown.

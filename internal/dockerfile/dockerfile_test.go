@@ -301,15 +301,24 @@ func TestInstructions(t *testing.T) {
 	t.Parallel()
 	o := platform
 	o.Target = "x"
-	f, err := Read([]byte("ARG A\nFROM a AS x\nrun a \\\n b\nFROM c\n"), o)
+	f, err := Read([]byte("ARG A\nFROM a AS x\nrun a \\\n b\nFROM c\nCOPY a $B /\nCOPY --from=x /a /\nCOPY --from=d /a /\nADD https://example.com/a d/* /\n"+
+		"RUN --mount=type=bind,source=e,target=/e --mount=type=cache,target=/c --mount=type=bind,from=x,target=/x true\n"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []Instruction{
-		{"ARG A", "ARG", 1, -1, true, ""},
-		{"FROM a AS x", "FROM", 2, 0, true, "a"},
-		{"run a  b", "RUN", 3, 0, true, ""},
-		{"FROM c", "FROM", 5, 1, false, "c"},
+		{Text: "ARG A", Keyword: "ARG", Line: 1, Stage: -1, Needed: true},
+		{Text: "FROM a AS x", Keyword: "FROM", Line: 2, Needed: true, Base: "a"},
+		{Text: "run a  b", Keyword: "RUN", Line: 3, Needed: true},
+		{Text: "FROM c", Keyword: "FROM", Line: 5, Stage: 1, Base: "c"},
+		{Text: "COPY a $B /", Keyword: "COPY", Line: 6, Stage: 1, Sources: []string{"a", "."}},
+		{Text: "COPY --from=x /a /", Keyword: "COPY", Line: 7, Stage: 1, Stages: []int{0}},
+		{Text: "COPY --from=d /a /", Keyword: "COPY", Line: 8, Stage: 1, Images: []string{"d"}},
+		{Text: "ADD https://example.com/a d/* /", Keyword: "ADD", Line: 9, Stage: 1, Sources: []string{"d/*"}},
+		{
+			Text: "RUN --mount=type=bind,source=e,target=/e --mount=type=cache,target=/c --mount=type=bind,from=x,target=/x true", Keyword: "RUN", Line: 10, Stage: 1,
+			Sources: []string{"e"}, Stages: []int{0},
+		},
 	}
 	if diff := cmp.Diff(want, f.Instructions()); diff != "" {
 		t.Error(diff)

@@ -20,7 +20,7 @@ func TestMetrics(t *testing.T) {
 	}
 	base := "http://" + found[1]
 	r.eventually("slipway is ready", func() bool { return strings.HasPrefix(fetch(t, base+"/health/ready"), "200 ready") })
-	build := withDocker("printf 'FROM "+alpine+"\\nRUN echo $CI_JOB_ID\\nRUN echo 2\\n' >Dockerfile", "docker build .", "docker build .")
+	build := withDocker("printf 'FROM "+alpine+"\\nRUN echo $CI_JOB_ID >/x\\nRUN echo 2\\n' >Dockerfile", "docker build .", "docker build .")
 	r.must(job.Success, withVariables(build, "FF_EXPORT_HIGH_CARDINALITY_METRICS", "true"))
 	victim := r.enqueue(withDocker("echo begun", "docker run --rm --privileged "+alpine+" true || echo refused", untilTold, "exit 3"))
 	r.until(victim, "\nrefused\n")
@@ -40,9 +40,12 @@ func TestMetrics(t *testing.T) {
 		`gitlab_runner_jobs_total{.*,runner_name="rig",.*} 2`,
 		`slipway_build_steps_total{cached="false",.*} 2`,
 		`slipway_build_steps_total{cached="true",.*} 2`,
+		`slipway_build_saved_seconds_total{.*} 0\.[0-9]*[1-9].*`,
+		`slipway_build_saved_bytes_total{.*} [1-9][0-9]*`,
 		`gitlab_runner_job_stage_duration_seconds_count{.*stage="step_script",.*} 1`,
 		`slipway_disk_free_bytes{dir=".*/state",place="state"} [1-9].*`,
 		`slipway_disk_free_bytes{dir="/.*",place="engine"} [1-9].*`,
+		`slipway_disk_freed_bytes_total{what="build_cache"} 0`,
 		`slipway_guard_denials_total{audited="false",rule="privileged",.*} 1`,
 		`gitlab_runner_api_request_statuses_total{endpoint="request_job",method="post",.*,status="201",.*} 2`,
 		`gitlab_runner_api_request_statuses_total{endpoint="update_job",method="put",.*,status="200",.*} [1-9]`,

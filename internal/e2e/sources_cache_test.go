@@ -114,6 +114,27 @@ func TestDockerBuildStaysCached(t *testing.T) {
 	}
 }
 
+// TestWhyNotCached: the next job is told which file broke the build cache, and nobody else is, whoever shares the cache.
+func TestWhyNotCached(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, withSocket(), slipwayKeys(`cache_scope = "runner"`))
+	files := map[string]string{"Dockerfile": "FROM " + alpine + "\nCOPY src /src\nRUN cat /src/secret-plan\n", "src/secret-plan": rand.Text(), "src/other": rand.Text()}
+	ours, theirs := r.repository("group/ours", sample), r.repository("group/theirs", sample)
+	build := func(p *repository) string {
+		t.Helper()
+		return r.must(job.Success, withImage(p.spec("main", "export DOCKER_BUILDKIT=0", "docker build -t app:$CI_JOB_ID ."), dockerClient))
+	}
+	ours.commit("main", files)
+	wants(t, build(ours), ": 0 of 2 steps cached; it is the first one here\n")
+	files["src/secret-plan"] = rand.Text()
+	ours.commit("main", files)
+	wants(t, build(ours), ": 0 of 2 steps cached; the last one here was ", "slipway: not cached: line 2, COPY src /src: changed: src/secret-plan\n")
+	theirs.commit("main", map[string]string{"Dockerfile": files["Dockerfile"], "src/secret-plan": rand.Text()})
+	log := build(theirs)
+	wants(t, log, ": 0 of 2 steps cached; it is the first one here\n")
+	lacks(t, log, "not cached: ", "other")
+}
+
 // TestGitDirOutside: with git_dir = "outside" an image of the whole workspace stays cached for a new commit with the same files.
 func TestGitDirOutside(t *testing.T) {
 	t.Parallel()

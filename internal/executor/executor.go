@@ -61,7 +61,9 @@ type Watcher interface {
 	Stage(name string)                // the job enters a stage
 	Denied(rule string, audited bool) // the guard of its socket refused a call; audited: would have
 	Built(cached bool)                // a build through its socket has done an instruction; cached: it need not
-	Ended(job.Result)                 // what follows is the report
+	// Saved is told what a build's cached instructions took when they were last done here, and the bytes of their layers.
+	Saved(t time.Duration, bytes int64)
+	Ended(job.Result) // what follows is the report
 }
 
 // unwatched is for jobs that nobody watches.
@@ -70,7 +72,9 @@ type unwatched struct{}
 func (unwatched) Stage(string)        {}
 func (unwatched) Denied(string, bool) {}
 func (unwatched) Built(bool)          {}
-func (unwatched) Ended(job.Result)    {}
+
+func (unwatched) Saved(time.Duration, int64) {}
+func (unwatched) Ended(job.Result)           {}
 
 // closeTimeout bounds the delivery of the last bytes and the final state.
 const closeTimeout = time.Hour

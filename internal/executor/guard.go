@@ -59,7 +59,8 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 	g, err := guard.Open(ctx, guard.Options{
 		Daemon: daemon,
 		Dial:   e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
-		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr), Denied: p.slot.Watch.Denied, Built: p.slot.Watch.Built,
+		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
+		Denied: p.slot.Watch.Denied, Built: p.slot.Watch.Built, Saved: p.slot.Watch.Saved, History: s.buildHistory(p.spec),
 	})
 	if err != nil {
 		socket.removeCgroup()

@@ -5,12 +5,14 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/layercache"
 )
 
 // guardPolicy is what the job may do through its socket. It comes from the settings and from the payload's own fields:
@@ -92,15 +94,33 @@ func registries(spec *job.Spec) (own string, others []string) {
 
 // scope names the jobs that share a build cache and local image names.
 func (s Settings) scope(spec *job.Spec) string {
+	if s.Guard.CacheScope == "runner" {
+		return digest(fmt.Sprintf("runner\n%s\n%d", s.ServerURL, s.RunnerID))
+	}
+	return s.projectScope(spec)
+}
+
+// projectScope names a project, or a project's protected refs.
+func (s Settings) projectScope(spec *job.Spec) string {
 	of := fmt.Sprintf("project\n%s\n%d", s.ServerURL, spec.JobInfo.ProjectID)
-	switch s.Guard.CacheScope {
-	case "runner":
-		of = fmt.Sprintf("runner\n%s\n%d", s.ServerURL, s.RunnerID)
-	case "protected":
+	if s.Guard.CacheScope == "protected" {
 		of += protectedSuffix(spec)
 	}
+	return digest(of)
+}
+
+func digest(of string) string {
 	sum := sha256.Sum256([]byte(of))
 	return hex.EncodeToString(sum[:16])
+}
+
+// buildHistory is where a project's last builds are remembered. Also where projects share a build cache each has its own: it
+// names files.
+func (s Settings) buildHistory(spec *job.Spec) *layercache.History {
+	if s.Guard.Builds == "" {
+		return nil
+	}
+	return layercache.NewHistory(filepath.Join(s.Guard.Builds, s.projectScope(spec)))
 }
 
 // socketPaths are the paths that mean the job's socket to those who write volumes in the job.

@@ -76,6 +76,7 @@ type Settings struct {
 	FinalTries                        int           // of the final update
 	DebugTraceDisabled                bool
 	FeatureFlag                       func(name, jobValue string, set bool) bool
+	FlagByDefault                     func(name string) bool // what it is where nobody sets it
 }
 
 // What a volume that is the Engine's socket gives.
@@ -89,6 +90,7 @@ const (
 type GuardSettings struct {
 	Dir               string         // one folder in it per job; short, because the path of a socket has an end
 	Ledger            *ledger.Ledger // whose the Engine's images are
+	Builds            string         // where the last builds of projects are remembered, a folder for each; "" = nowhere
 	Audit             bool
 	TrustConfig       bool   // also give containers what undoes the guard
 	CacheScope        string // project, protected or runner

@@ -13,7 +13,9 @@ import (
 
 	control "github.com/moby/buildkit/api/services/control"
 
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // buildAnswer tells the client of its build: in the classic builder's words, or in BuildKit's own messages, with the
@@ -24,11 +26,12 @@ type buildAnswer struct {
 	file  *checkedFile
 	held  bytes.Buffer // what is told as soon as the client has sent everything
 	open  bool
-	steps *classicSteps // nil for a client that reads BuildKit's messages
-	quiet bytes.Buffer  // what a quiet client reads only if the build fails
-	id    string        // of the image
+	steps *progress.Classic // nil for a client that reads BuildKit's messages
+	quiet bytes.Buffer      // what a quiet client reads only if the build fails
+	id    string            // of the image
 	names replacer
 	cause func(err error) error // what is behind an error of the Engine's connection; may be nil
+	files *layercache.Collector // of the build's context
 }
 
 // replacer turns the Engine's text into the client's.
@@ -37,7 +40,9 @@ type replacer func(text string) string
 // Replace applies it.
 func (r replacer) Replace(text string) string { return r(text) }
 
-func newBuildAnswer(c *call, b *buildRequest) *buildAnswer { return &buildAnswer{c: c, b: b} }
+func newBuildAnswer(c *call, b *buildRequest) *buildAnswer {
+	return &buildAnswer{c: c, b: b, files: &layercache.Collector{}}
+}
 
 // The messages of a build's answer.
 const (
@@ -102,7 +107,7 @@ func (a *buildAnswer) relay(resp *http.Response) error {
 func (a *buildAnswer) begin() {
 	a.names = a.replacer()
 	if a.b.classic && a.file != nil {
-		a.steps = newClassicSteps(a.file, a.stream)
+		a.steps = progress.NewClassic(a.file.file, a.file.ids, a.stream)
 	}
 	a.c.setHeaders()
 	a.c.w.Header().Set("Content-Type", "application/json")
@@ -148,12 +153,12 @@ func (a *buildAnswer) take(m *buildMessage) error {
 		if err != nil {
 			return err
 		}
-		a.b.steps.take(status, a.c.built)
+		a.b.vertices.Take(status, a.c.built)
 		if !a.b.classic {
 			return a.trace(m, status)
 		}
 		if a.steps != nil { // without a file there are none to tell of
-			a.steps.take(status)
+			a.steps.Take(status)
 		}
 	case m.ID == imageMessage:
 		var result struct{ ID string }
@@ -228,8 +233,9 @@ func (a *buildAnswer) succeed() error {
 		return a.fail(err)
 	}
 	if a.steps != nil {
-		a.steps.finish()
+		a.steps.Finish()
 	}
+	a.explain(true)
 	if a.b.classic {
 		aux, err := json.Marshal(map[string]string{"ID": a.id})
 		if err != nil {
@@ -246,6 +252,11 @@ func (a *buildAnswer) succeed() error {
 		a.stream(a.id + "\n")
 	}
 	return nil
+}
+
+// explain has the job's author told what of the build was cached.
+func (a *buildAnswer) explain(ok bool) {
+	a.c.explain(buildRecord{file: a.file, by: a.b, steps: &a.b.vertices, files: a.files, names: shownNames(a.c.query["t"]), image: a.id, ok: ok})
 }
 
 // exitCodes are how the versions of BuildKit tell of a step that failed.
@@ -270,8 +281,9 @@ func (a *buildAnswer) failed(m *buildMessage) error {
 		message = fmt.Sprintf("The command '%s' returned a non-zero code: %d", command, code)
 	}
 	if a.steps != nil {
-		a.steps.fail()
+		a.steps.Fail()
 	}
+	a.explain(false)
 	return a.end(&buildMessage{Error: message, ErrorDetail: &buildError{code, message}})
 }
 

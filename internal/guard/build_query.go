@@ -15,12 +15,14 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
+	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // buildRequest is what a client's query asks for, checked.
 type buildRequest struct {
-	steps    stepCount
 	c        *call
+	vertices progress.Vertices
 	ctx      context.Context
 	cancel   context.CancelFunc
 	id       string // at the Engine
@@ -29,6 +31,7 @@ type buildRequest struct {
 	classic    bool // the client wants the classic builder's answer
 	quiet      bool
 	pull       bool
+	noCache    bool   // no step may come out of the build cache
 	dockerfile string // clean, relative
 	target     string
 	platform   string // "" = the Engine's
@@ -171,7 +174,7 @@ func (b *buildRequest) readForm() error {
 		}
 		b.options.Set("platform", b.platform)
 	}
-	if c.flag("nocache") {
+	if b.noCache = c.flag("nocache"); b.noCache {
 		b.options.Set("nocache", "1")
 	}
 	return nil
@@ -377,7 +380,7 @@ func (b *buildRequest) decode(key string, v any) error {
 
 // checkKeys decodes JSON whose topmost keys are the client's own, so that they may differ in case alone.
 func checkKeys(data []byte, v any) error {
-	if err := checkJSON([]byte(`{"options":` + string(data) + `}`)); err != nil {
+	if err := wire.Check([]byte(`{"options":` + string(data) + `}`)); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v)

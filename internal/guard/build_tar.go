@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"net/http"
@@ -15,6 +16,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // maxDockerfile bounds the one entry of a context that is held in memory.
@@ -40,6 +44,7 @@ type buildContext struct {
 	// dockerfile is the checked copy. It is written last: what comes after it could replace it, by its name or by another
 	// way that leads to it, such as a symlink.
 	dockerfile *member
+	files      *layercache.Collector
 }
 
 // member is an entry that is held back.
@@ -57,7 +62,7 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 		out.file = checked
 		return checked.copy, nil
 	}
-	return &buildContext{c: c, b: b, check: check, source: b.dockerfile, done: make(chan struct{})}
+	return &buildContext{c: c, b: b, check: check, source: b.dockerfile, done: make(chan struct{}), files: out.files}
 }
 
 // open looks at the first bytes.
@@ -67,7 +72,7 @@ func (t *buildContext) open() error {
 	if len(head) == 0 {
 		return badRequest("slipway: the build's context is empty: %v", err)
 	}
-	switch name := looksCompressed(head); {
+	switch name := tarball.Compression(head); {
 	case name == "gzip":
 		unzip, err := gzip.NewReader(t.in)
 		if err != nil {
@@ -227,7 +232,7 @@ func (t *buildContext) write(w *tar.Writer) error {
 		}
 		return w.Close()
 	}
-	err := eachEntry(t.in, "the build's context", func(r *tar.Reader, h *tar.Header, buf []byte) error { return t.entry(w, r, h, buf) })
+	err := archiveError(tarball.Each(t.in, "the build's context", func(r *tar.Reader, h *tar.Header, buf []byte) error { return t.entry(w, r, h, buf) }))
 	if err != nil {
 		return err
 	}
@@ -274,6 +279,7 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 		if err != nil {
 			return err
 		}
+		t.collect(h, name, crc32.Checksum(data, castagnoli))
 		own := *h
 		if err := t.takeDockerfile(w, &own, data); err != nil || name == t.b.dockerfile {
 			return err
@@ -291,11 +297,21 @@ func (t *buildContext) entry(w *tar.Writer, r *tar.Reader, h *tar.Header, buf []
 	if err := writeHeader(w, h); err != nil {
 		return err
 	}
-	if h.Typeflag != tar.TypeReg {
-		return nil
+	sum := crc32.New(castagnoli)
+	if h.Typeflag == tar.TypeReg {
+		if _, err := io.CopyBuffer(io.MultiWriter(w, sum), struct{ io.Reader }{r}, buf); err != nil {
+			return contextError(err)
+		}
 	}
-	_, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buf)
-	return contextError(err)
+	t.collect(h, name, sum.Sum32())
+	return nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// collect takes an entry in for what is told of the build.
+func (t *buildContext) collect(h *tar.Header, name string, sum uint32) {
+	t.files.Add(name, layercache.File{Mode: uint32(h.FileInfo().Mode()), Size: h.Size, Time: h.ModTime.UnixNano(), Link: h.Linkname, Sum: sum, Summed: true})
 }
 
 // leads reports whether an entry is the symlink that stands for the Dockerfile. It is followed if what it leads to comes
@@ -337,7 +353,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return t.dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
 		return t.dangerous("the device %s", printable(name))
-	case sparse(h):
+	case tarball.Sparse(h):
 		return t.dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
 	switch h.Typeflag {
@@ -350,7 +366,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 // writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
 // it, one that can is taken.
 func writeHeader(w *tar.Writer, h *tar.Header) error {
-	dropTrusted(h)
+	tarball.DropTrusted(h)
 	h.PAXRecords = maps.Clone(h.PAXRecords)
 	err := w.WriteHeader(h)
 	if err != nil && h.Format != tar.FormatPAX {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
 // TestDaemon calls the ports of the job's socket from within the job's container: the plain one takes both, the other only
@@ -38,11 +40,11 @@ func TestDaemon(t *testing.T) {
 	if !trusted.AppendCertsFromPEM(read("ca.pem")) {
 		t.Fatal("ca.pem holds no certificate")
 	}
-	stranger, err := newAuthority()
-	if err != nil {
+	stranger := filepath.Join(t.TempDir(), "stranger")
+	if _, err := tlsport.Certificates(stranger, nil); err != nil {
 		t.Fatal(err)
 	}
-	forged, err := stranger.sign(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+	forged, err := tls.LoadX509KeyPair(filepath.Join(stranger, "cert.pem"), filepath.Join(stranger, "key.pem"))
 	if err != nil {
 		t.Fatal(err)
 	}

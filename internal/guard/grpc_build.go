@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	control "github.com/moby/buildkit/api/services/control"
@@ -14,6 +15,8 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcmeta "google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipway-ci/slipway/internal/layercache"
 )
 
 // grpcBuild is a build by gRPC: one Control/Solve, which waits while the client says over LLBBridge what is built, and
@@ -26,11 +29,16 @@ type grpcBuild struct {
 	files   *buildFiles
 	exports []*grpcExport
 
-	progress buildProgress
+	progress  buildProgress
+	following atomic.Bool   // somebody has asked for the progress
+	followed  chan struct{} // closed when the Engine has told it to the end
+	follow    sync.Once     // closes followed
 
 	asked  chan struct{} // closed when the Engine is about to be asked
 	mu     sync.Mutex
 	copies []*checkedFile
+	by     *buildRequest // the options of the last copy
+	seen   layercache.Collector
 	// failure is what the client was told last of a Dockerfile that does not build; gaveUp, that it ended the build for it.
 	failure error
 	gaveUp  bool
@@ -153,7 +161,7 @@ func (c *call) newGRPCBuild(r *control.SolveRequest) (*grpcBuild, error) {
 	if !sessionIDForm.MatchString(r.Ref) {
 		return nil, badRequest("slipway: the build's reference is not of letters, digits, - and _")
 	}
-	b := &grpcBuild{buildRequest: &buildRequest{c: c, options: map[string][]string{}}, ref: r.Ref, asked: make(chan struct{})}
+	b := &grpcBuild{buildRequest: &buildRequest{c: c, options: map[string][]string{}}, ref: r.Ref, asked: make(chan struct{}), followed: make(chan struct{})}
 	client, caller, err := c.sessions.find(c.ctx, r.Session)
 	if err != nil {
 		return nil, err

@@ -62,11 +62,13 @@ func (c *call) solve(r *control.SolveRequest) (*control.SolveResponse, error) {
 	resp, err := control.NewControlClient(conn).Solve(b.ctx, request)
 	if err != nil {
 		_ = b.finishExports(nil) // there is nothing to be told of
+		b.explain("", false)
 		return nil, b.endOf(b.engineError(err))
 	}
 	if err := b.finishExports(resp.ExporterResponse); err != nil {
 		return nil, err
 	}
+	b.explain(resp.ExporterResponse[responseDigest], true)
 	return &control.SolveResponse{ExporterResponse: b.shownResponse(resp.ExporterResponse)}, nil
 }
 
@@ -130,6 +132,7 @@ func (c *call) status(ref string, client statusStream) error {
 	if err != nil {
 		return err
 	}
+	b.following.Store(true)
 	engine, err := control.NewControlClient(conn).Status(c.ctx, &control.StatusRequest{Ref: b.id})
 	if err != nil {
 		return b.engineError(err)
@@ -139,6 +142,7 @@ func (c *call) status(ref string, client statusStream) error {
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
+			b.follow.Do(func() { close(b.followed) })
 			// The guard itself may have something to tell yet: of names, and of a push.
 			select {
 			case <-b.ctx.Done():
@@ -149,7 +153,7 @@ func (c *call) status(ref string, client statusStream) error {
 		if err != nil {
 			return b.engineError(err)
 		}
-		b.steps.take(m, c.built)
+		b.vertices.Take(m, c.built)
 		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
 			return err
 		}

@@ -82,6 +82,7 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 	if err := one.readAll(); err != nil {
 		return err
 	}
+	_, one.noCache = o.own["no-cache"]
 	contexts, err := b.readContexts(c, o, r, request)
 	if err != nil {
 		return err
@@ -108,7 +109,7 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 		return err
 	}
 	b.mu.Lock()
-	b.copies = append(b.copies, checked)
+	b.copies, b.by = append(b.copies, checked), one
 	// Each Dockerfile of a build has a folder of its own.
 	key := dirDockerfile
 	if n := len(b.copies); n > 1 {
@@ -120,6 +121,7 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 	if err := b.offerFolder(o, o.context); err != nil {
 		return err
 	}
+	b.files.collect(o.context, &b.seen)
 	// The frontend takes the value of an option of that name for the context's address. That of "context" has been checked.
 	if _, isOption := opts[o.context]; isOption && o.context != dirContext {
 		return badRequest("slipway: the folder's name %q is that of an option", o.context)

@@ -22,7 +22,9 @@ import (
 	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
 // Options are what a guard is made of.
@@ -46,6 +48,12 @@ type Options struct {
 	Denied func(rule string, audited bool)
 	// Built counts the instructions that builds have come to; cached: it was done before. Called from several goroutines; may be nil.
 	Built func(cached bool)
+	// Saved counts what cached instructions saved: the time that they took when they were last done here, and the bytes of their
+	// layers. Called from several goroutines; may be nil.
+	Saved func(t time.Duration, bytes int64)
+	// History remembers the last builds of the project, so that the job's author can be told why a step was not cached; nil = it
+	// is not told.
+	History *layercache.History
 	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
 	Report func(line string)
 
@@ -57,40 +65,44 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial       func(ctx context.Context) (net.Conn, error)
-	dir        string
-	socket     string
-	policy     Policy
-	images     *ledger.Ledger
-	log        *slog.Logger
-	report     func(string)
-	count      func(rule string, audited bool)
-	built      func(cached bool)
-	engine     *upstream
-	lease      *ledger.Lease // of the job, for the names that it borrows
-	objects    *objects
-	ports      *ports
-	daemon     daemonPorts
-	making     sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
-	builds     *builds
-	grpc       engineGRPC
-	grpcBuilds *grpcBuilds
-	made       *made
-	sessions   *sessions
-	copies     copies
-	large      chan struct{} // one for each call at work that takes much memory
-	patience   time.Duration // with clients whose archives others wait for
-	load       chan struct{} // for the one archive of images that is read at a time
-	watching   sync.Once
-	router     *router
-	server     *http.Server
-	listener   net.Listener
-	ctx        context.Context // of everything that the guard does for the job; ends with Close
-	cancel     context.CancelFunc
-	calls      sync.WaitGroup // calls at work, hijacked ones too
-	served     chan struct{}
-	closing    sync.Once
-	closed     error
+	dial    func(ctx context.Context) (net.Conn, error)
+	dir     string
+	socket  string
+	policy  Policy
+	images  *ledger.Ledger
+	log     *slog.Logger
+	report  func(string)
+	count   func(rule string, audited bool)
+	built   func(cached bool)
+	saved   func(t time.Duration, bytes int64)
+	history *layercache.History
+	// remembering is held from the lookup of a build's last one until it is itself the last one.
+	remembering sync.Mutex
+	engine      *upstream
+	lease       *ledger.Lease // of the job, for the names that it borrows
+	objects     *objects
+	ports       *ports
+	daemon      daemonPorts
+	making      sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
+	builds      *builds
+	grpc        engineGRPC
+	grpcBuilds  *grpcBuilds
+	made        *made
+	sessions    *sessions
+	copies      copies
+	large       chan struct{} // one for each call at work that takes much memory
+	patience    time.Duration // with clients whose archives others wait for
+	load        chan struct{} // for the one archive of images that is read at a time
+	watching    sync.Once
+	router      *router
+	server      *http.Server
+	listener    net.Listener
+	ctx         context.Context // of everything that the guard does for the job; ends with Close
+	cancel      context.CancelFunc
+	calls       sync.WaitGroup // calls at work, hijacked ones too
+	served      chan struct{}
+	closing     sync.Once
+	closed      error
 }
 
 // Open makes the job's socket and serves it until Close. The error says why the Engine or the folder cannot be used.
@@ -100,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	g := &Guard{
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
-		report: o.Report, count: o.Denied, built: o.Built, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
+		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	if g.report == nil {
 		g.report = func(string) {}
@@ -110,6 +122,9 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	}
 	if g.built == nil {
 		g.built = func(bool) {}
+	}
+	if g.saved == nil {
+		g.saved = func(time.Duration, int64) {}
 	}
 	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
@@ -123,7 +138,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	if o.Daemon != nil {
-		if g.daemon.config, err = makeCertificates(g.certificates(), o.Daemon.Names); err != nil {
+		if g.daemon.config, err = tlsport.Certificates(g.certificates(), o.Daemon.Names); err != nil {
 			return nil, err
 		}
 	}

@@ -37,6 +37,7 @@ func sessionBuild(c *call) error {
 	out.file = checked
 	files := &buildFiles{}
 	files.offer(dirContext, caller)
+	files.collect(dirContext, out.files)
 	files.serve(dirDockerfile, *served)
 	services := append(c.sessionServices(caller), files)
 	// The Engine's session ends with the client's.

@@ -22,6 +22,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
@@ -50,6 +53,7 @@ type buildFiles struct {
 	folders map[string]buildkit.Caller // the client that has the folder
 	checked map[string]servedFiles
 	rest    buildkit.Caller // has all other folders; nil but in audit mode
+	seen    map[string]*layercache.Collector
 }
 
 // serve gives what the guard has checked for a folder.
@@ -70,6 +74,16 @@ func (s *buildFiles) offer(dir string, client buildkit.Caller) {
 		s.folders = map[string]buildkit.Caller{}
 	}
 	s.folders[dir] = client
+}
+
+// collect has the files of a folder of the client's taken in.
+func (s *buildFiles) collect(dir string, files *layercache.Collector) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen == nil {
+		s.seen = map[string]*layercache.Collector{}
+	}
+	s.seen[dir] = files
 }
 
 // find is who has a folder: the guard, if client is nil.
@@ -100,13 +114,23 @@ func (s *buildFiles) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	if client == nil {
 		return fsutil.Send(engine.Context(), engine, files, nil)
 	}
+	s.mu.Lock()
+	passing := passingFiles{files: s.seen[dir]}
+	s.mu.Unlock()
 	return relayStream(client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
 		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
-		if p, ok := m.(*fstypes.Packet); ok && p.Type == fstypes.PACKET_STAT && p.Stat != nil {
-			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, trustedAttributes) })
-			return checkStat(p.Stat)
+		p, ok := m.(*fstypes.Packet)
+		if !ok {
+			return nil
 		}
+		if p.Type == fstypes.PACKET_STAT && p.Stat != nil {
+			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, tarball.TrustedAttributes) })
+			if err := checkStat(p.Stat); err != nil {
+				return err
+			}
+		}
+		passing.take(p)
 		return nil
 	})
 }

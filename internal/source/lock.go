@@ -102,10 +102,20 @@ func hold(ctx context.Context, dir, name string, how int) (*lock, error) {
 		if err == nil {
 			l, err = acquire(ctx, filepath.Join(dir, name), how)
 		}
-		if !errors.Is(err, fs.ErrNotExist) || ctx.Err() != nil {
+		if !errors.Is(err, fs.ErrNotExist) && !removedMeanwhile(dir, err) || ctx.Err() != nil {
 			return l, err
 		}
 	}
+}
+
+// removedMeanwhile reports whether a folder was removed while it was made: os.MkdirAll finds that it is there, and then that it
+// is not. Something else than a folder in its place stays an error.
+func removedMeanwhile(dir string, err error) bool {
+	if !errors.Is(err, fs.ErrExist) {
+		return false
+	}
+	info, err := os.Lstat(dir)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir()
 }
 
 // forget removes a folder that has been emptied, with its lock, which is held exclusively, and what else is named. Who waits for

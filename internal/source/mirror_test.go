@@ -594,3 +594,63 @@ func TestEvictBesideJobs(t *testing.T) {
 		t.Errorf("left: %q, %v", left, err)
 	}
 }
+
+// TestEvictForRoom: when the disk is short, what was not used for the longest time goes first, only until there is enough, and
+// nothing that a job uses.
+func TestEvictForRoom(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	var text strings.Builder
+	for i := range 20000 {
+		fmt.Fprintln(&text, i)
+	}
+	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": text.String()})
+	now := time.Now()
+	request := func(project int) Request {
+		r := srv.pipeline(t, 1, sha)
+		r.ProjectID = int64(project)
+		return r
+	}
+	checked := map[int]*Workspace{}
+	for id, age := range map[int]time.Duration{1: time.Hour, 2: 3 * time.Hour, 3: 2 * time.Hour} {
+		w, _ := checkout(t, store, request(id))
+		checked[id] = w
+		when := now.Add(-age)
+		for path, later := range map[string]time.Duration{filepath.Join(w.Dir, "..", slotLock): 0, filepath.Join(w.mirror.dir, useLock): time.Minute} {
+			if err := os.Chtimes(path, when.Add(later), when.Add(later)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there := func(id int) (project, mirror bool) {
+		_, err := os.Stat(filepath.Join(checked[id].Dir, "a"))
+		_, merr := os.Stat(checked[id].mirror.objectsDir())
+		return err == nil, merr == nil
+	}
+	evict := func(need int64, want int) {
+		t.Helper()
+		n, freed, err := store.Evict(t.Context(), need)
+		if err != nil || n != want || freed < need && want > 0 && need < 1<<30 {
+			t.Errorf("%d are gone with %d bytes, %v, not %d", n, freed, err, want)
+		}
+	}
+	evict(0, 0)
+	evict(1, 1) // the workspace of 2
+	if project, mirror := there(2); project || !mirror {
+		t.Error(project, mirror)
+	}
+	evict(1, 1) // its mirror
+	if _, mirror := there(2); mirror {
+		t.Error("the mirror is there")
+	}
+	held := open(t, store, request(3))
+	evict(1<<40, 2)
+	for id, want := range map[int]bool{1: false, 3: true} {
+		if project, mirror := there(id); project != want || mirror != want {
+			t.Errorf("of %d: %t, %t", id, project, mirror)
+		}
+	}
+	held.Close()
+	evict(1<<40, 2)
+	evict(1<<40, 0)
+}

@@ -77,6 +77,12 @@ func (f *Folder) Sources() string { return filepath.Join(f.Path, "sources") }
 // Guards is where the sockets of jobs lie.
 func (f *Folder) Guards() string { return filepath.Join(f.Path, "guard") }
 
+// Builds is where the last builds of projects are remembered, a folder for each project.
+func (f *Folder) Builds() string { return BuildsIn(f.Path) }
+
+// BuildsIn is that of a state folder that is not locked.
+func BuildsIn(path string) string { return filepath.Join(path, "builds") }
+
 // Ledger is where it is written whose the images of Engines are. Others than the owner of the lock write there too.
 func (f *Folder) Ledger() string { return LedgerIn(f.Path) }
 

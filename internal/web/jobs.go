@@ -99,6 +99,14 @@ func (j *Running) Built(cached bool) {
 	j.monitor.steps.WithLabelValues(j.runner.ShortToken, j.runner.Name, j.runner.SystemID, strconv.FormatBool(cached)).Inc()
 }
 
+// Saved counts what cached instructions of a build saved: the time that they took when they were last done here, and the bytes
+// of their layers.
+func (j *Running) Saved(t time.Duration, bytes int64) {
+	labels := []string{j.runner.ShortToken, j.runner.Name, j.runner.SystemID}
+	j.monitor.savedSeconds.WithLabelValues(labels...).Add(t.Seconds())
+	j.monitor.savedBytes.WithLabelValues(labels...).Add(float64(bytes))
+}
+
 // Ended notes how the job ended; what follows is its report.
 func (j *Running) Ended(r job.Result) {
 	j.mu.Lock()

@@ -47,6 +47,7 @@ func busy() (*Monitor, *Running) {
 	bad.Built(true)
 	bad.Built(true)
 	bad.Built(false)
+	bad.Saved(1500*time.Millisecond, 2048)
 	bad.Ended(job.Result{State: job.Failed, Reason: job.ScriptFailure, Err: errors.New("exit code 1")})
 	bad.Ended(job.Result{State: job.Failed, Reason: job.SystemFailure})
 	bad.Done()
@@ -99,6 +100,12 @@ gitlab_runner_request_concurrency{runner="123456789",runner_name="two",system_id
 # TYPE slipway_build_steps_total counter
 slipway_build_steps_total{cached="false",ONE,system_id="s_1"} 1
 slipway_build_steps_total{cached="true",ONE,system_id="s_1"} 2
+# HELP slipway_build_saved_seconds_total What the cached instructions of builds took when they were last done on this machine.
+# TYPE slipway_build_saved_seconds_total counter
+slipway_build_saved_seconds_total{ONE,system_id="s_1"} 1.5
+# HELP slipway_build_saved_bytes_total The layers of the cached instructions of builds that made an image.
+# TYPE slipway_build_saved_bytes_total counter
+slipway_build_saved_bytes_total{ONE,system_id="s_1"} 2048
 # HELP slipway_disk_free_bytes What is free of the disks of Slipway's state folder and of the Engines' data.
 # TYPE slipway_disk_free_bytes gauge
 slipway_disk_free_bytes{dir="/var/lib/slipway",place="state"} 5
@@ -113,7 +120,7 @@ slipway_guard_denials_total{audited="true",rule="bind-outside",ONE,system_id="s_
 	err := testutil.GatherAndCompare(m.registry, strings.NewReader(want),
 		"gitlab_runner_api_request_statuses_total", "gitlab_runner_concurrent", "gitlab_runner_errors_total",
 		"gitlab_runner_failed_jobs_total", "gitlab_runner_jobs", "gitlab_runner_jobs_total", "gitlab_runner_limit",
-		"gitlab_runner_request_concurrency", "slipway_guard_denials_total", "slipway_build_steps_total", "slipway_disk_free_bytes", "slipway_disk_size_bytes")
+		"gitlab_runner_request_concurrency", "slipway_guard_denials_total", "slipway_build_steps_total", "slipway_build_saved_seconds_total", "slipway_build_saved_bytes_total", "slipway_disk_free_bytes", "slipway_disk_size_bytes")
 	if err != nil {
 		t.Error(err)
 	}

@@ -1,9 +1,9 @@
-package guard
+// Package progress tells of a build by what BuildKit says of it: in the words of the classic builder, and what became of each
+// instruction. It knows nothing of who asked for the build.
+package progress
 
 import (
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -12,16 +12,15 @@ import (
 	"github.com/slipway-ci/slipway/internal/dockerfile"
 )
 
-// classicSteps tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
+// Classic tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
 // though BuildKit works on several at once. A step is told when all before it are; what it prints meanwhile is kept.
-type classicSteps struct {
-	list     []*classicStep
-	stages   []dockerfile.Stage
-	byVertex map[string]*classicStep // by digest
-	cached   []cacheState            // by stage
-	at       int                     // the step that is being told
-	midLine  bool                    // what was printed last did not end its line
-	write    func(text string)
+type Classic struct {
+	list    []*classicStep // in the order of instructions
+	index   *vertexIndex
+	cached  []cacheState // by stage
+	at      int          // the step that is being told
+	midLine bool         // what was printed last did not end its line
+	write   func(text string)
 }
 
 // classicStep is one instruction.
@@ -37,22 +36,25 @@ type classicStep struct {
 // cacheState is what is known of a stage so far.
 type cacheState struct{ worked, cached bool }
 
-func newClassicSteps(file *checkedFile, write func(text string)) *classicSteps {
-	s := &classicSteps{stages: file.file.Stages(), byVertex: map[string]*classicStep{}, write: write}
-	s.cached = make([]cacheState, len(s.stages))
-	for _, in := range file.file.Instructions() {
-		s.list = append(s.list, &classicStep{Instruction: in, image: file.ids[in.Base]})
+// NewClassic begins to tell of the build of a Dockerfile whose bases are resolved. images are the IDs of its bases, by the names that
+// Instruction.Base has.
+func NewClassic(file *dockerfile.File, images map[string]string, write func(text string)) *Classic {
+	s := &Classic{index: newVertexIndex(file), write: write}
+	s.cached = make([]cacheState, len(s.index.stages))
+	for _, in := range s.index.instructions {
+		s.list = append(s.list, &classicStep{Instruction: in, image: images[in.Base]})
 	}
 	return s
 }
 
-// take reads what BuildKit tells.
-func (s *classicSteps) take(status *control.StatusResponse) {
+// Take reads what BuildKit tells.
+func (s *Classic) Take(status *control.StatusResponse) {
 	for _, v := range status.Vertexes {
-		step := s.find(v)
-		if step == nil {
+		i, ok := s.index.find(v.Digest, v.Name)
+		if !ok {
 			continue
 		}
+		step := s.list[i]
 		step.begun = step.begun || v.Started != nil
 		step.ended = v.Completed != nil
 		step.cached = step.cached || v.Cached
@@ -62,91 +64,15 @@ func (s *classicSteps) take(status *control.StatusResponse) {
 		}
 	}
 	for _, l := range status.Logs {
-		if step := s.byVertex[l.Vertex]; step != nil {
-			step.logs = append(step.logs, string(l.Msg))
+		if i, ok := s.index.byDigest[l.Vertex]; ok {
+			s.list[i].logs = append(s.list[i].logs, string(l.Msg))
 		}
 	}
 	s.advance()
 }
 
-// vertexName is how BuildKit's own frontend names what it does for an instruction: "[build 2/3] RUN make".
-var vertexName = regexp.MustCompile(`(?s)^\[(.*?)\s*(\d+)/\d+\] (?:ONBUILD )?(\S+)(.*)$`)
-
-// find is the step of a vertex. What a base's triggers do belongs to its FROM.
-func (s *classicSteps) find(v *control.Vertex) *classicStep {
-	if step, ok := s.byVertex[v.Digest]; ok {
-		return step
-	}
-	m := vertexName.FindStringSubmatch(v.Name)
-	if m == nil {
-		return nil
-	}
-	stage := s.stage(m[1])
-	number, err := strconv.Atoi(m[2])
-	if stage < 0 || err != nil {
-		return nil
-	}
-	step := s.step(stage, number, m[3], m[3]+m[4])
-	if step != nil {
-		s.byVertex[v.Digest] = step
-	}
-	return step
-}
-
-// stage finds a stage by the name that BuildKit gives it.
-func (s *classicSteps) stage(label string) int {
-	fields := strings.Fields(label)
-	if len(fields) == 0 {
-		if len(s.stages) == 1 {
-			return 0
-		}
-		return -1
-	}
-	name := fields[len(fields)-1]
-	for i := len(s.stages) - 1; i >= 0; i-- {
-		if s.stages[i].Name == name || s.stages[i].Name == "" && name == fmt.Sprintf("stage-%d", i) {
-			return i
-		}
-	}
-	return -1
-}
-
-// step finds the instruction of a stage that BuildKit counts as number. It counts FROM, triggers, and what works on
-// files, but leaves out a WORKDIR that is there in any case.
-func (s *classicSteps) step(stage, number int, keyword, text string) *classicStep {
-	type candidate struct {
-		step    *classicStep
-		keyword string
-		text    string // "" = not known
-	}
-	var all []candidate
-	for _, step := range s.list {
-		if step.Stage != stage {
-			continue
-		}
-		if step.Works() {
-			all = append(all, candidate{step, step.Keyword, step.Text})
-		}
-		if step.Keyword == "FROM" {
-			for _, k := range s.stages[stage].Triggers {
-				if k != "ARG" && k != "ENV" {
-					all = append(all, candidate{step, k, ""})
-				}
-			}
-		}
-	}
-	for i := number - 1; i >= 0 && i < len(all); i++ {
-		c := all[i]
-		sure := c.keyword != "WORKDIR" || c.text == "" || strings.Contains(c.text, "$") || strings.EqualFold(c.text, text)
-		if strings.EqualFold(c.keyword, keyword) && sure {
-			return c.step
-		}
-	}
-	return nil
-}
-
 // passed reports that BuildKit goes on in a step's stage without it: it is the same as a step of another stage.
-func (s *classicSteps) passed(i int) bool {
+func (s *Classic) passed(i int) bool {
 	for _, later := range s.list[i+1:] {
 		if later.Stage == s.list[i].Stage && later.begun {
 			return true
@@ -157,7 +83,7 @@ func (s *classicSteps) passed(i int) bool {
 
 // settled reports whether it can be told if an instruction that only changes the configuration came out of the cache: it
 // did if what comes before it did. If nothing does, what comes after it says so.
-func (s *classicSteps) settled(step *classicStep) bool {
+func (s *Classic) settled(step *classicStep) bool {
 	if step.Stage < 0 || !step.Needed || step.Keyword == "FROM" || s.cached[step.Stage].worked {
 		return true
 	}
@@ -173,7 +99,7 @@ func (s *classicSteps) settled(step *classicStep) bool {
 }
 
 // advance tells what can be told.
-func (s *classicSteps) advance() {
+func (s *Classic) advance() {
 	for ; s.at < len(s.list); s.at++ {
 		step := s.list[s.at]
 		if !step.Works() || !step.Needed {
@@ -199,7 +125,7 @@ func (s *classicSteps) advance() {
 
 // tell announces a step, once, and prints what it printed since. The line behind the announcement is never the step's
 // own: it is what readers of logs take for the builder's verdict.
-func (s *classicSteps) tell(step *classicStep) {
+func (s *Classic) tell(step *classicStep) {
 	if !step.told {
 		step.told = true
 		s.print(fmt.Sprintf("Step %d/%d : %s\n", s.at+1, len(s.list), step.Text))
@@ -214,6 +140,12 @@ func (s *classicSteps) tell(step *classicStep) {
 	s.remember(step)
 }
 
+// shortID is an image's ID as the classic builder shows it.
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
 const (
 	usedCache   = " ---> Using cache\n"
 	skippedStep = " ---> Skipped: the target does not need this stage\n"
@@ -222,7 +154,7 @@ const (
 )
 
 // verdict is what is known of a step when it is announced, "" = nothing yet.
-func (s *classicSteps) verdict(step *classicStep) string {
+func (s *Classic) verdict(step *classicStep) string {
 	switch {
 	case !step.Needed:
 		return skippedStep
@@ -237,7 +169,7 @@ func (s *classicSteps) verdict(step *classicStep) string {
 }
 
 // follow tells how a step that works goes on.
-func (s *classicSteps) follow(step *classicStep) {
+func (s *Classic) follow(step *classicStep) {
 	switch {
 	case step.running:
 	case step.cached: // newer versions say so before the step has ended
@@ -253,7 +185,7 @@ func (s *classicSteps) follow(step *classicStep) {
 	}
 }
 
-func (s *classicSteps) logs(step *classicStep) {
+func (s *Classic) logs(step *classicStep) {
 	for _, l := range step.logs {
 		s.write(l)
 		s.midLine = !strings.HasSuffix(l, "\n")
@@ -262,7 +194,7 @@ func (s *classicSteps) logs(step *classicStep) {
 }
 
 // print begins a line of the builder's own.
-func (s *classicSteps) print(line string) {
+func (s *Classic) print(line string) {
 	if s.midLine {
 		line = "\n" + line
 	}
@@ -271,14 +203,14 @@ func (s *classicSteps) print(line string) {
 }
 
 // remember keeps whether all of a stage so far came out of the cache: then what only changes its configuration does too.
-func (s *classicSteps) remember(step *classicStep) {
+func (s *Classic) remember(step *classicStep) {
 	if step.Stage < 0 {
 		return
 	}
 	state := &s.cached[step.Stage]
 	switch {
 	case step.Keyword == "FROM":
-		if base := s.stages[step.Stage].Base; base >= 0 {
+		if base := s.index.stages[step.Stage].Base; base >= 0 {
 			*state = s.cached[base]
 		}
 	case step.Works() && step.ended:
@@ -287,8 +219,8 @@ func (s *classicSteps) remember(step *classicStep) {
 	}
 }
 
-// finish tells of all steps that are left: the build is done.
-func (s *classicSteps) finish() {
+// Finish tells of all steps that are left: the build is done.
+func (s *Classic) Finish() {
 	for _, step := range s.list[min(s.at, len(s.list)):] {
 		if step.Works() && step.Needed && !step.begun {
 			step.cached = step.Keyword != "WORKDIR"
@@ -298,8 +230,8 @@ func (s *classicSteps) finish() {
 	s.advance()
 }
 
-// fail tells of the steps up to the one that failed.
-func (s *classicSteps) fail() {
+// Fail tells of the steps up to the one that failed.
+func (s *Classic) Fail() {
 	last := -1
 	for i, step := range s.list {
 		if step.fail {

@@ -1,0 +1,257 @@
+package layercache
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Report is what there is to say of a build.
+type Report struct {
+	Cached, Total int           // steps that make or take files
+	SavedTime     time.Duration // what the cached ones took when they were last done here
+	SavedBytes    int64         // what their layers have
+	Since         time.Duration // since the build that it was compared with; 0 = there is none
+	Misses        []Miss        // steps that were not cached although all before them were
+}
+
+// Miss is a step that was not cached.
+type Miss struct {
+	Line int
+	Text string
+	Why  string
+}
+
+// maxMisses bounds what is told of one build.
+const maxMisses = 3
+
+// Compare says what became of a build's steps, and why. last is the last build of the same image, nil if there is none. What
+// last knows of steps and files that are the same is taken over, so that now can be the next one's last.
+func (now *Build) Compare(last *Build) Report {
+	if last != nil && !now.alike(last) {
+		last = nil
+	}
+	var r Report
+	if last != nil {
+		r.Since = max(now.Time.Sub(last.Time), 1)
+		now.Files.recall(last.Files)
+	}
+	missed := make([]bool, len(now.Stages)) // the stage has a step that was not cached
+	for i := range now.Stages {
+		stage := &now.Stages[i]
+		if stage.Base >= 0 && stage.Base < i {
+			missed[i] = missed[stage.Base]
+		}
+		if !stage.Needed {
+			continue
+		}
+		for j := range stage.Steps {
+			step := &stage.Steps[j]
+			if !step.Works {
+				continue
+			}
+			before, at := last.find(now, i, j)
+			if before != nil && step.Outcome != Done {
+				step.Took, step.Size = before.Took, cmp.Or(step.Size, before.Size)
+			}
+			switch step.Outcome {
+			case NotReached:
+				continue
+			case Cached:
+				r.Cached++
+				r.SavedTime += step.Took
+				r.SavedBytes += step.Size
+			case Done, Failed:
+				follows := missed[i] || slices.ContainsFunc(step.Stages, func(s int) bool { return s >= 0 && s < i && missed[s] })
+				missed[i] = true
+				if !follows && last != nil && !now.NoCache && len(r.Misses) < maxMisses {
+					r.Misses = append(r.Misses, Miss{step.Line, step.Text, now.why(last, i, j, before, at)})
+				}
+			}
+			r.Total++
+		}
+	}
+	return r
+}
+
+// alike reports whether two builds have half of their steps in common: images without names are known by their
+// Dockerfile's only, and a project may have several of those.
+func (now *Build) alike(last *Build) bool {
+	texts := map[string]bool{}
+	for _, s := range last.Stages {
+		for _, step := range s.Steps {
+			texts[step.Text] = true
+		}
+	}
+	all, common := 0, 0
+	for _, s := range now.Stages {
+		for _, step := range s.Steps {
+			all++
+			if texts[step.Text] {
+				common++
+			}
+		}
+	}
+	return 2*common >= all
+}
+
+// place is where a step is.
+type place struct{ stage, step int }
+
+// find is a step as the last build had it, and where; nil if it had none. The same instruction may stand in a stage twice.
+func (last *Build) find(now *Build, stage, step int) (*Step, place) {
+	if last == nil {
+		return nil, place{}
+	}
+	s, ok := last.stage(now.Stages[stage].Name, stage)
+	if !ok {
+		return nil, place{}
+	}
+	text, nth := now.Stages[stage].Steps[step].Text, 0
+	for _, earlier := range now.Stages[stage].Steps[:step] {
+		if earlier.Text == text {
+			nth++
+		}
+	}
+	for i := range last.Stages[s].Steps {
+		if found := &last.Stages[s].Steps[i]; found.Text == text {
+			if nth == 0 {
+				return found, place{s, i}
+			}
+			nth--
+		}
+	}
+	return nil, place{}
+}
+
+// why says what a step has that the last build did not have. before is the step there, nil if it was not there. What stood in
+// another Dockerfile than this build's is not told: who reads this log may not have been meant to read that.
+func (now *Build) why(last *Build, stage, step int, before *Step, at place) string {
+	s := now.Stages[stage].Steps[step]
+	if before == nil {
+		return "it is new or has changed"
+	}
+	if base, was := now.root(stage), last.root(at.stage); base.Image != was.Image {
+		return "it has another base"
+	} else if base.ID != was.ID {
+		return fmt.Sprintf("its base %s is a newer image, or another one", base.Image)
+	}
+	if changed := s.changedBefore(now.before(stage, step), last.before(at.stage, at.step)); changed != "" {
+		return changed
+	}
+	if name := s.changedArg(now.before(stage, step), now.Args, last.Args); name != "" {
+		return fmt.Sprintf("the build argument %s has another value", name)
+	}
+	if len(s.Sources) > 0 {
+		if now.Files == nil || last.Files == nil {
+			return "files may have changed; there are too many to say which"
+		}
+		if d := now.Files.since(last.Files, s.Sources); d.any() {
+			return d.String()
+		}
+	}
+	switch {
+	case !slices.Equal(s.Images, before.Images):
+		return "an image that it takes files from is a newer or another one"
+	case len(s.Stages) > 0 && before.Outcome != NotReached:
+		return "files that it takes from another stage have changed"
+	case s.Fetches:
+		return "what it fetches may have changed"
+	case before.Outcome == Failed:
+		return "it failed the last time"
+	case before.Outcome == NotReached:
+		return "the last build ended before it"
+	}
+	return "nothing that it is made of has changed; the Engine has probably removed it from its build cache"
+}
+
+// sees reports whether an instruction is part of a later step's key in the build cache. Programs see the image's configuration,
+// and what copies files only what variables its own text has.
+//
+// BuildKit: a step stands on the files that are there, and on what its own operation says.
+func (s *Step) sees(earlier *Step) bool {
+	switch keyword(earlier.Text) {
+	case "ENV", "ARG":
+		return s.Run || strings.Contains(s.Text, "$")
+	case "USER", "SHELL":
+		return s.Run
+	}
+	return earlier.Works
+}
+
+// changedBefore names the first instruction before a step that is not as it was.
+func (s *Step) changedBefore(now, last []*Step) string {
+	unseen := func(earlier *Step) bool { return !s.sees(earlier) }
+	now, last = slices.DeleteFunc(now, unseen), slices.DeleteFunc(last, unseen)
+	for i, earlier := range now {
+		if i >= len(last) || last[i].Text != earlier.Text {
+			return fmt.Sprintf("line %d before it, %s, is new or has changed", earlier.Line, Short(earlier.Text))
+		}
+	}
+	if len(last) > len(now) {
+		return "an instruction before it was taken out"
+	}
+	return ""
+}
+
+// changedArg names a build argument that a step sees, declared before it, and that has another value than it had.
+func (s *Step) changedArg(before []*Step, now, last map[string]string) string {
+	for _, declared := range before {
+		if keyword(declared.Text) != "ARG" {
+			continue
+		}
+		for _, word := range strings.Fields(declared.Text)[1:] {
+			name, _, _ := strings.Cut(word, "=")
+			used := s.Run || strings.Contains(s.Text, "$"+name) || strings.Contains(s.Text, "${"+name)
+			if used && now[name] != last[name] {
+				return name
+			}
+		}
+	}
+	return ""
+}
+
+// String says what has become of the files: "src/main.go and 2 more have changed".
+func (d difference) String() string {
+	if d.within(".git") {
+		return "only .git has changed, which .dockerignore can leave out"
+	}
+	var parts []string
+	for _, p := range []struct {
+		names []string
+		what  string
+	}{{d.changed, "changed"}, {d.added, "new"}, {d.removed, "gone"}} {
+		if len(p.names) > 0 {
+			parts = append(parts, p.what+": "+list(p.names))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// maxListed is how many files are named.
+const maxListed = 4
+
+func list(names []string) string {
+	var short []string
+	for _, n := range names[:min(len(names), maxListed)] {
+		short = append(short, Short(n))
+	}
+	out := strings.Join(short, ", ")
+	if more := len(names) - maxListed; more > 0 {
+		out += fmt.Sprintf(" and %d more", more)
+	}
+	return out
+}
+
+// maxShown is how much of an instruction, or of a file's name, is shown, in runes.
+const maxShown = 70
+
+// Short is a text that fits into a line of the log.
+func Short(text string) string {
+	if r := []rune(text); len(r) > maxShown {
+		return string(r[:maxShown-1]) + "…"
+	}
+	return text
+}

@@ -1,0 +1,139 @@
+package layercache
+
+import (
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// File is one file, folder or link of a context.
+type File struct {
+	Mode   uint32 `json:"m,omitempty"`
+	Size   int64  `json:"s,omitempty"` // bytes
+	Time   int64  `json:"t,omitempty"` // of its last change, in ns; builders do not look at it
+	Link   string `json:"l,omitempty"`
+	Sum    uint32 `json:"c,omitempty"` // CRC-32C of its contents
+	Summed bool   `json:"h,omitempty"` // Sum is known
+}
+
+// Files are those of a context, by their paths.
+type Files map[string]File
+
+// same reports whether a builder makes no difference between two versions of a file. Without sums of both it is a guess.
+func (f File) same(other File) bool {
+	if f.Mode != other.Mode || f.Link != other.Link || f.Size != other.Size {
+		return false
+	}
+	return f.Summed && other.Summed && f.Sum == other.Sum || (!f.Summed || !other.Summed) && f.Time == other.Time
+}
+
+// The bounds of what is remembered of a context.
+const (
+	maxFiles = 20_000
+	maxNames = 2 << 20 // bytes of all paths
+)
+
+// Collector takes in the files of a context while they pass. Its methods may be called from several goroutines.
+type Collector struct {
+	mu    sync.Mutex
+	files Files
+	names int  // bytes
+	over  bool // there were too many
+}
+
+// Add takes in a file, or what is newly known of it.
+func (c *Collector) Add(name string, f File) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return
+	}
+	if _, ok := c.files[name]; !ok {
+		c.names += len(name) + len(f.Link)
+	}
+	if c.names > maxNames || len(c.files) >= maxFiles {
+		c.files, c.over = nil, true
+		return
+	}
+	if c.files == nil {
+		c.files = Files{}
+	}
+	c.files[name] = f
+}
+
+// Files are those that were taken in; nil if there were none, or too many.
+func (c *Collector) Files() Files {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.files)
+}
+
+// recall takes over the sums of files that are still as they were: builders are not sent those again.
+func (f Files) recall(last Files) {
+	for name, now := range f {
+		before, ok := last[name]
+		if !now.Summed && ok && before.Summed && now.same(before) {
+			now.Sum, now.Summed = before.Sum, true
+			f[name] = now
+		}
+	}
+}
+
+// difference is what has become of the files that a step takes.
+type difference struct{ changed, added, removed []string }
+
+func (f Files) since(last Files, sources []string) difference {
+	var d difference
+	for name, now := range f {
+		if !takes(sources, name) {
+			continue
+		}
+		if before, ok := last[name]; !ok {
+			d.added = append(d.added, name)
+		} else if !now.same(before) {
+			d.changed = append(d.changed, name)
+		}
+	}
+	for name := range last {
+		if _, ok := f[name]; !ok && takes(sources, name) {
+			d.removed = append(d.removed, name)
+		}
+	}
+	for _, list := range [][]string{d.changed, d.added, d.removed} {
+		slices.Sort(list)
+	}
+	return d
+}
+
+func (d difference) any() bool { return len(d.changed)+len(d.added)+len(d.removed) > 0 }
+
+// within reports whether all of it is in one folder.
+func (d difference) within(folder string) bool {
+	for _, name := range slices.Concat(d.changed, d.added, d.removed) {
+		if name != folder && !strings.HasPrefix(name, folder+"/") {
+			return false
+		}
+	}
+	return d.any()
+}
+
+// takes reports whether one of the sources of COPY or ADD takes a file: it is the file, a folder above it, or a pattern for
+// either.
+func takes(sources []string, name string) bool {
+	for _, s := range sources {
+		s = strings.TrimPrefix(path.Clean("/"+s), "/")
+		if s == "" {
+			return true
+		}
+		at := name // the part of the name that is as deep as the source
+		if parts, deep := strings.Split(name, "/"), strings.Count(s, "/")+1; len(parts) > deep {
+			at = strings.Join(parts[:deep], "/")
+		}
+		if ok, err := path.Match(s, at); at == s || ok && err == nil {
+			return true
+		}
+	}
+	return false
+}

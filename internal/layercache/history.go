@@ -1,0 +1,143 @@
+package layercache
+
+import (
+	"cmp"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// History is the folder where the last builds of a project are remembered, one file for each image. Jobs that build the same
+// image at the same time do not disturb each other: the last one stays.
+type History struct{ dir string }
+
+// NewHistory takes the builds of one project. The folder is made when there is something to remember.
+func NewHistory(dir string) *History { return &History{dir} }
+
+// Unused is how long a build is remembered.
+const Unused = 30 * 24 * time.Hour
+
+// maxBuilds bounds what is remembered of a project.
+const maxBuilds = 50
+
+// maxRecord bounds what is read of a file, in bytes.
+const maxRecord = 64 << 20
+
+// Last is the last build of an image, nil if none is known. key may be any name of a file.
+func (h *History) Last(key string) (*Build, error) {
+	f, err := os.Open(h.path(key))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	unzip, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	var b Build
+	if err := json.NewDecoder(io.LimitReader(unzip, maxRecord)).Decode(&b); err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	return &b, nil
+}
+
+// Keep remembers a build as the last one of its image.
+func (h *History) Keep(key string, b *Build) (err error) {
+	if err := os.MkdirAll(h.dir, 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(h.dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+	}()
+	zip, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is a valid one
+	if err := json.NewEncoder(zip).Encode(b); err != nil {
+		return err
+	}
+	if err := zip.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), h.path(key)); err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), h.trim())
+}
+
+func (h *History) path(key string) string { return filepath.Join(h.dir, key+".json.gz") }
+
+// trim removes what is too much, the oldest first.
+func (h *History) trim() error {
+	all, err := records(h.dir)
+	if err != nil || len(all) <= maxBuilds {
+		return err
+	}
+	slices.SortFunc(all, func(a, b record) int { return cmp.Compare(b.modified.UnixNano(), a.modified.UnixNano()) })
+	var failed error
+	for _, r := range all[maxBuilds:] {
+		failed = errors.Join(failed, r.remove())
+	}
+	return failed
+}
+
+// Expire removes what is remembered of builds that are older than age, in all folders of histories below root.
+func Expire(root string, now time.Time, age time.Duration) error {
+	folders, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	failed := err
+	for _, d := range folders {
+		dir := filepath.Join(root, d.Name())
+		all, err := records(dir)
+		failed = errors.Join(failed, err)
+		for _, r := range all {
+			if now.Sub(r.modified) > age {
+				failed = errors.Join(failed, r.remove())
+			}
+		}
+		_ = os.Remove(dir) // if it is empty now
+	}
+	return failed
+}
+
+// record is one file of a history.
+type record struct {
+	path     string
+	modified time.Time
+}
+
+func (r record) remove() error {
+	if err := os.Remove(r.path); !errors.Is(err, fs.ErrNotExist) { // another job was faster
+		return err
+	}
+	return nil
+}
+
+func records(dir string) ([]record, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []record
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil { // else it is gone
+			out = append(out, record{filepath.Join(dir, e.Name()), info.ModTime()})
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,119 @@
+package layercache
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestHistory(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	h := NewHistory(filepath.Join(root, "project"))
+	if b, err := h.Last("k"); b != nil || err != nil {
+		t.Fatalf("before the first build: %v, %v", b, err)
+	}
+	want := sample()
+	if err := h.Keep("k", want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := h.Last("k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("read again (-want +got):\n%s", diff)
+	}
+	if info, err := os.Stat(filepath.Join(root, "project")); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder: %v, %v", info, err)
+	}
+
+	if err := os.WriteFile(h.path("k"), []byte("rubbish"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := h.Last("k"); b != nil || err == nil || !strings.Contains(err.Error(), h.path("k")) {
+		t.Errorf("a broken record: %v, %v", b, err)
+	}
+	if err := h.Keep("k", want); err != nil {
+		t.Errorf("a broken record is not replaced: %v", err)
+	}
+
+	for i := range maxBuilds + 5 {
+		if err := h.Keep(fmt.Sprint(i), want); err != nil {
+			t.Fatal(err)
+		}
+		at := time.Now().Add(time.Duration(i-maxBuilds) * time.Hour)
+		if err := os.Chtimes(h.path(fmt.Sprint(i)), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.Keep("last", want); err != nil {
+		t.Fatal(err)
+	}
+	all, err := os.ReadDir(h.dir)
+	if err != nil || len(all) != maxBuilds {
+		t.Errorf("%d records are kept, %v", len(all), err)
+	}
+	if b, err := h.Last("0"); b != nil || err != nil {
+		t.Errorf("the oldest record is there still: %v, %v", b, err)
+	}
+
+	if err := Expire(root, time.Now().Add(Unused+100*time.Hour), Unused); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(root); err != nil || len(left) != 0 {
+		t.Errorf("left after the last has expired: %v, %v", left, err)
+	}
+	if err := Expire(filepath.Join(root, "none"), time.Now(), Unused); err != nil {
+		t.Error(err)
+	}
+	if err := h.Keep("k", want); err != nil {
+		t.Errorf("after the folder has gone: %v", err)
+	}
+}
+
+func TestTakes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		source, name string
+		want         bool
+	}{
+		{".", "a/b", true},
+		{"/", "a/b", true},
+		{"./a", "a/b", true},
+		{"a/", "a/b", true},
+		{"a", "ab", false},
+		{"a/b", "a", false},
+		{"*.go", "main.go", true},
+		{"*.go", "cmd/main.go", false},
+		{"cmd/*", "cmd/x/y", true},
+		{"[", "x", false},
+		{"../a", "a", true},
+	} {
+		if got := takes([]string{"none", c.source}, c.name); got != c.want {
+			t.Errorf("%s takes %s: %v", c.source, c.name, got)
+		}
+	}
+}
+
+// TestCollectorIsBounded: a client may tell of any number of files, of any length.
+func TestCollectorIsBounded(t *testing.T) {
+	t.Parallel()
+	var many, long Collector
+	for i := range 2 * maxFiles {
+		many.Add(fmt.Sprint(i), File{})
+	}
+	for i := range 10 {
+		long.Add(strings.Repeat("x", maxNames/5)+fmt.Sprint(i), File{Link: "x"})
+	}
+	for name, c := range map[string]*Collector{"many": &many, "long": &long} {
+		if f := c.Files(); f != nil || c.files != nil {
+			t.Errorf("%s: %d files are kept", name, len(f))
+		}
+	}
+}
