@@ -16,22 +16,23 @@ import (
 const module = "github.com/slipway-ci/slipway"
 
 // homes are the packages that may import a third-party module: one each, so that replacing one changes one package.
-// moby's API types and BuildKit's have two by design. Tests may import what they like of the test-only ones.
+// moby's API types have two by design, BuildKit's three. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
 	"github.com/coder/websocket":             {"terminal"},
 	"github.com/containerd/errdefs":          {"docker"},
-	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor"}, // the Engine's own grammar of names
+	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor", "tarball"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
-	"github.com/docker/go-units":             {"config", "docker", "executor", "layercache", "source"},
+	"github.com/docker/go-units":             {"config", "disk", "docker", "executor", "layercache", "source"},
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
-	"github.com/klauspost/compress":          {"archive", "guard"},
+	"github.com/klauspost/compress":          {"archive", "tarball"},
 	"github.com/minio/minio-go/v7":           {"objects"},
-	"github.com/moby/buildkit":               {"guard", "dockerfile"},
+	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
+	"github.com/moby/sys/user":               {"docker"},
 	"github.com/opencontainers/image-spec":   {"docker"},
 	"github.com/prometheus/client_golang":    {"web"},
 	"github.com/coreos/go-systemd/v22":       {"cli"},

@@ -44,7 +44,7 @@ func TestRulesAreExplained(t *testing.T) {
 		}
 	}
 	used := map[string]string{}
-	for _, dir := range []string{"guard", "dockerfile"} {
+	for _, dir := range []string{"guard", "dockerfile", "tarball"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil {
 			t.Fatal(err)

@@ -12,7 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// unfinished begins the name of a file that is being written.
+const unfinished = "new-"
 
 // Store keeps archives by key in a folder of the host that no job can write to. It is safe for concurrent use, by several
 // processes too: an archive is replaced as a whole.
@@ -42,6 +47,10 @@ func (s Store) Open(project, key string) (a *Stored, err error) {
 			f.Close()
 		}
 	}()
+	// Evict leaves it while it is read. The lock ends with the file.
+	if err := flock(f, unix.LOCK_SH); err != nil {
+		return nil, fmt.Errorf("lock a cache file: %w", err)
+	}
 	a = &Stored{File: f}
 	if a.Tag, a.Size, err = readTag(f); err != nil {
 		return nil, err
@@ -60,7 +69,7 @@ func (s Store) Put(project, key string, write func(f *os.File) (tag string, err 
 	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return 0, fmt.Errorf("make the cache folder: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(name), "new-")
+	f, err := os.CreateTemp(filepath.Dir(name), unfinished)
 	if err != nil {
 		return 0, fmt.Errorf("make a cache file: %w", err)
 	}

@@ -97,6 +97,72 @@ func TestStore(t *testing.T) {
 	}
 }
 
+// TestEvict: the longest unused first, only until there is enough, and none that is being read or written.
+func TestEvict(t *testing.T) {
+	t.Parallel()
+	s := Store{Dir: filepath.Join(t.TempDir(), "caches")}
+	const size = 64 << 10
+	put := func(project, key string, age time.Duration) {
+		t.Helper()
+		_, err := s.Put(project, key, func(f *os.File) (string, error) { _, err := f.Write(make([]byte, size)); return "", err })
+		when := time.Now().Add(-age)
+		if err := errors.Join(err, os.Chtimes(s.path(project, key), when, when)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() string {
+		var names []string
+		for _, at := range []string{"p/a", "q/b", "p/c", "p/d"} {
+			project, key, _ := strings.Cut(at, "/")
+			if _, err := os.Stat(s.path(project, key)); err == nil {
+				names = append(names, at)
+			}
+		}
+		return strings.Join(names, " ")
+	}
+	put("p", "c", time.Hour)
+	put("q", "b", 2*time.Hour)
+	put("p", "a", 3*time.Hour)
+	put("p", "d", 0)
+	evict := func(need int64, wantFreed int, wantLeft string) {
+		t.Helper()
+		n, freed, err := s.Evict(t.Context(), need)
+		if err != nil || n != wantFreed || freed < int64(n*size) || left() != wantLeft {
+			t.Errorf("%d archives of %d bytes are gone, %v; left: %s, not %s", n, freed, err, left(), wantLeft)
+		}
+	}
+	evict(0, 0, "p/a q/b p/c p/d")
+	evict(1, 1, "q/b p/c p/d")
+	_, err := s.Put("p", "new", func(f *os.File) (string, error) {
+		if _, err := f.Write(make([]byte, size)); err != nil {
+			return "", err
+		}
+		read, err := s.Open("p", "c")
+		if err != nil {
+			return "", err
+		}
+		defer read.Close()
+		put("p", "a", 3*time.Hour)
+		evict(10*size, 3, "p/c")
+		if _, err := io.ReadAll(read); err != nil {
+			t.Error(err)
+		}
+		return "", nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	abandoned := filepath.Join(s.Dir, "p", unfinished+"1")
+	long := time.Now().Add(-2 * abandonedAfter)
+	if err := errors.Join(os.WriteFile(abandoned, make([]byte, size), 0o600), os.Chtimes(abandoned, long, long)); err != nil {
+		t.Fatal(err)
+	}
+	evict(10*size, 3, "") // with the new one
+	if _, err := s.Open("p", "new"); err == nil {
+		t.Error("the new one is left")
+	}
+}
+
 func TestFastZipAndSame(t *testing.T) {
 	t.Parallel()
 	root, dir := tree(t, "a", "sub/b", "link->a", "empty/")

@@ -47,7 +47,7 @@ type unpacker struct {
 // Unzip unpacks the zip archive of size bytes in r below root. Files that are there are replaced, all else stays. An archive with
 // a name that leads elsewhere is refused before anything is unpacked; of its other kinds of files (devices, pipes) none is.
 //
-// Nothing else may write to the folder meanwhile.
+// Who writes to the folder meanwhile can spoil what is unpacked, but not lead it out of there.
 func Unzip(ctx context.Context, root *os.Root, r io.ReaderAt, size int64, opts Options) (Summary, error) {
 	z, err := zip.NewReader(r, size)
 	if err != nil {

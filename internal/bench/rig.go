@@ -74,6 +74,8 @@ func newRig(ctx context.Context, slipway, socket string) (_ *rig, err error) {
 	if err := os.WriteFile(r.config(), fmt.Appendf(nil, `concurrent = 8
 [slipway]
   state_dir = %q
+[slipway.limits]
+  min_free = "0"
 [[runners]]
   name = "bench"
   url = %q

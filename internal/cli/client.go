@@ -11,6 +11,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/gitlab"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/objects"
 )
 
 // findConfig says which config.toml this command line means; foreign: it is that of GitLab's own runner.
@@ -58,6 +59,7 @@ type connector struct {
 	log       *slog.Logger
 	observer  *observer // nil = nobody counts the calls
 	terminals bool      // jobs in containers have web terminals
+	roles     *objects.Roles
 }
 
 // newConnector reads this machine's system ID, or makes one, in the state folder. path is that of the config; cfg may
@@ -67,7 +69,7 @@ func newConnector(path, stateDir string, cfg *config.Config, build Build, log *s
 	if err != nil {
 		return connector{}, err
 	}
-	return connector{systemID: id, certs: filepath.Join(filepath.Dir(path), "certs"), cfg: cfg, build: build, log: log}, nil
+	return connector{systemID: id, certs: filepath.Join(filepath.Dir(path), "certs"), cfg: cfg, build: build, log: log, roles: &objects.Roles{}}, nil
 }
 
 // connector makes a connector for the commands that only talk to the server.

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,14 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/disk"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -142,7 +142,7 @@ func (d *doctor) examine(ctx context.Context) {
 		o := engineOptions(r.Docker)
 		if !asked[o] {
 			asked[o] = true
-			d.engine(ctx, o, dir, guarded[o])
+			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
 		}
 	}
 }
@@ -188,7 +188,7 @@ func (d *doctor) stateDir(cfg *config.Config) string {
 		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
 		return ""
 	}
-	d.space("the state folder", dir)
+	d.space("the state folder", dir, cfg.Slipway.Limits.MinFree)
 	return dir
 }
 
@@ -198,22 +198,31 @@ const (
 	littleSpace    = 10 << 30
 )
 
-func (d *doctor) space(what, dir string) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
+func (d *doctor) space(what, dir string, minFree *config.MinFree) {
+	space, err := disk.Look(dir)
+	if err != nil {
 		return // not on this machine, or not ours to see
 	}
-	free := st.Bavail * uint64(st.Bsize)
-	gib := float64(free) / (1 << 30)
+	left := fmt.Sprintf("%s (%s) has %.1f GiB left", what, dir, gib(space.Free))
+	kept := minFree.Of(space.Size)
+	budget := fmt.Sprintf("; slipway run keeps %.1f GiB free (min_free)", gib(kept))
+	if minFree.Off() {
+		budget = `; nothing is kept free (min_free = "0")`
+	}
+	const cure = "make room (docker system df shows what the Engine needs)"
 	switch {
-	case free < hardlyAnySpace:
-		d.bad(broken, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left: jobs will fail", what, dir, gib)
-	case free < littleSpace:
-		d.bad(warning, "make room (docker system df shows what the Engine needs)", "%s (%s) has %.1f GiB left", what, dir, gib)
+	case space.Free < hardlyAnySpace:
+		d.bad(broken, cure, "%s: jobs will fail%s", left, budget)
+	case space.Free < kept:
+		d.bad(warning, cure+", or lower min_free in [slipway.limits]", "%s, and slipway run removes what can be made again to keep %.1f GiB free (min_free)", left, gib(kept))
+	case space.Free < littleSpace:
+		d.bad(warning, cure, "%s%s", left, budget)
 	default:
-		d.fine("%s (%s) has %.0f GiB left", what, dir, gib)
+		d.fine("%s%s", left, budget)
 	}
 }
+
+func gib(bytes uint64) float64 { return float64(bytes) / (1 << 30) }
 
 func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 	err := conn.verify(ctx, r)
@@ -226,7 +235,7 @@ func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 		d.bad(broken, "check url, the network and its proxies; slipway run tries again until it works", "%s: %v", describe(r), err)
 	}
 	if !r.TokenExpiresAt.IsZero() && time.Until(r.TokenExpiresAt) < 0 {
-		d.bad(broken, "slipway reset-token cannot help any more: register the runner again", "%s: its token has expired", describe(r))
+		d.bad(broken, "slipway reset-token with --pat, a personal access token, gives it a new one", "%s: its token has expired", describe(r))
 	}
 }
 
@@ -270,11 +279,7 @@ func (d *doctor) guard(r *config.Runner) {
 	}
 }
 
-// fixedEngine is the first that has the fixes of the holes in builds by which an image's author gets at the machine: CVE-2024-23651,
-// -23652 and -23653 (24.0.9, 25.0.2), and of the daemon's socket, CVE-2024-41110 (25.0.6).
-const fixedEngine = "25.0.6"
-
-func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, guarded bool) {
+func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, guarded bool, limits config.MachineLimits) {
 	e, err := docker.Connect(ctx, o)
 	if err != nil {
 		d.bad(broken, hintOf(err), "%v", err)
@@ -287,27 +292,12 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		d.bad(broken, "is it a Docker Engine?", "%v", err)
 		return
 	}
-	if olderVersion(version, fixedEngine) {
-		d.bad(warning, "update it, unless your distribution brings fixes to old versions", "the Engine at %s is %s: known holes are closed since %s (CVE-2024-23651 to -23653, CVE-2024-41110)", e.Host(), version, fixedEngine)
-	} else {
-		d.fine("the Engine at %s is %s", e.Host(), version)
-	}
-	if m.StorageDriver == "vfs" || m.StorageDriver == "devicemapper" {
-		d.bad(warning, `let "storage-driver" in daemon.json be overlay2`, "its storage driver is %s, which makes each layer a copy", m.StorageDriver)
-	}
-	if m.CgroupDriver == "none" {
-		d.bad(warning, "run the Engine as root, or with cgroup v2 and systemd", "it has no cgroups: limits of memory and processors do not hold")
-	}
-	for _, w := range m.Warnings {
-		if strings.Contains(w, "API is accessible") {
-			d.bad(broken, `take that "hosts" out of daemon.json, or protect it with TLS`, "who gets at the Engine's port owns this machine: %s", strings.TrimPrefix(w, "WARNING: "))
-		}
-	}
+	d.machine(e.Host(), version, m)
 	if e.Socket() == "" {
 		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
 		return
 	}
-	d.space("the Engine's data", m.DataRoot)
+	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
@@ -316,16 +306,18 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	}
 }
 
-// olderVersion compares the numbers at the beginning of two versions.
-func olderVersion(a, b string) bool {
-	numbers := func(v string) (out []int) {
-		v, _, _ = strings.Cut(v, "+")
-		v, _, _ = strings.Cut(v, "-")
-		for part := range strings.SplitSeq(v, ".") {
-			n, _ := strconv.Atoi(part)
-			out = append(out, n)
-		}
-		return out
+// data tells of the disks where an Engine's data lies, and what they are kept to.
+func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
+	d.space("the Engine's data", m.DataRoot, limits.MinFree)
+	layers := layersDir(m)
+	if layers != m.DataRoot && layers != "" {
+		d.space("the Engine's images", layers, limits.MinFree)
 	}
-	return slices.Compare(numbers(a), numbers(b)) < 0
+	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
+		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	}
+	if n := limits.BuildCache; n > 0 {
+		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))
+	}
 }

@@ -1,6 +1,14 @@
 package cli
 
-import "testing"
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/docker"
+)
 
 func TestOlderVersion(t *testing.T) {
 	t.Parallel()
@@ -8,5 +16,76 @@ func TestOlderVersion(t *testing.T) {
 		if olderVersion(version, fixedEngine) != older {
 			t.Errorf("%s: %t", version, !older)
 		}
+	}
+}
+
+// TestDoctorJudgesTheEngine: what the Engine says of itself, and what becomes of it.
+func TestDoctorJudgesTheEngine(t *testing.T) {
+	t.Parallel()
+	const (
+		open   = "WARNING: API is accessible on http://0.0.0.0:2375 without encryption.\n         Access to the remote API is equivalent to root access on the host."
+		noSwap = "WARNING: No swap limit support"
+	)
+	for name, c := range map[string]struct {
+		version string
+		machine docker.Machine
+		want    []finding
+	}{
+		"well":    {"29.6.0", docker.Machine{StorageDriver: "overlay2", CgroupDriver: "systemd", Warnings: []string{noSwap}}, nil},
+		"old":     {"24.0.7", docker.Machine{}, []finding{{warning, "the Engine at unix:///x is 24.0.7: known holes are closed since 25.0.6", "update it"}}},
+		"vfs":     {"29.6.0", docker.Machine{StorageDriver: "vfs"}, []finding{{warning, "its storage driver is vfs", "overlay2"}}},
+		"mapper":  {"29.6.0", docker.Machine{StorageDriver: "devicemapper"}, []finding{{warning, "its storage driver is devicemapper", "overlay2"}}},
+		"cgroups": {"29.6.0", docker.Machine{CgroupDriver: "none"}, []finding{{warning, "it has no cgroups", "run the Engine as root"}}},
+		"open":    {"29.6.0", docker.Machine{Warnings: []string{noSwap, open}}, []finding{{broken, "owns this machine: API is accessible on http://0.0.0.0:2375", `take that "hosts" out`}}},
+	} {
+		d := &doctor{}
+		d.machine("unix:///x", c.version, c.machine)
+		var bad []finding
+		for _, f := range d.findings {
+			if f.Level != fine {
+				bad = append(bad, f)
+			}
+		}
+		if len(bad) != len(c.want) {
+			t.Errorf("%s: %+v", name, bad)
+			continue
+		}
+		for i, f := range bad {
+			if w := c.want[i]; f.Level != w.Level || !strings.Contains(f.What, w.What) || !strings.Contains(f.Cure, w.Cure) {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+// TestDoctorMeasuresDisks on file systems of the sizes where the answer changes. They are in memory, and take none.
+func TestDoctorMeasuresDisks(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts")
+	}
+	for size, c := range map[string]struct {
+		want level
+		what string
+	}{
+		"1048572k": {broken, "has 1.0 GiB left: jobs will fail"}, // a page less than 1 GiB
+		"1g":       {warning, "has 1.0 GiB left"},
+		"2560m":    {warning, "has 2.5 GiB left"},
+		"11g":      {fine, "has 11.0 GiB left; slipway run keeps 0.5 GiB free (min_free)"},
+	} {
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		d := &doctor{}
+		d.space("the disk", dir, nil)
+		if len(d.findings) != 1 || d.findings[0].Level != c.want || !strings.Contains(d.findings[0].What, "the disk ("+dir+") "+c.what) || (d.findings[0].Cure == "") != (c.want == fine) {
+			t.Errorf("%s: %+v", size, d.findings)
+		}
+	}
+	d := &doctor{}
+	if d.space("the disk", t.TempDir()+"/nowhere", nil); len(d.findings) > 0 {
+		t.Errorf("%+v", d.findings)
 	}
 }

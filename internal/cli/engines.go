@@ -5,14 +5,16 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/disk"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/ledger"
@@ -28,32 +30,53 @@ type engine struct {
 	log     *slog.Logger
 	swept   *once
 
-	mu      sync.Mutex
-	conn    *docker.Engine
-	machine docker.Machine // of conn
-	images  *ledger.Ledger // of conn
+	found func() // is called when it is reached
 
-	dataRoot atomic.Pointer[string] // for who must not wait for an Engine that hangs
+	mu    sync.Mutex            // while it is being reached
+	known atomic.Pointer[known] // nil = it was not reached; for who must not wait for an Engine that hangs, too
 }
 
-// reached gives an Engine that answered before, what it said of its machine, and the record of its images.
+// known is an Engine that answered, what it said of its machine, and the record of its images.
+type known struct {
+	*docker.Engine
+	machine docker.Machine
+	images  *ledger.Ledger
+	layers  string // where its images and its build cache lie; "" = nobody knows
+}
+
+// layersDir says where the images and the build cache of an Engine lie. With containerd's images that is in containerd's folder, of
+// which the Engine says nothing: it is the one that containerd has by default, or the one that an Engine gives its own containerd.
+func layersDir(m docker.Machine) string {
+	if !m.ContainerdImages {
+		return m.DataRoot
+	}
+	dirs := []string{"/var/lib/containerd", filepath.Join(m.DataRoot, "containerd", "daemon")}
+	if strings.Contains(m.ContainerdSocket, "/docker/containerd/") {
+		slices.Reverse(dirs)
+	}
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, "io.containerd.snapshotter.v1."+m.StorageDriver)); err == nil {
+			return dir
+		}
+	}
+	return ""
+}
+
+// reached gives an Engine that answers now, what it said of its machine, and the record of its images.
 func (e *engine) reached(ctx context.Context) (*docker.Engine, docker.Machine, *ledger.Ledger, error) {
 	conn, err := e.get(ctx)
 	if err != nil {
 		return nil, docker.Machine{}, nil, err
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return conn, e.machine, e.images, nil
+	k := e.known.Load()
+	return conn, k.machine, k.images, nil
 }
 
 func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.conn != nil {
-		ctx, cancel := context.WithTimeout(ctx, signOfLife)
-		defer cancel()
-		return e.conn, e.conn.Ping(ctx)
+	if k := e.known.Load(); k != nil {
+		return k.Engine, k.alive(ctx)
 	}
 	conn, err := e.connect(ctx)
 	if err != nil {
@@ -64,13 +87,12 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
-	if e.machine, err = conn.Machine(ctx); err != nil {
+	machine, err := conn.Machine(ctx)
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	root := e.machine.DataRoot
-	e.dataRoot.Store(&root)
-	err = e.swept.first(e.machine.ID, func() error {
+	err = e.swept.first(machine.ID, func() error {
 		free := func(dir, instance string) bool { return instance == e.folder.Instance || state.Free(dir, instance) }
 		err := executor.Sweep(ctx, conn, free, e.log)
 		if err != nil && conn.Ping(ctx) == nil { // else it went away meanwhile, and is swept when it is back
@@ -83,23 +105,32 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		conn.Close()
 		return nil, err
 	}
-	if e.images, err = ledger.Open(ledger.Folder(e.folder.Ledger(), e.machine.ID)); err != nil {
+	images, err := ledger.Open(ledger.Folder(e.folder.Ledger(), machine.ID))
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	if err := executor.RepairImages(ctx, conn, e.images); err != nil {
+	if err := executor.RepairImages(ctx, conn, images); err != nil {
 		e.log.Warn("some images do not have their names back", "error", err)
 	}
 	if conn.Socket() == "" {
 		e.log.Warn("the Engine is not reached through a socket: it must be on this machine, where the jobs' folders are", "host", conn.Host())
 	}
 	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
-	e.conn = conn
+	e.known.Store(&known{conn, machine, images, layersDir(machine)})
+	e.found()
 	return conn, nil
 }
 
 // signOfLife is how long an Engine may take to answer a ping.
 const signOfLife = 20 * time.Second
+
+// alive asks for that.
+func (k *known) alive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, signOfLife)
+	defer cancel()
+	return k.Ping(ctx)
+}
 
 func (e *engine) connect(ctx context.Context) (*docker.Engine, error) {
 	ctx, cancel := context.WithTimeout(ctx, signOfLife)
@@ -111,6 +142,7 @@ func (e *engine) connect(ctx context.Context) (*docker.Engine, error) {
 type engines struct {
 	folder *state.Folder
 	log    *slog.Logger
+	found  func() // is called when one is reached
 
 	mu    sync.Mutex
 	by    map[docker.Options]*engine
@@ -152,27 +184,36 @@ func (es *engines) of(d *config.Docker) *engine {
 		es.by = map[docker.Options]*engine{}
 	}
 	if es.by[o] == nil {
-		es.by[o] = &engine{options: o, folder: es.folder, log: es.log, swept: &es.swept}
+		es.by[o] = &engine{options: o, folder: es.folder, log: es.log, swept: &es.swept, found: es.found}
 	}
 	return es.by[o]
+}
+
+// known are the Engines that were reached.
+func (es *engines) known() (out []*known) {
+	es.mu.Lock()
+	defer es.mu.Unlock()
+	for _, e := range es.by {
+		if k := e.known.Load(); k != nil {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // disks are those of the state folder, and of the data of the Engines that were reached.
 func (es *engines) disks() []web.Disk {
 	dirs := map[string]string{es.folder.Path: "state"}
-	es.mu.Lock()
-	all := slices.Collect(maps.Values(es.by))
-	es.mu.Unlock()
-	for _, e := range all {
-		if root := e.dataRoot.Load(); root != nil {
-			dirs[*root] = "engine"
+	for _, k := range es.known() {
+		dirs[k.machine.DataRoot] = "engine"
+		if k.layers != "" {
+			dirs[k.layers] = "engine"
 		}
 	}
 	var out []web.Disk
 	for _, dir := range slices.Sorted(maps.Keys(dirs)) {
-		var st unix.Statfs_t
-		if unix.Statfs(dir, &st) == nil { // else it is not on this machine, or not ours to see
-			out = append(out, web.Disk{Place: dirs[dir], Dir: dir, Free: st.Bavail * uint64(st.Bsize), Size: st.Blocks * uint64(st.Bsize)})
+		if space, err := disk.Look(dir); err == nil { // else it is not on this machine, or not ours to see
+			out = append(out, web.Disk{Place: dirs[dir], Dir: dir, Free: space.Free, Size: space.Size})
 		}
 	}
 	return out
@@ -180,17 +221,9 @@ func (es *engines) disks() []web.Disk {
 
 // expireImages removes the names of images that jobs gave and none has used for a while, on the Engines that were reached.
 func (es *engines) expireImages(ctx context.Context) error {
-	es.mu.Lock()
-	all := slices.Collect(maps.Values(es.by))
-	es.mu.Unlock()
 	var errs []error
-	for _, e := range all {
-		e.mu.Lock()
-		conn, images := e.conn, e.images
-		e.mu.Unlock()
-		if conn != nil {
-			errs = append(errs, executor.ExpireImages(ctx, conn, images, e.log))
-		}
+	for _, k := range es.known() {
+		errs = append(errs, executor.ExpireImages(ctx, k.Engine, k.images, es.log))
 	}
 	return errors.Join(errs...)
 }

@@ -2,11 +2,14 @@ package cli
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
 )
 
 // TestSweptOnce: an Engine that two [[runners]] name in different ways is swept before the first job, and never again.
@@ -36,5 +39,27 @@ func TestSweptOnce(t *testing.T) {
 	_ = es.of(&config.Docker{}).swept.first("another", func() error { swept.Add(1); return nil })
 	if swept.Load() != 2 || early.Load() != 0 {
 		t.Errorf("swept %d times, %d too early", swept.Load(), early.Load())
+	}
+}
+
+// TestLayersDir: images lie in the Engine's folder, or in that of its containerd.
+func TestLayersDir(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	own := filepath.Join(root, "containerd", "daemon")
+	if err := os.MkdirAll(filepath.Join(own, "io.containerd.snapshotter.v1.test"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		machine docker.Machine
+		want    string
+	}{
+		{docker.Machine{DataRoot: root, StorageDriver: "overlay2"}, root},
+		{docker.Machine{DataRoot: root, StorageDriver: "test", ContainerdImages: true, ContainerdSocket: "/var/run/docker/containerd/containerd.sock"}, own},
+		{docker.Machine{DataRoot: root, StorageDriver: "other", ContainerdImages: true}, ""},
+	} {
+		if got := layersDir(c.machine); got != c.want {
+			t.Errorf("%+v: %q, not %q", c.machine, got, c.want)
+		}
 	}
 }

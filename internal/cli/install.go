@@ -105,17 +105,10 @@ func (a *app) serviceCommands() (out []*cobra.Command) {
 
 // tell has systemd do something with the service.
 func (a *app) tell(f unitFlags, verb string) error {
-	path, err := f.path()
-	if err != nil {
+	if _, err := f.find(); err != nil {
 		return err
 	}
-	there, err := ownUnit(path)
-	switch {
-	case err != nil:
-		return err
-	case there == nil:
-		return withHint(fmt.Errorf("there is no service %s", f.service), "slipway install makes one")
-	case !f.live():
+	if !f.live() {
 		return withHint(errors.New("systemd does not run here"), "slipway run works without a service")
 	}
 	return systemctl(verb, f.service)
@@ -135,7 +128,20 @@ func (f unitFlags) path() (string, error) {
 	return filepath.Join(f.dir, f.service+".service"), nil
 }
 
-// text is the unit for this program, with the config that it would use now.
+// find is the path of the unit, which must be there and slipway's.
+func (f unitFlags) find() (string, error) {
+	path, err := f.path()
+	if err != nil {
+		return "", err
+	}
+	there, err := ownUnit(path)
+	if err == nil && there == nil {
+		err = withHint(fmt.Errorf("there is no service %s", f.service), "slipway install makes one")
+	}
+	return path, err
+}
+
+// unitText is the unit for this program, with the config that it would use now.
 func (a *app) unitText(f unitFlags) ([]byte, error) {
 	program, err := os.Executable()
 	if err != nil {
@@ -207,16 +213,9 @@ func (a *app) install(f unitFlags) error {
 }
 
 func (a *app) uninstall(f unitFlags) error {
-	path, err := f.path()
+	path, err := f.find()
 	if err != nil {
 		return err
-	}
-	there, err := ownUnit(path)
-	if err != nil {
-		return err
-	}
-	if there == nil {
-		return withHint(fmt.Errorf("there is no service %s", f.service), "slipway install makes one")
 	}
 	if f.live() {
 		if err := systemctl("disable", "--now", f.service); err != nil { // waits for the running jobs

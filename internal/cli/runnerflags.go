@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -35,6 +36,7 @@ func keyFlags() map[string]keyFlag {
 		"environment":          {flag: "env", env: "RUNNER_ENV", usage: "KEY=value for every job"},
 		"shell":                {usage: "bash or sh (default: what the image has)"},
 		"clone_url":            {env: "CLONE_URL"},
+		"feature_flags":        {env: "FEATURE_FLAGS", usage: "feature flag of GitLab's runner"},
 		"tls-ca-file":          {env: "CI_SERVER_TLS_CA_FILE", usage: "certificates to trust besides the system's"},
 		"tls-cert-file":        {env: "CI_SERVER_TLS_CERT_FILE", usage: "certificate to show to the server"},
 		"tls-key-file":         {env: "CI_SERVER_TLS_KEY_FILE", usage: "its key"},
@@ -144,6 +146,8 @@ func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
 	case *map[string]string:
 		fs.StringToStringVar(f, n.flag, nil, n.usage+", once per `key=value`")
 		fs.Lookup(n.flag).DefValue = "" // not the "[]" of an empty one
+	case *map[string]bool:
+		fs.Var(switches{f}, n.flag, n.usage+", once per `NAME:true`")
 	case **int:
 		fs.Func(n.flag, n.usage+", a `number`", func(text string) error { return setPointer(f, strconv.Atoi, text, "a number") })
 	case **bool:
@@ -157,6 +161,35 @@ func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
 	}
 	return true
 }
+
+// switches are things that are on or off, as a flag's value.
+//
+// GitLab: name and value are parted by a colon.
+type switches struct{ m *map[string]bool }
+
+// Set implements pflag.Value. It takes several, separated by commas, as a variable has them.
+func (s switches) Set(text string) error {
+	set := map[string]bool{}
+	for pair := range strings.SplitSeq(text, ",") {
+		name, value, _ := strings.Cut(pair, ":")
+		on, err := strconv.ParseBool(strings.TrimSpace(value))
+		if name = strings.TrimSpace(name); name == "" || err != nil {
+			return fmt.Errorf("%q is not of the form NAME:true", pair)
+		}
+		set[name] = on
+	}
+	if *s.m == nil {
+		*s.m = map[string]bool{}
+	}
+	maps.Copy(*s.m, set)
+	return nil
+}
+
+// String implements pflag.Value.
+func (s switches) String() string { return "" }
+
+// Type implements pflag.Value.
+func (switches) Type() string { return "switches" }
 
 // setPointer sets a field that is nil without a value.
 func setPointer[T any](field **T, parse func(string) (T, error), text, wanted string) error {

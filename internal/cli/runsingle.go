@@ -30,7 +30,8 @@ func (a *app) runSingleCommand() *cobra.Command {
 		Short: "Run jobs of one runner, one after the other, and end",
 		Long: `Run-single takes jobs of one runner, which --runner names in config.toml, or which the flags describe without any config.
 
-It ends after --max-builds jobs, when no job came for --wait-timeout seconds, and by the signals that end slipway run.`,
+It ends after --max-builds jobs, when no job came for --wait-timeout seconds, and by the signals that end slipway run.
+[slipway.limits] of config.toml holds as with slipway run; without a config nothing is removed to make room on a disk.`,
 		Example: `  slipway run-single --runner docker-builder --max-builds 1
   slipway run-single --url https://gitlab.com --token glrt-… --executor docker --docker-image docker:cli --wait-timeout 60`,
 		Args: noArgs,
@@ -112,8 +113,11 @@ func (a *app) described(s *serving, r *config.Runner) error {
 	if err := config.AddRunner(s.path, r); err != nil {
 		return fmt.Errorf("keep the settings: %w", err)
 	}
-	s.cfg, s.warnings, err = config.Load(s.path)
-	return err
+	if s.cfg, s.warnings, err = config.Load(s.path); err != nil {
+		return err
+	}
+	s.cfg.Slipway.Limits.MinFree = &config.MinFree{} // nobody has written what this machine's disks are kept to
+	return nil
 }
 
 // single ends a run after some jobs, or when none comes. The zero value never does.

@@ -100,6 +100,9 @@ func startCoordinator(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) > 0 {
 		o.RegistrationToken = args[0]
 	}
+	if len(args) > 1 {
+		o.PersonalToken = args[1]
+	}
 	c := coordinator.New(o)
 	srv := httptest.NewServer(c)
 	ts.Defer(srv.Close)

@@ -15,12 +15,14 @@ import (
 // selector picks runners of a config by all that is given.
 type selector struct {
 	name, url, token string
+	id               int64 // 0 = any
 }
 
 func (s *selector) flags(fs *pflag.FlagSet, verb string) {
 	fs.StringVarP(&s.name, "name", "n", "", "name of the runner to "+verb)
 	fs.StringVarP(&s.url, "url", "u", "", "URL of its GitLab server")
 	fs.StringVarP(&s.token, "token", "t", "", "its token")
+	fs.Int64VarP(&s.id, "id", "i", 0, "its ID")
 	// GitLab: the same variables as for register.
 	bindEnv(fs, "url", "CI_SERVER_URL")
 	bindEnv(fs, "token", "CI_SERVER_TOKEN")
@@ -36,8 +38,10 @@ func (a *app) forEach(cmd *cobra.Command, verb, all string, do func(ctx context.
 		switch {
 		case every && s.name != "":
 			return usagef("", "--all-runners and --name exclude each other")
-		case !every && s.name == "" && s.token == "":
-			return usagef("slipway list shows the runners", "say which: --name, --token or --all-runners")
+		case every && s.id != 0:
+			return usagef("", "--all-runners and --id exclude each other")
+		case !every && s.name == "" && s.token == "" && s.id == 0:
+			return usagef("slipway list shows the runners", "say which: --name, --id, --token or --all-runners")
 		}
 		if every {
 			s = selector{} // GitLab: the variables for URL and token, which may be set for register, do not count
@@ -90,7 +94,7 @@ func (a *app) completeNames(cmd *cobra.Command) {
 }
 
 func (s selector) matches(r *config.Runner) bool {
-	return (s.name == "" || s.name == r.Name) && (s.token == "" || s.token == r.Token.Reveal()) &&
+	return (s.name == "" || s.name == r.Name) && (s.id == 0 || s.id == r.ID) && (s.token == "" || s.token == r.Token.Reveal()) &&
 		(s.url == "" || sameServer(s.url, r.URL))
 }
 
@@ -125,6 +129,9 @@ func (s selector) String() string {
 	var parts []string
 	if s.name != "" {
 		parts = append(parts, fmt.Sprintf("the name %q", s.name))
+	}
+	if s.id != 0 {
+		parts = append(parts, fmt.Sprintf("the ID %d", s.id))
 	}
 	if s.url != "" {
 		parts = append(parts, "the URL "+s.url)

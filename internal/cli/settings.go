@@ -39,11 +39,11 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript, PostGetSources: r.PostGetSources,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
-		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag,
+		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag, FlagByDefault: config.FlagByDefault,
 		GitOutside: r.Slipway.GitDir == config.GitDirOutside,
 		FixedDir:   r.CustomBuildDir.Enabled != nil && !*r.CustomBuildDir.Enabled,
 	}
-	s.Cache = cacheSettings(r)
+	s.Cache = c.cacheSettings(r)
 	if r.Executor == config.ShellExecutor {
 		s.BuildsDir = shellBuilds(r.BuildsDir, f.Path)
 	}
@@ -58,13 +58,13 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 // cacheSettings say where caches are kept beside this machine.
 //
 // GitLab: the names of objects are its runner's.
-func cacheSettings(r *config.Runner) executor.CacheSettings {
+func (c connector) cacheSettings(r *config.Runner) executor.CacheSettings {
 	if r.Cache.Type != config.CacheOnS3 {
 		return executor.CacheSettings{}
 	}
-	c, s := r.Cache, r.Cache.S3
+	cache, s := r.Cache, r.Cache.S3
 	out := executor.CacheSettings{
-		Prefix: c.Path, MaxUpload: c.MaxUploadedArchiveSize,
+		Prefix: cache.Path, MaxUpload: cache.MaxUploadedArchiveSize,
 		S3: &objects.Options{
 			Address: s.ServerAddress, Insecure: s.Insecure, Bucket: s.BucketName, Region: s.BucketLocation,
 			IAM: s.AuthenticationType == config.AuthIAM, Encrypt: s.ServerSideEncryption, KeyID: s.ServerSideEncryptionKeyID,
@@ -72,10 +72,12 @@ func cacheSettings(r *config.Runner) executor.CacheSettings {
 				Access: job.Secret(s.AccessKey.Reveal()), Secret: job.Secret(s.SecretKey.Reveal()), Session: job.Secret(s.SessionToken.Reveal()),
 			},
 			SingleIP: s.DualStack != nil && !*s.DualStack, PathStyle: s.PathStyle, Accelerate: s.Accelerate,
+			Role: s.RoleARN, UploadRole: s.UploadRoleARN, STS: os.Getenv("AWS_ENDPOINT_URL_STS"), // as Amazon's own programs
+			MaxAssume: s.AssumeRoleMaxConcurrency, FreshRights: s.DisableAssumeRoleCredentialsCaching, Roles: c.roles,
 		},
 	}
-	if !c.Shared {
-		out.Prefix = path.Join(c.Path, "runner", job.Secret(r.Token.Reveal()).Short())
+	if !cache.Shared {
+		out.Prefix = path.Join(cache.Path, "runner", job.Secret(r.Token.Reveal()).Short())
 	}
 	return out
 }

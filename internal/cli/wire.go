@@ -40,6 +40,7 @@ type service struct {
 	doors      sync.Map         // *terminal.Door, by the job's credentials
 	life       context.Context  // of this run
 	background sync.WaitGroup   // of what goes on beside the jobs
+	wake       func()           // is called when a job has ended and left its files on the disks
 	clients    sync.Map         // of GitLab, by credentials: a job is reported over the connection that brought it
 }
 
@@ -90,6 +91,10 @@ func runManager(ctx context.Context, o runOptions) error {
 		terminals: terminals,
 		connector: conn, folder: folder, store: store, guards: guards, engines: &engines{folder: folder, log: o.Log}, ephemeral: o.Ephemeral, user: o.User, single: o.Single, log: o.Log, observer: o.Observer,
 	}
+	kept := &limits{}
+	kept.Store(&o.Config.Slipway.Limits)
+	keeper := s.keeper(kept)
+	s.wake, s.engines.found = keeper.Wake, keeper.Wake
 	background := &s.background
 	defer background.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -103,12 +108,15 @@ func runManager(ctx context.Context, o runOptions) error {
 		background.Go(func() { s.finish(ctx, o.Config, left) })
 	}
 	background.Go(func() { maintain(ctx, store, s.engines, executor.CacheStore(folder.Path), folder.Builds(), o.Log) })
+	if !o.Ephemeral { // else what is on the machine is none of its business
+		background.Go(func() { keeper.Run(ctx) })
+	}
 	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
 	o.Observer.attach(m, conn.systemID, s.engines.disks)
 	r := newRotating(m, conn, o.Config)
 	background.Go(func() { r.rotation.Run(ctx) })
 	if o.Attach != nil {
-		o.Attach(r)
+		o.Attach(limiting{r, kept})
 	}
 	return m.Run(ctx)
 }
@@ -246,6 +254,7 @@ func (s *service) settings(r *config.Runner, engine *docker.Engine, machine dock
 
 // run runs one job.
 func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
+	defer s.wake()
 	log := s.log.With("job", spec.ID)
 	r := slot.Runner
 	watch := s.observer.Start(s.observer.label(r), spec)

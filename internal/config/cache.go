@@ -29,6 +29,11 @@ type CacheS3 struct {
 	DualStack                 *bool  `toml:"DualStack,omitempty"`                 // Amazon's addresses of both kinds; nil = true
 	PathStyle                 *bool  `toml:"PathStyle,omitempty"`                 // nil = all but Amazon's
 	Accelerate                bool   `toml:"Accelerate,omitempty"`                // Amazon's transfer acceleration
+	RoleARN                   string `toml:"RoleARN,omitempty"`                   // of Amazon's: whose rights are used; "" = those of the keys or of the machine
+	UploadRoleARN             string `toml:"UploadRoleARN,omitempty"`             // the same for uploads, without RoleARN
+
+	AssumeRoleMaxConcurrency            int  `toml:"AssumeRoleMaxConcurrency,omitzero"`             // requests for a role's rights at once; 0 = 5, -1 = any number
+	DisableAssumeRoleCredentialsCaching bool `toml:"DisableAssumeRoleCredentialsCaching,omitempty"` // each transfer asks for rights of its own
 }
 
 // CacheOnS3 is the Type of caches on an S3 server.
@@ -95,6 +100,7 @@ func (c *checker) cacheS3(at string, s *CacheS3) {
 	default:
 		c.oneOf(child(at, "AuthenticationType"), s.AuthenticationType, []string{AuthAccessKey, AuthIAM})
 	}
+	c.roles(at, s)
 	forms := map[string][]string{EncryptS3: {"AES256"}, EncryptKMS: {"AWS:KMS"}, EncryptDSSE: {"AWS:KMS:DSSE"}}
 	written := strings.ToUpper(s.ServerSideEncryption)
 	for form, also := range forms {
@@ -104,4 +110,18 @@ func (c *checker) cacheS3(at string, s *CacheS3) {
 		}
 	}
 	c.oneOf(child(at, "ServerSideEncryption"), s.ServerSideEncryption, []string{"", EncryptS3, EncryptKMS, EncryptDSSE})
+}
+
+// roles checks whose rights the S3 server is asked with.
+//
+// GitLab: RoleARN is for downloads and uploads, UploadRoleARN (deprecated there) for uploads and only without it.
+func (c *checker) roles(at string, s *CacheS3) {
+	if s.RoleARN != "" && s.UploadRoleARN != "" && s.UploadRoleARN != s.RoleARN {
+		c.warn(child(at, "UploadRoleARN"), "leave it out: RoleARN is for uploads too", "is not used, because RoleARN is set")
+	}
+	for key, arn := range map[string]string{"RoleARN": s.RoleARN, "UploadRoleARN": s.UploadRoleARN} {
+		if arn != "" && !strings.HasPrefix(arn, "arn:") {
+			c.warn(child(at, key), `write it like "arn:aws:iam::123456789012:role/name"`, "%q is no ARN of a role", arn)
+		}
+	}
 }

@@ -43,9 +43,22 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 	if d := cfg.Slipway.StateDir; d != "" && !filepath.IsAbs(d) {
 		c.fail("slipway.state_dir", `write a path that begins with /`, "%q is not an absolute path", d)
 	}
+	c.machineLimits("slipway.limits", cfg.Slipway.Limits)
 	cfg.defaults()
 	for i, r := range cfg.Runners {
 		c.runner(element("runners", i), r)
+	}
+}
+
+// leastBuildCache tells a bound from a number whose unit was forgotten: "50" is 50 bytes.
+const leastBuildCache = 1 << 20
+
+func (c *checker) machineLimits(at string, l MachineLimits) {
+	switch n := l.BuildCache; {
+	case n < 0:
+		c.fail(child(at, "build_cache"), "leave it out for no bound", "a size cannot be less than nothing")
+	case n > 0 && n < leastBuildCache:
+		c.fail(child(at, "build_cache"), `write build_cache = "50GB", or leave it out for no bound`, "%d bytes hold no build cache", n)
 	}
 }
 

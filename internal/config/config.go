@@ -38,5 +38,14 @@ type SessionServer struct {
 
 // Slipway is [slipway], the settings of ours for the whole machine.
 type Slipway struct {
-	StateDir string `toml:"state_dir,omitempty"` // absolute; see the function StateDir
+	StateDir string        `toml:"state_dir,omitempty"` // absolute; see the function StateDir
+	Limits   MachineLimits `toml:"limits,omitempty"`
+}
+
+// MachineLimits is [slipway.limits]: what Slipway keeps the disks of the machine to.
+type MachineLimits struct {
+	// MinFree is to stay free of the disks of the state folder and of the Engines' data; nil = the default, see MinFree.Of.
+	MinFree *MinFree `toml:"min_free,omitempty"`
+	// BuildCache is most that the build cache of an Engine may take; 0 = no bound.
+	BuildCache Bytes `toml:"build_cache,omitzero"`
 }

@@ -15,11 +15,11 @@ func (r *Runner) FeatureFlag(name, jobValue string, set bool) bool {
 		on, err := strconv.ParseBool(jobValue)
 		return err == nil && on
 	}
-	return onByDefault(name)
+	return FlagByDefault(name)
 }
 
-// onByDefault knows the flags that GitLab's runner 19.4 has on, of those that mean anything to container jobs.
-func onByDefault(name string) bool {
+// FlagByDefault says whether a feature flag is on where nobody sets it: it knows the flags that GitLab's runner 19.4 has on, of those that mean anything to container jobs.
+func FlagByDefault(name string) bool {
 	switch name {
 	case "FF_TIMESTAMPS",
 		"FF_MASK_ALL_DEFAULT_TOKENS",

@@ -39,10 +39,6 @@ func Unimplemented() []Setting {
 		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},
 		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
 		{"runners.cache.Insecure", Never, 0, "GitLab moved it into [runners.cache.s3]"},
-		{"runners.cache.s3.RoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},
-		{"runners.cache.s3.UploadRoleARN", Later, 0, "rights of a role of Amazon's; the other keys' are used"},
-		{"runners.cache.s3.AssumeRoleMaxConcurrency", Quiet, 0, "means nothing without RoleARN"},
-		{"runners.cache.s3.DisableAssumeRoleCredentialsCaching", Quiet, 0, "means nothing without RoleARN"},
 		{"runners.cache.gcs", Quiet, 0, "means nothing without Type = \"gcs\""},
 		{"runners.cache.azure", Quiet, 0, "means nothing without Type = \"azure\""},
 		{"runners.monitoring", Never, 0, "metrics of queueing times"},
@@ -72,7 +68,6 @@ func Unimplemented() []Setting {
 		{"runners.docker.helper_image_flavor", Moot, 0, "there is no helper container"},
 		{"runners.docker.helper_image_autoset_arch_and_os", Moot, 0, "there is no helper container"},
 
-		{"slipway.limits", Later, 4, "limits of disk and jobs"},
 		{"runners.slipway.allowed_frontends", Later, 4, "frontends of Dockerfiles (# syntax=)"},
 	}
 }

@@ -65,14 +65,8 @@ func unreadable(path string, err error) error {
 
 // Parse checks the text of a config.toml. file is for the positions, getenv for the variables in url and token.
 func Parse(file string, src []byte, getenv func(string) string) (*Config, []Warning, error) {
-	tree, err := parseTree(file, src)
+	tree, p, err := readTypes(file, src)
 	if err != nil {
-		return nil, nil, err
-	}
-	p := &problems{file: file, lines: scan(string(src))}
-	r := reader{problems: p, settings: Unimplemented()}
-	r.table("", tree, reflect.TypeFor[rawFile](), false)
-	if err := p.err(); err != nil {
 		return nil, p.sorted(), err
 	}
 	cfg, err := decode(file, src)
@@ -88,6 +82,18 @@ func Parse(file string, src []byte, getenv func(string) string) (*Config, []Warn
 		return nil, p.sorted(), err
 	}
 	return cfg, p.sorted(), nil
+}
+
+// readTypes reads TOML and checks that all in it is of the right type, and known. The problems are never nil.
+func readTypes(file string, src []byte) (map[string]any, *problems, error) {
+	tree, err := parseTree(file, src)
+	if err != nil {
+		return nil, &problems{file: file}, err
+	}
+	p := &problems{file: file, lines: scan(string(src))}
+	r := reader{problems: p, settings: Unimplemented()}
+	r.table("", tree, reflect.TypeFor[rawFile](), false)
+	return tree, p, p.err()
 }
 
 // parseTree reads TOML; its errors name the line.

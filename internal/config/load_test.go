@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:182: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:186: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -98,7 +98,7 @@ func TestFull(t *testing.T) {
 	three, no, yes := 3, false, true
 	want := &Config{
 		Path: "f", Concurrent: 8, CheckInterval: 5 * time.Second, User: "ci", LogLevel: "warning", LogFormat: "json",
-		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", SessionServer: SessionServer{"[::]:8093", "runner.example.com:8093", 600}, Slipway: Slipway{StateDir: "/srv/slipway"},
+		ShutdownTimeout: time.Minute, ConnectionMaxAge: time.Hour, ListenAddress: "127.0.0.1:9252", SessionServer: SessionServer{"[::]:8093", "runner.example.com:8093", 600}, Slipway: Slipway{StateDir: "/srv/slipway", Limits: MachineLimits{MinFree: &MinFree{Percent: 2.5}, BuildCache: 50 << 30}},
 		Runners: []*Runner{{
 			Pos: Position{"f", 13}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
 			UnhealthyRequestsLimit: 5, UnhealthyInterval: 10 * time.Minute, JobStatusFinalUpdateRetryLimit: 20,
@@ -116,6 +116,8 @@ func TestFull(t *testing.T) {
 					ServerAddress: "s3.example.com:9000", AccessKey: "access", SecretKey: "secret", SessionToken: "session",
 					BucketName: "caches", BucketLocation: "eu-central-1", Insecure: true, AuthenticationType: AuthAccessKey,
 					ServerSideEncryption: EncryptKMS, ServerSideEncryptionKeyID: "alias/key", DualStack: &no, PathStyle: &yes, Accelerate: true,
+					RoleARN: "arn:aws:iam::123456789012:role/caches", UploadRoleARN: "arn:aws:iam::123456789012:role/caches",
+					AssumeRoleMaxConcurrency: 3, DisableAssumeRoleCredentialsCaching: true,
 				},
 			},
 			Artifact:     RunnerArtifact{UploadTimeout: 2 * time.Hour, ResponseHeaderTimeout: 20 * time.Minute},
@@ -160,7 +162,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 182}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 186}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

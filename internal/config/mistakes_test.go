@@ -282,6 +282,39 @@ var mistakes = []struct {
 		src:  ok + "docker.volumes = [\"/var/run/docker.sock:/s\"]\ndocker.privileged = true\nslipway.trust_config = true\n",
 	},
 	{
+		name: "limits of the machine", src: ok + "[slipway.limits]\nmin_free = \"10GB\"\nbuild_cache = \"50GB\"\n",
+	},
+	{
+		name: "part of a disk", src: ok + "[slipway.limits]\nmin_free = \"2.5%\"\nbuildcache = \"50GB\"\n",
+		warnings: []string{"f:8: slipway.limits.buildcache: unknown key, ignored (did you mean build_cache?)"},
+	},
+	{
+		name: "limits of the machine as numbers", src: ok + "[slipway.limits]\nmin_free = 10\nbuild_cache = 50\n",
+		errs: []string{
+			`f:7: slipway.limits.min_free: is the number 10, must be a size in a string, such as "10GB", or a part of a disk, such as "5%" (write min_free = "10GB" or min_free = "5%")`,
+			`f:8: slipway.limits.build_cache: is the number 50, must be a size in a string, such as "512m" (write build_cache = "50")`,
+		},
+	},
+	{
+		name: "limits of the machine that are none", src: ok + "[slipway.limits]\nmin_free = \"100%\"\nbuild_cache = \"lots\"\n",
+		errs: []string{
+			`f:7: slipway.limits.min_free: "100%" is no part of a disk (write min_free = "10GB" or min_free = "5%")`,
+			`f:8: slipway.limits.build_cache: "lots" is not a size (write build_cache = "512m")`,
+		},
+	},
+	{
+		name: "limits of the machine below nothing", src: ok + "[slipway.limits]\nbuild_cache = \"-1\"\n",
+		errs: []string{`f:7: slipway.limits.build_cache: a size cannot be less than nothing (leave it out for no bound)`},
+	},
+	{
+		name: "build cache without a unit", src: ok + "[slipway.limits]\nbuild_cache = \"50\"\n",
+		errs: []string{`f:7: slipway.limits.build_cache: 50 bytes hold no build cache (write build_cache = "50GB", or leave it out for no bound)`},
+	},
+	{
+		name: "limits that are no table", src: ok + "[slipway]\nlimits = \"10GB\"\n",
+		errs: []string{`f:7: slipway.limits: is a string, must be a table (write [slipway.limits])`},
+	},
+	{
 		name: "socket of nonsense", src: ok + "slipway.socket = \"open\"\n",
 		errs: []string{`f:6: runners.slipway.socket: "open" is not known (write guarded, raw or off)`},
 	},
@@ -344,11 +377,11 @@ var mistakes = []struct {
 		errs: []string{`f:8: runners.cache.s3.SecretKey: is missing (write it below [runners.cache.s3], or AuthenticationType = "iam")`},
 	},
 	{
-		name: "keys of S3 that are not used", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nSecretKey = \"s\"\nRoleARN = \"arn\"\nUploadRoleARN = \"arn\"\nAssumeRoleMaxConcurrency = 5\nBucketNam = 1\n",
+		name: "keys of S3 that are not used", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nBucketName = \"b\"\nAccessKey = \"k\"\nSecretKey = \"s\"\nRoleARN = \"arn:aws:iam::1:role/a\"\nUploadRoleARN = \"b\"\nAssumeRoleMaxConcurrency = 5\nBucketNam = 1\n",
 		warnings: []string{
 			"f:8: runners.cache.s3.AuthenticationType: is not set, and not all of ServerAddress, AccessKey and SecretKey are: the keys are not used, but the rights that Amazon gives to this machine (iam) (write AuthenticationType = \"access-key\" and both keys, or \"iam\")",
-			"f:12: runners.cache.s3.RoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
-			"f:13: runners.cache.s3.UploadRoleARN: not implemented yet, has no effect: rights of a role of Amazon's; the other keys' are used",
+			`f:13: runners.cache.s3.UploadRoleARN: "b" is no ARN of a role (write it like "arn:aws:iam::123456789012:role/name")`,
+			"f:13: runners.cache.s3.UploadRoleARN: is not used, because RoleARN is set (leave it out: RoleARN is for uploads too)",
 			"f:15: runners.cache.s3.BucketNam: unknown key, ignored (did you mean BucketName?)",
 		},
 	},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding"
 	"iter"
 	"reflect"
 	"strings"
@@ -71,7 +72,8 @@ func isTable(t reflect.Type) (reflect.Type, bool) {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	return t, t.Kind() == reflect.Struct && t != reflect.TypeFor[time.Time]()
+	text := reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) // such as a time
+	return t, t.Kind() == reflect.Struct && !text
 }
 
 // Implemented lists the keys that have an effect, as GitLab's documentation names them: runners.docker.image.

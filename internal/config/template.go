@@ -1,10 +1,6 @@
 package config
 
-import (
-	"reflect"
-
-	"github.com/BurntSushi/toml"
-)
+import "github.com/BurntSushi/toml"
 
 // LoadTemplate reads a file with one [[runners]], of which anything may be missing: what register adds to. Of what it holds only
 // the types are checked. The runner's Docker is never nil.
@@ -15,14 +11,7 @@ func LoadTemplate(path string) (*Runner, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := parseTree(path, src)
-	if err != nil {
-		return nil, err
-	}
-	p := &problems{file: path, lines: scan(string(src))}
-	r := reader{problems: p, settings: Unimplemented()}
-	r.table("", tree, reflect.TypeFor[rawFile](), false)
-	if err := p.err(); err != nil {
+	if _, _, err := readTypes(path, src); err != nil {
 		return nil, err
 	}
 	var f struct {

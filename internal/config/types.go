@@ -142,7 +142,7 @@ func (r *reader) typed(path string, v any, t reflect.Type) bool {
 			_, err := time.Parse(time.RFC3339, v)
 			ok = err == nil
 		}
-	case reflect.TypeFor[Bytes](), reflect.TypeFor[NanoCPUs]():
+	case reflect.TypeFor[Bytes](), reflect.TypeFor[NanoCPUs](), reflect.TypeFor[MinFree]():
 		_, ok = v.(string)
 	case reflect.TypeFor[StringList]():
 		ok = new(StringList).UnmarshalTOML(v) == nil
@@ -246,6 +246,8 @@ func wanted(t reflect.Type) string {
 		return "a date and time"
 	case reflect.TypeFor[Bytes]():
 		return `a size in a string, such as "512m"`
+	case reflect.TypeFor[MinFree]():
+		return `a size in a string, such as "10GB", or a part of a disk, such as "5%"`
 	case reflect.TypeFor[NanoCPUs]():
 		return `a number of CPUs in a string, such as "1.5"`
 	case reflect.TypeFor[StringList]():
@@ -295,6 +297,8 @@ func (r *reader) example(path string, v any, t reflect.Type) string {
 			return fmt.Sprintf(`%s = "%d"`, name, n)
 		}
 		return name + ` = "512m"`
+	case reflect.TypeFor[MinFree]():
+		return name + ` = "10GB" or ` + name + ` = "5%"`
 	case reflect.TypeFor[NanoCPUs]():
 		if n, ok := v.(int64); ok && n >= 0 {
 			return fmt.Sprintf(`%s = "%d"`, name, n)

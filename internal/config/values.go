@@ -43,6 +43,59 @@ func (b Bytes) MarshalText() ([]byte, error) {
 	return []byte(strconv.FormatInt(n, 10) + unit), nil
 }
 
+// MinFree is what is to stay free of a disk, which the file has as a size, "10GB", or as a part of the disk, "5%".
+type MinFree struct {
+	Bytes   Bytes
+	Percent float64 // of the disk; counts if Bytes is 0
+}
+
+// What stays free of a disk unless the file says otherwise: see MinFree.Of.
+const (
+	defaultFreePercent = 5
+	defaultFree        = 10 << 30
+)
+
+// Of says what is to stay free of a disk of that size, in bytes. Nil stands for the default: the smaller of 5 % and 10 GiB.
+func (m *MinFree) Of(size uint64) uint64 {
+	switch {
+	case m == nil:
+		return min(uint64(float64(size)*defaultFreePercent/100), defaultFree)
+	case m.Bytes > 0:
+		return uint64(m.Bytes)
+	}
+	return uint64(float64(size) * m.Percent / 100)
+}
+
+// Off reports whether nothing is to stay free.
+func (m *MinFree) Off() bool { return m != nil && *m == MinFree{} }
+
+// UnmarshalText reads a size as Bytes does, or a number of percent.
+func (m *MinFree) UnmarshalText(text []byte) error {
+	s := string(text)
+	if number, ok := strings.CutSuffix(s, "%"); ok {
+		percent, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if err != nil || !(percent >= 0 && percent < 100) {
+			return fmt.Errorf("%q is no part of a disk", s)
+		}
+		*m = MinFree{Percent: percent}
+		return nil
+	}
+	var b Bytes
+	if err := b.UnmarshalText(text); err != nil || b < 0 || s == "" {
+		return fmt.Errorf("%q is neither a size nor a part of a disk", s)
+	}
+	*m = MinFree{Bytes: b}
+	return nil
+}
+
+// MarshalText writes it as UnmarshalText reads it.
+func (m MinFree) MarshalText() ([]byte, error) {
+	if m.Bytes == 0 && m.Percent > 0 {
+		return []byte(strconv.FormatFloat(m.Percent, 'f', -1, 64) + "%"), nil
+	}
+	return m.Bytes.MarshalText()
+}
+
 // NanoCPUs is a number of CPUs in billionths, which the file has as a string such as "1.5".
 type NanoCPUs int64
 

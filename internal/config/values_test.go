@@ -33,6 +33,32 @@ func TestBytes(t *testing.T) {
 	}
 }
 
+func TestMinFree(t *testing.T) {
+	t.Parallel()
+	const gib = 1 << 30
+	for text, want := range map[string]uint64{"0": 0, "0%": 0, "10GB": 10 * gib, "300g": 300 * gib, "5%": 10 * gib, "2.5 %": 5 * gib} {
+		var m MinFree
+		if err := m.UnmarshalText([]byte(text)); err != nil || m.Of(200*gib) != want || m.Off() != (want == 0) {
+			t.Errorf("%q: %d, %v", text, m.Of(200*gib), err)
+		}
+		written, _ := m.MarshalText()
+		var again MinFree
+		if err := again.UnmarshalText(written); err != nil || again != m {
+			t.Errorf("%q became %q", text, written)
+		}
+	}
+	for size, want := range map[uint64]uint64{100 * gib: 5 * gib, 200 * gib: 10 * gib, 4000 * gib: 10 * gib, 0: 0} {
+		if got := (*MinFree)(nil).Of(size); got != want {
+			t.Errorf("of a disk of %d bytes: %d", size, got)
+		}
+	}
+	for _, text := range []string{"", "-1", "x", "%", "100%", "-1%", "NaN%", "1e400%", "5%%"} {
+		if err := new(MinFree).UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is taken", text)
+		}
+	}
+}
+
 func TestNanoCPUs(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]NanoCPUs{

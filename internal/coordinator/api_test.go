@@ -104,7 +104,7 @@ func newAgent(t *testing.T, opts Options) (*Coordinator, agent) {
 
 func TestRegistration(t *testing.T) {
 	t.Parallel()
-	c, a := newAgent(t, Options{RegistrationToken: "GRtoken"})
+	c, a := newAgent(t, Options{RegistrationToken: "GRtoken", PersonalToken: "glpat-x"})
 	a.wants("wrong token", "403", a.call("POST", "runners", object{"token": "x"}))
 	a.wants("neither tags nor untagged", "400", a.call("POST", "runners", object{"token": "GRtoken", "run_untagged": false}))
 	a.wants("no JSON", "400", a.call("POST", "runners", []byte("token=GRtoken")))
@@ -133,6 +133,21 @@ func TestRegistration(t *testing.T) {
 	}
 	token["token"] = registered.Token
 	a.wants("the new token", "200", a.call("POST", "runners/verify", token))
+	a.wants("nobody resets", "401", a.call("POST", "runners/2/reset_authentication_token", nil))
+	a.wants("somebody else resets", "401", a.call("POST", "runners/2/reset_authentication_token", nil, "Private-Token", "glpat-y"))
+	a.wants("reset an unknown one", "404", a.call("POST", "runners/9/reset_authentication_token", nil, "Private-Token", "glpat-x"))
+	a.wants("reset no number", "400", a.call("POST", "runners/x/reset_authentication_token", nil, "Private-Token", "glpat-x"))
+	c.mu.Lock()
+	c.runners[1].TokenLifetime, c.runners[1].expires = time.Hour, time.Now().Add(-time.Hour)
+	c.mu.Unlock()
+	a.wants("the token has expired", "403", a.call("POST", "runners/verify", token))
+	reset = a.call("POST", "runners/2/reset_authentication_token", nil, "Private-Token", "glpat-x")
+	a.wants("somebody resets", "201", reset)
+	if err := json.Unmarshal(reset.body, &registered); err != nil {
+		t.Fatalf("%v %s", err, reset.body)
+	}
+	token["token"] = registered.Token
+	a.wants("the token of somebody", "200", a.call("POST", "runners/verify", token))
 	a.wants("unregister an unknown manager", "404", a.call("DELETE", "runners/managers", object{"token": registered.Token, "system_id": "s_x"}))
 	a.wants("unregister without a manager", "400", a.call("DELETE", "runners/managers", token))
 	a.wants("delete", "204", a.call("DELETE", "runners", token))

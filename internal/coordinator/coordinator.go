@@ -29,6 +29,8 @@ type Options struct {
 	URL string
 	// RegistrationToken is what POST /runners takes (the legacy way to register). Empty = that way is closed.
 	RegistrationToken string
+	// PersonalToken is that of somebody who may reset the runners' tokens. Empty = nobody may.
+	PersonalToken string
 	// LongPoll is how long a request for a job is held while there is none. 0 = DefaultLongPoll, negative = not at all.
 	LongPoll time.Duration
 	// UpdateInterval is how often a runner is asked to send the log, in whole seconds. 0 = DefaultUpdateInterval.
@@ -82,17 +84,18 @@ func New(opts Options) *Coordinator {
 		jobs:     map[int64]*Job{},
 	}
 	for pattern, handle := range map[string]http.HandlerFunc{
-		"POST /api/v4/runners":                            c.serve(RegisterRunner, c.registerRunner),
-		"POST /api/v4/runners/verify":                     c.serve(VerifyRunner, c.verifyRunner),
-		"DELETE /api/v4/runners":                          c.serve(DeleteRunner, c.deleteRunner),
-		"DELETE /api/v4/runners/managers":                 c.serve(DeleteManager, c.deleteManager),
-		"POST /api/v4/runners/reset_authentication_token": c.serve(ResetToken, c.resetToken),
-		"POST /api/v4/jobs/request":                       c.serve(RequestJob, c.requestJob),
-		"PUT /api/v4/jobs/{id}":                           c.serve(UpdateJob, c.updateJob),
-		"PATCH /api/v4/jobs/{id}/trace":                   c.serve(PatchTrace, c.patchTrace),
-		"POST /api/v4/jobs/{id}/artifacts":                c.serve(UploadArtifacts, c.uploadArtifacts),
-		"GET /api/v4/jobs/{id}/artifacts":                 c.serve(DownloadArtifacts, c.downloadArtifacts),
-		"/":                                               c.serve(Git, c.git),
+		"POST /api/v4/runners":                                 c.serve(RegisterRunner, c.registerRunner),
+		"POST /api/v4/runners/verify":                          c.serve(VerifyRunner, c.verifyRunner),
+		"DELETE /api/v4/runners":                               c.serve(DeleteRunner, c.deleteRunner),
+		"DELETE /api/v4/runners/managers":                      c.serve(DeleteManager, c.deleteManager),
+		"POST /api/v4/runners/reset_authentication_token":      c.serve(ResetToken, c.resetToken),
+		"POST /api/v4/runners/{id}/reset_authentication_token": c.serve(ResetToken, c.resetTokenAs),
+		"POST /api/v4/jobs/request":                            c.serve(RequestJob, c.requestJob),
+		"PUT /api/v4/jobs/{id}":                                c.serve(UpdateJob, c.updateJob),
+		"PATCH /api/v4/jobs/{id}/trace":                        c.serve(PatchTrace, c.patchTrace),
+		"POST /api/v4/jobs/{id}/artifacts":                     c.serve(UploadArtifacts, c.uploadArtifacts),
+		"GET /api/v4/jobs/{id}/artifacts":                      c.serve(DownloadArtifacts, c.downloadArtifacts),
+		"/":                                                    c.serve(Git, c.git),
 	} {
 		c.mux.HandleFunc(pattern, handle)
 	}

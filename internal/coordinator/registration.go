@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -138,12 +139,32 @@ func (c *Coordinator) deleteManager(x *exchange) reply {
 	})
 }
 
-// resetToken: the old token is worth nothing from this moment on.
 func (c *Coordinator) resetToken(x *exchange) reply {
-	return c.asRunner(x, func(r *runner, _ runnerBody) reply {
-		old := r.Token.Reveal()
-		r.Token = newToken(old[:strings.Index(old, "-")+1])
-		r.renew()
-		return r.registration(http.StatusCreated, false)
-	})
+	return c.asRunner(x, func(r *runner, _ runnerBody) reply { return r.reset() })
+}
+
+// resetTokenAs is for a person, and for runners whose token has expired, too.
+func (c *Coordinator) resetTokenAs(x *exchange) reply {
+	if !sameToken(job.Secret(c.opts.PersonalToken), x.r.Header.Get("Private-Token")) {
+		return message(http.StatusUnauthorized, "")
+	}
+	id, err := strconv.ParseInt(x.r.PathValue("id"), 10, 64)
+	if err != nil {
+		return message(http.StatusBadRequest, "id is invalid")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := slices.IndexFunc(c.runners, func(r *runner) bool { return r.ID == id })
+	if i < 0 {
+		return message(http.StatusNotFound, "Runner not found")
+	}
+	return c.runners[i].reset()
+}
+
+// reset makes a new token: the old one is worth nothing from this moment on.
+func (r *runner) reset() reply {
+	old := r.Token.Reveal()
+	r.Token = newToken(old[:strings.Index(old, "-")+1])
+	r.renew()
+	return r.registration(http.StatusCreated, false)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 
 	"github.com/moby/moby/client"
 )
@@ -19,6 +20,8 @@ type Machine struct {
 	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
 	InsecureRegistries []string
 	Experimental       bool
+	// ContainerdImages: images and the build cache are containerd's, not in a store of the Engine's own.
+	ContainerdImages bool
 }
 
 // Machine asks the Engine about its machine.
@@ -32,6 +35,7 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}
 	m.Experimental = r.Info.ExperimentalBuild
+	m.ContainerdImages = slices.Contains(r.Info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
 	if c := r.Info.RegistryConfig; c != nil {
 		for _, block := range c.InsecureRegistryCIDRs {
 			m.InsecureRegistries = append(m.InsecureRegistries, block.String())

@@ -92,8 +92,9 @@ type Instruction struct {
 	Base    string // of a FROM: the image's name, expanded; "" = another stage, or scratch
 	// Sources are what it takes from the build's context, as it was written; "." is all, and also what variables may stand for.
 	Sources []string
-	// Stages are those that it takes files from.
+	// Stages and Images are those that it takes files from; images by their names, expanded.
 	Stages []int
+	Images []string
 }
 
 // Read reads a Dockerfile. The error, an *Error, is a mistake of its author; what rules forbid is in Problems.
@@ -210,6 +211,8 @@ func (f *File) Instructions() []Instruction {
 		for _, r := range in.refs {
 			if r.stage >= 0 {
 				out[i].Stages = append(out[i].Stages, r.stage)
+			} else if r.base.Name != "" {
+				out[i].Images = append(out[i].Images, r.base.Name)
 			}
 		}
 	}

@@ -301,7 +301,7 @@ func TestInstructions(t *testing.T) {
 	t.Parallel()
 	o := platform
 	o.Target = "x"
-	f, err := Read([]byte("ARG A\nFROM a AS x\nrun a \\\n b\nFROM c\nCOPY a $B /\nCOPY --from=x /a /\nADD https://example.com/a d/* /\n"+
+	f, err := Read([]byte("ARG A\nFROM a AS x\nrun a \\\n b\nFROM c\nCOPY a $B /\nCOPY --from=x /a /\nCOPY --from=d /a /\nADD https://example.com/a d/* /\n"+
 		"RUN --mount=type=bind,source=e,target=/e --mount=type=cache,target=/c --mount=type=bind,from=x,target=/x true\n"), o)
 	if err != nil {
 		t.Fatal(err)
@@ -313,9 +313,10 @@ func TestInstructions(t *testing.T) {
 		{Text: "FROM c", Keyword: "FROM", Line: 5, Stage: 1, Base: "c"},
 		{Text: "COPY a $B /", Keyword: "COPY", Line: 6, Stage: 1, Sources: []string{"a", "."}},
 		{Text: "COPY --from=x /a /", Keyword: "COPY", Line: 7, Stage: 1, Stages: []int{0}},
-		{Text: "ADD https://example.com/a d/* /", Keyword: "ADD", Line: 8, Stage: 1, Sources: []string{"d/*"}},
+		{Text: "COPY --from=d /a /", Keyword: "COPY", Line: 8, Stage: 1, Images: []string{"d"}},
+		{Text: "ADD https://example.com/a d/* /", Keyword: "ADD", Line: 9, Stage: 1, Sources: []string{"d/*"}},
 		{
-			Text: "RUN --mount=type=bind,source=e,target=/e --mount=type=cache,target=/c --mount=type=bind,from=x,target=/x true", Keyword: "RUN", Line: 9, Stage: 1,
+			Text: "RUN --mount=type=bind,source=e,target=/e --mount=type=cache,target=/c --mount=type=bind,from=x,target=/x true", Keyword: "RUN", Line: 10, Stage: 1,
 			Sources: []string{"e"}, Stages: []int{0},
 		},
 	}

@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,6 +31,7 @@ import (
 type s3 struct {
 	*httptest.Server
 	t        *testing.T
+	key      string
 	backend  *s3mem.Backend
 	held     chan string  // is told of the requests that get no answer: for objects whose names begin with slow
 	cuts     atomic.Int64 // so many answers still break off, with objects whose names begin with cut
@@ -38,13 +41,13 @@ type s3 struct {
 
 func newS3(t *testing.T) *s3 {
 	t.Helper()
-	s := &s3{t: t, backend: s3mem.New(), held: make(chan string, 9)}
+	s := &s3{t: t, key: "known", backend: s3mem.New(), held: make(chan string, 9)}
 	if err := s.backend.CreateBucket("caches"); err != nil {
 		t.Fatal(err)
 	}
 	served := gofakes3.New(s.backend).Server()
 	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.Contains(r.Header.Get("Authorization"), "Credential=known/") {
+		if !strings.Contains(r.Header.Get("Authorization"), "Credential="+s.key+"/") {
 			w.WriteHeader(http.StatusForbidden)
 			fmt.Fprint(w, "<Error><Code>InvalidAccessKeyId</Code><Message>The key is not known.</Message></Error>")
 			return
@@ -244,6 +247,44 @@ func TestCacheOnS3OfARunner(t *testing.T) {
 	log = stranger.must(job.Success, withCache(spec("test ! -e f; echo x >f"), small))
 	wants(t, log, "WARNING: the cache sm/all cannot be fetched: ", "[InvalidAccessKeyId] (check AccessKey, SecretKey", "WARNING: the cache sm/all was not saved: ")
 	lacks(t, log+stranger.log.String(), "hidden-secret")
+}
+
+// TestCacheOnS3WithARole: the bucket knows only the key that STS lends for the role.
+func TestCacheOnS3WithARole(t *testing.T) {
+	t.Parallel()
+	s := newS3(t)
+	s.key = "lent"
+	asked := make(chan url.Values, 9)
+	sts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := r.ParseForm(); err != nil || !strings.Contains(r.Header.Get("Authorization"), "Credential=known/") {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		asked <- r.PostForm
+		fmt.Fprintf(w, `<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials><AccessKeyId>lent</AccessKeyId>`+
+			`<SecretAccessKey>lent-secret</SecretAccessKey><SessionToken>lent-token</SessionToken><Expiration>%s</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>`,
+			time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
+	}))
+	t.Cleanup(sts.Close)
+	r := newRig(t, s.runner("known", ""), runnerKeys(`      RoleARN = "arn:aws:iam::123456789012:role/caches"`), func(r *rig) {
+		r.command = func(args ...string) *exec.Cmd {
+			cmd := slipway(args...)
+			cmd.Env = append(cmd.Env, "AWS_ENDPOINT_URL_STS="+sts.URL)
+			return cmd
+		}
+	})
+	c := job.Cache{Key: "modules", Paths: []string{"f"}}
+	wants(t, r.must(job.Success, withCache(spec("echo first >f"), c)), "There is no cache for modules.", "Sent the cache modules: ")
+	c.Policy = "pull"
+	log := r.must(job.Success, withCache(spec("cat f"), c))
+	wants(t, log, "The cache modules has not changed since it was fetched.", "\nfirst\n")
+	lacks(t, log+r.log.String(), "hidden-secret", "lent-secret", "lent-token")
+	if len(asked) != 1 {
+		t.Fatalf("STS was asked %d times", len(asked))
+	}
+	if form := <-asked; form.Get("RoleArn") != "arn:aws:iam::123456789012:role/caches" || !strings.Contains(form.Get("Policy"), "caches/runner/"+r.token.Short()+"/project/7/*") {
+		t.Errorf("%v", form)
+	}
 }
 
 // TestCacheOnS3IsCanceled: a cancel ends transfers.

@@ -126,6 +126,7 @@ func TestJobLog(t *testing.T) {
 	want := strings.NewReplacer("^", esc, "~", "\r"+esc+"[0K", "|", esc+"[0;m\n").Replace(
 		"^[0KRunning with slipway test (test)|" +
 			"^[0K  on rig TOKEN, system ID: SYSTEM|" +
+			"^[0K  feature flags: FF_TIMESTAMPS:false|" +
 			"section_start:0:prepare_executor~^[0K^[36;1mPreparing the \"docker\" executor^[0;m|" +
 			"^[0KUsing Docker executor with image IMAGE ...|" +
 			"^[0KUsing effective pull policy of [if-not-present] for container IMAGE|" +

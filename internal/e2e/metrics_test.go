@@ -45,6 +45,7 @@ func TestMetrics(t *testing.T) {
 		`gitlab_runner_job_stage_duration_seconds_count{.*stage="step_script",.*} 1`,
 		`slipway_disk_free_bytes{dir=".*/state",place="state"} [1-9].*`,
 		`slipway_disk_free_bytes{dir="/.*",place="engine"} [1-9].*`,
+		`slipway_disk_freed_bytes_total{what="build_cache"} 0`,
 		`slipway_guard_denials_total{audited="false",rule="privileged",.*} 1`,
 		`gitlab_runner_api_request_statuses_total{endpoint="request_job",method="post",.*,status="201",.*} 2`,
 		`gitlab_runner_api_request_statuses_total{endpoint="update_job",method="put",.*,status="200",.*} [1-9]`,

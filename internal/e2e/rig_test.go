@@ -122,6 +122,7 @@ type rig struct {
 	docker  string // further lines of [runners.docker]
 	runner  string // further lines of [[runners]]
 	global  string // further lines of the file
+	limits  string // lines of [slipway.limits]
 	shell   bool   // jobs run without containers
 	command func(args ...string) *exec.Cmd
 	front   func(gitlab *httptest.Server) (url string) // how Slipway gets to GitLab; nil = as it is
@@ -137,10 +138,14 @@ func dockerKeys(lines string) option { return func(r *rig) { r.docker += lines +
 func runnerKeys(lines string) option { return func(r *rig) { r.runner += lines + "\n" } }
 func globalKeys(lines string) option { return func(r *rig) { r.global += lines + "\n" } }
 
+// limitKeys are the lines of [slipway.limits].
+func limitKeys(lines string) option { return func(r *rig) { r.limits = lines } }
+
 // newRig starts a Slipway with the config of the article, on an Engine that has the test images.
 func newRig(t *testing.T, options ...option) *rig {
 	t.Helper()
 	r := &rig{t: t, engine: engine(t), dir: t.TempDir(), command: slipway, log: &lockedBuffer{}, global: "concurrent = 4\n"}
+	r.limits = `min_free = "0"` // a test does not prune what others use, however full the machine is
 	for _, o := range options {
 		o(r)
 	}
@@ -173,6 +178,8 @@ func (r *rig) writeConfig() {
 	text := fmt.Sprintf(`%s
 [slipway]
   state_dir = %q
+[slipway.limits]
+  %s
 [[runners]]
   name = "rig"
   url = %q
@@ -185,7 +192,7 @@ func (r *rig) writeConfig() {
     image = %q
     pull_policy = "if-not-present"
     volumes = ["/cache", "/builds"]
-%s`, r.global, r.stateDir(), r.url, r.token.Reveal(), r.runner, alpine, r.docker)
+%s`, r.global, r.stateDir(), r.limits, r.url, r.token.Reveal(), r.runner, alpine, r.docker)
 	for _, line := range []string{`volumes = ["/cache", "/builds"]`, `pull_policy = "if-not-present"`} {
 		if key, _, _ := strings.Cut(line, "="); strings.Contains(r.docker, key) {
 			text = strings.Replace(text, "    "+line+"\n", "", 1)

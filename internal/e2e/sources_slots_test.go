@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -130,5 +131,50 @@ func TestUmaskOfSources(t *testing.T) {
 	} {
 		s := withVariables(p.spec("main", modes, `echo "status: $(git status --porcelain)."`), "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", c.flag)
 		wants(t, r.must(job.Success, s), "\n"+c.want+"\n", "\nstatus: .\n")
+	}
+}
+
+// TestImageUserOwnsTheSources: under a umask of 0022 the user of the container could change nothing that is not his own.
+func TestImageUserOwnsTheSources(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can give files away")
+	}
+	r := newRig(t)
+	p := r.repository("group/demo", sample)
+	for _, c := range []struct{ image, user, want string }{
+		{gitUserImage, "", "1000:0"},
+		{gitImage, "nobody", "65534:65534"},
+		{gitImage, "1000:nogroup", "1000:65534"},
+		{gitImage, "", "0:0"},
+	} {
+		s := withVariables(p.spec("main",
+			"test ! -e node_modules/file || echo restored for $(stat -c %u:%g node_modules/file)",
+			"echo owners: $(stat -c %u:%g . README dir/deep/run .git .git/index $RUNNER_TEMP_PROJECT_DIR | sort -u).",
+			`echo "status: $(git status --porcelain)."`,
+			"umask; echo more >>README; echo new >dir/new; mkdir -p node_modules; echo x >node_modules/file", "git add dir; git -c user.name=x -c user.email=x commit -qm mine",
+			`echo KEPT=yes >"$GITLAB_ENV"`,
+		), "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "true")
+		s.Image.Name, s.Image.ExecutorOpts.Docker.User = c.image, job.User(c.user)
+		s.Cache = []job.Cache{{Key: "x", Paths: []string{"node_modules"}}}
+		for round, again := range []string{"", "\nrestored for " + c.want + "\n"} {
+			log := r.must(job.Success, withAfter(s, "echo kept: $KEPT"))
+			wants(t, log, "\n  feature flags: FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR:true\n", "\nowners: "+c.want+".\n", "\nstatus: .\n", "\nkept: yes\n")
+			if round > 0 {
+				wants(t, log, again)
+			}
+			lacks(t, log, "Permission denied")
+		}
+	}
+	s := p.spec("main", `echo "status: $(git status --porcelain). $(stat -c '%u:%g %a' README)"`)
+	log := r.must(job.Success, s)
+	wants(t, log, "\nstatus: . 0:0 666\n")
+	lacks(t, log, "feature flags:")
+	// Nobody of that name is in the image.
+	s = withVariables(p.spec("main", "true"), "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "true")
+	s.Image.ExecutorOpts.Docker.User = "stranger"
+	o, log := r.run(s)
+	if o.State != job.Failed || !strings.Contains(log, "stranger") || !strings.Contains(log, "check image: docker: user:") {
+		t.Errorf("%+v\n%s", o, log)
 	}
 }

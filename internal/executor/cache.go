@@ -130,8 +130,8 @@ func cleanKey(key string) string {
 	return strings.TrimRight(key, " ")
 }
 
-// restoreCaches unpacks the caches that the job wants. The container does not run yet: nothing else writes there. A job does
-// without a cache that cannot be had.
+// restoreCaches unpacks the caches that the job wants, at the moment when downloadArtifacts may too. A job does without a cache that
+// cannot be had.
 func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) error {
 	if !slices.ContainsFunc(p.caches, func(c cachePlan) bool { return c.pull }) {
 		return nil

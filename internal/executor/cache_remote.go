@@ -43,8 +43,10 @@ func (e *Executor) cachesOf(p *plan) (*caches, error) {
 	}
 	// GitLab: the names of its runner, so that what it has saved is found.
 	c.prefix = strings.TrimLeft(path.Join(s.Cache.Prefix, "project", strconv.FormatInt(p.spec.JobInfo.ProjectID, 10)), "/")
+	options := *s.Cache.S3
+	options.Within = c.prefix + "/"
 	var err error
-	c.bucket, err = objects.Open(*s.Cache.S3)
+	c.bucket, err = objects.Open(options)
 	return c, err
 }
 

@@ -49,6 +49,21 @@ func (e *Executor) workspace(ctx context.Context, tr *trace.Trace, p *plan) (w *
 	return w, err
 }
 
+// giveToImageUser makes the user of the job's container the owner of the sources, of caches and of artifacts: under a umask of
+// 0022 it could change none of them.
+func (e *Executor) giveToImageUser(ctx context.Context, p *plan, w *source.Workspace, s *session) error {
+	c, ok := s.place.(*container)
+	if !ok {
+		return nil
+	}
+	uid, gid, err := e.Engine.UserOf(ctx, c.id)
+	if err != nil {
+		return configurationError("check image: docker: user: in .gitlab-ci.yml, or user in [runners.docker]", "%w", err)
+	}
+	p.source.request.Owner = &source.Owner{UID: uid, GID: gid}
+	return w.Give(*p.source.request.Owner)
+}
+
 // evenIfDenied also gets over what a job of another user left, which an ordinary user cannot remove: a crash kept that
 // job's container from handing it over.
 func (e *Executor) evenIfDenied(ctx context.Context, tr *trace.Trace, p *plan, do func() error) error {

@@ -90,8 +90,9 @@ func scratchFile(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// downloadArtifacts unpacks the artifacts of earlier jobs into the project folder. The container does not run yet: nothing else
-// writes there.
+// downloadArtifacts unpacks the artifacts of earlier jobs into the project folder. None of the job's scripts runs yet. Of a job with
+// services the container does (waitWith): its image's entrypoint could write there meanwhile, and spoil its own job's files, but
+// nothing leads out of the folder.
 func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *trace.Trace, p *plan, w *source.Workspace, fetched *downloads) error {
 	if len(fetched.all) == 0 {
 		return nil

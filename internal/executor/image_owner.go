@@ -45,6 +45,12 @@ func ExpireImages(ctx context.Context, engine *docker.Engine, images *ledger.Led
 	return err
 }
 
+// EvictImages removes such names after less time, the longest unused first, while more says so, and says how many.
+func EvictImages(ctx context.Context, engine *docker.Engine, images *ledger.Ledger, unused time.Duration, more func() bool) (int, error) {
+	names, err := images.Evict(ctx, imageCalls{engine, images}, time.Now(), unused, more)
+	return len(names), err
+}
+
 // RepairImages undoes what killed processes left of the names of images.
 func RepairImages(ctx context.Context, engine *docker.Engine, images *ledger.Ledger) error {
 	return images.Repair(ctx, imageCalls{engine, images})

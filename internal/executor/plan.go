@@ -49,6 +49,7 @@ type plan struct {
 	linked    linked
 	network   string // of the job's own; "" = none
 	source    sourcePlan
+	imageUser bool // its files belong to the container's user, who is known when there is a container
 
 	dir, tempDir string // in the container
 	files        []job.Variable

@@ -31,9 +31,14 @@ func article() Settings {
 			if set {
 				return value == "true"
 			}
-			return name == "FF_TIMESTAMPS" || name == "FF_MASK_ALL_DEFAULT_TOKENS"
+			return defaultFlag(name)
 		},
+		FlagByDefault: defaultFlag,
 	}
+}
+
+func defaultFlag(name string) bool {
+	return name == "FF_TIMESTAMPS" || name == "FF_MASK_ALL_DEFAULT_TOKENS"
 }
 
 // payload is the recorded one of GitLab's coordinator.

@@ -95,6 +95,9 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 	s := e.Settings
 	tr.Printf("Running with slipway %s (%s)", s.Version, s.Revision)
 	tr.Printf("  on %s %s, system ID: %s", s.RunnerName, s.ShortToken, s.SystemID)
+	if changed := s.changedFlags(p.vars); changed != "" {
+		tr.Printf("  feature flags: %s", changed)
+	}
 	if p.dind != nil && p.err == nil {
 		tr.Printf("%s", p.dindNotice())
 	}
@@ -115,8 +118,14 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	ctx, cancel := context.WithCancel(ctx)
 	out := &heldWriter{out: tr.Stdout()}
 	fetched := make(chan error, 1)
-	go func() { fetched <- e.checkout(ctx, tr, out, p, w) }()
-	wait := func() error { return <-fetched }
+	var wait func() error
+	fetch := func() {
+		go func() { fetched <- e.checkout(ctx, tr, out, p, w) }()
+		wait = func() error { return <-fetched }
+	}
+	if !p.imageUser {
+		fetch()
+	}
 	defer func() {
 		cancel()
 		if wait != nil {
@@ -130,6 +139,11 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	var s *session
 	if err == nil {
 		s, err = e.create(limited, tr, p, w, sv)
+	}
+	if err == nil && p.imageUser {
+		if err = e.giveToImageUser(limited, p, w, s); err == nil {
+			fetch()
+		}
 	}
 	end()
 	if err != nil {

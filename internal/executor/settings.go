@@ -76,6 +76,7 @@ type Settings struct {
 	FinalTries                        int           // of the final update
 	DebugTraceDisabled                bool
 	FeatureFlag                       func(name, jobValue string, set bool) bool
+	FlagByDefault                     func(name string) bool // what it is where nobody sets it
 }
 
 // What a volume that is the Engine's socket gives.

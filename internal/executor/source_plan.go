@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/url"
+	"os"
 	"path"
 	"regexp"
 	"strconv"
@@ -63,6 +64,8 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	}
 	if s.Account != nil || s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
 		r.Umask = fs.FileMode(0o022)
+		// In a folder that other containers can change, root gives nothing away.
+		p.imageUser = s.Account == nil && os.Geteuid() == 0 && r.Root == ""
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
 }

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"fmt"
 	"net/url"
 	"os"
 	"path"
@@ -11,8 +12,24 @@ import (
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
-// flags are the feature flags that Slipway honours; the others are accepted silently.
-var flags = []string{"FF_TIMESTAMPS", "FF_MASK_ALL_DEFAULT_TOKENS", "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR"}
+// flags are the feature flags that have an effect here; the others are accepted silently.
+var flags = []string{
+	"FF_TIMESTAMPS", "FF_MASK_ALL_DEFAULT_TOKENS", "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "FF_USE_ADAPTIVE_REQUEST_CONCURRENCY",
+	"FF_USE_EXPONENTIAL_BACKOFF_STAGE_RETRY", "FF_USE_DIRECT_DOWNLOAD", "FF_HASH_CACHE_KEYS", "FF_CLEAN_UP_FAILED_CACHE_EXTRACT",
+	"FF_DISABLE_AUTOMATIC_TOKEN_ROTATION", "FF_EXPORT_HIGH_CARDINALITY_METRICS", "FF_ENABLE_BASH_EXIT_CODE_CHECK", "FF_SCRIPT_SECTIONS",
+	"FF_USE_INIT_WITH_DOCKER_EXECUTOR", "FF_USE_GITALY_CORRELATION_ID",
+}
+
+// changedFlags are those of a job that are not as they are by default, for its log.
+func (s Settings) changedFlags(vars job.Variables) string {
+	var out []string
+	for _, name := range flags {
+		if on := s.flag(name, vars); on != s.FlagByDefault(name) {
+			out = append(out, fmt.Sprintf("%s:%t", name, on))
+		}
+	}
+	return strings.Join(out, ", ")
+}
 
 func (s Settings) flag(name string, vars job.Variables) bool {
 	v, set := vars.Lookup(name)

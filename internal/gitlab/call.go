@@ -19,8 +19,9 @@ import (
 
 // The headers that carry a token.
 const (
-	runnerToken = "RUNNER-TOKEN"
-	jobToken    = "JOB-TOKEN"
+	runnerToken   = "RUNNER-TOKEN"
+	jobToken      = "JOB-TOKEN"
+	personalToken = "PRIVATE-TOKEN"
 )
 
 // maxBody bounds what is read of an answer, in bytes. A job with thousands of variables takes a few MiB.
@@ -108,7 +109,7 @@ func endpointOf(method, path string) string {
 		return "update_job"
 	case path == "runners/verify":
 		return "verify_runner"
-	case path == "runners/reset_authentication_token":
+	case strings.HasSuffix(path, "/reset_authentication_token"):
 		return "reset_token"
 	case method == http.MethodDelete:
 		return "unregister_runner"

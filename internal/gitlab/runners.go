@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/job"
 )
 
 // Registration is what the server knows a runner by.
@@ -96,12 +98,29 @@ type resetRequest struct {
 // is not told. A token that is not accepted is job.ErrForbidden; after any other error nobody knows whether the token
 // still counts.
 func (c *Client) ResetToken(ctx context.Context) (Registration, error) {
-	return c.newToken(ctx, "reset the runner's token", "runners/reset_authentication_token", resetRequest{Token: c.token.Reveal()})
+	return c.newToken(ctx, resetting, "runners/reset_authentication_token", resetRequest{Token: c.token.Reveal()})
+}
+
+const resetting = "reset the runner's token"
+
+// ResetTokenAs is ResetToken with the rights of a person, who shows a personal access token: for a runner whose own token does
+// not count any more. id is the runner's. A person who may not do it is job.ErrForbidden.
+func (c *Client) ResetTokenAs(ctx context.Context, id int64, person job.Secret) (Registration, error) {
+	h := http.Header{}
+	h.Set(personalToken, person.Reveal())
+	r := call{method: http.MethodPost, path: fmt.Sprintf("runners/%d/reset_authentication_token", id), header: h, secret: person}
+	got, err := c.do(ctx, r.wantJSON())
+	return tokenOf(got, err, resetting)
 }
 
 // newToken makes a call whose answer is a token that did not exist before. doing names it in errors.
 func (c *Client) newToken(ctx context.Context, doing, path string, req any) (Registration, error) {
 	got, err := c.runnerCall(ctx, http.MethodPost, path, req)
+	return tokenOf(got, err, doing)
+}
+
+// tokenOf reads the new token in an answer.
+func tokenOf(got *reply, err error, doing string) (Registration, error) {
 	if err != nil {
 		return Registration{}, fmt.Errorf("%s: %w", doing, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,5 +157,31 @@ func TestResetToken(t *testing.T) {
 	}
 	if _, err := serve(t, answer(201, asJSON, `{}`)).ResetToken(t.Context()); err == nil {
 		t.Error("an answer without a token is taken")
+	}
+}
+
+// TestResetTokenAs: a person asks, and the runner's own token is not sent.
+func TestResetTokenAs(t *testing.T) {
+	t.Parallel()
+	type sent struct {
+		method, path, person, runner string
+		body                         string
+	}
+	var got sent
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		got = sent{r.Method, r.URL.Path, r.Header.Get("Private-Token"), r.Header.Get("Runner-Token"), string(b)}
+		answer(201, asJSON, `{"token":"glrt-new","token_expires_at":null}`)(w, r)
+	})
+	reg, err := c.ResetTokenAs(t.Context(), 42, "glpat-x")
+	if err != nil || reg != (Registration{Token: "glrt-new"}) {
+		t.Fatalf("%+v, %v", reg, err)
+	}
+	if want := (sent{"POST", "/api/v4/runners/42/reset_authentication_token", "glpat-x", "", ""}); got != want {
+		t.Errorf("sent %+v", got)
+	}
+	_, err = serve(t, answer(403, asJSON, `{"message":"403 Forbidden glpat-x"}`)).ResetTokenAs(t.Context(), 42, "glpat-x")
+	if !errors.Is(err, job.ErrForbidden) || strings.Contains(err.Error(), "glpat-x") {
+		t.Errorf("got %v, want it forbidden", err)
 	}
 }

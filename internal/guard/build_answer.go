@@ -15,6 +15,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // buildAnswer tells the client of its build: in the classic builder's words, or in BuildKit's own messages, with the
@@ -25,9 +26,9 @@ type buildAnswer struct {
 	file  *checkedFile
 	held  bytes.Buffer // what is told as soon as the client has sent everything
 	open  bool
-	steps *classicSteps // nil for a client that reads BuildKit's messages
-	quiet bytes.Buffer  // what a quiet client reads only if the build fails
-	id    string        // of the image
+	steps *progress.Classic // nil for a client that reads BuildKit's messages
+	quiet bytes.Buffer      // what a quiet client reads only if the build fails
+	id    string            // of the image
 	names replacer
 	cause func(err error) error // what is behind an error of the Engine's connection; may be nil
 	files *layercache.Collector // of the build's context
@@ -106,7 +107,7 @@ func (a *buildAnswer) relay(resp *http.Response) error {
 func (a *buildAnswer) begin() {
 	a.names = a.replacer()
 	if a.b.classic && a.file != nil {
-		a.steps = newClassicSteps(a.file, a.stream)
+		a.steps = progress.NewClassic(a.file.file, a.file.ids, a.stream)
 	}
 	a.c.setHeaders()
 	a.c.w.Header().Set("Content-Type", "application/json")
@@ -152,12 +153,12 @@ func (a *buildAnswer) take(m *buildMessage) error {
 		if err != nil {
 			return err
 		}
-		a.b.vertices.take(status, a.c.built)
+		a.b.vertices.Take(status, a.c.built)
 		if !a.b.classic {
 			return a.trace(m, status)
 		}
 		if a.steps != nil { // without a file there are none to tell of
-			a.steps.take(status)
+			a.steps.Take(status)
 		}
 	case m.ID == imageMessage:
 		var result struct{ ID string }
@@ -232,7 +233,7 @@ func (a *buildAnswer) succeed() error {
 		return a.fail(err)
 	}
 	if a.steps != nil {
-		a.steps.finish()
+		a.steps.Finish()
 	}
 	a.explain(true)
 	if a.b.classic {
@@ -280,7 +281,7 @@ func (a *buildAnswer) failed(m *buildMessage) error {
 		message = fmt.Sprintf("The command '%s' returned a non-zero code: %d", command, code)
 	}
 	if a.steps != nil {
-		a.steps.fail()
+		a.steps.Fail()
 	}
 	a.explain(false)
 	return a.end(&buildMessage{Error: message, ErrorDetail: &buildError{code, message}})

@@ -6,12 +6,10 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -193,47 +191,6 @@ func TestBuildTriggers(t *testing.T) {
 		t.Error(status)
 	}
 	wants(t, text, `"Step 1/2 : FROM good\n"`, `"Step 2/2 : RUN cat /g\n"`, "Successfully built")
-}
-
-// TestAskURL: a redirect to where nobody may go is not followed.
-func TestAskURL(t *testing.T) {
-	t.Parallel()
-	var asked atomic.Int32
-	inside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
-	defer inside.Close()
-	outside := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/r" {
-			http.Redirect(w, r, inside.URL, http.StatusFound)
-		}
-	}))
-	defer outside.Close()
-	public := netip.MustParseAddrPort(outside.Listener.Addr().String())
-	allow := func(at netip.AddrPort) error {
-		if at != public {
-			return &internalAddress{at.String()}
-		}
-		return nil
-	}
-	if err := askURL(t.Context(), outside.URL+"/f", allow); err != nil {
-		t.Error(err)
-	}
-	var internal *internalAddress
-	if err := askURL(t.Context(), outside.URL+"/r", allow); !errors.As(err, &internal) {
-		t.Error(err)
-	}
-	if asked.Load() != 0 {
-		t.Error("the redirect was followed")
-	}
-	g := &Guard{}
-	for address, want := range map[string]bool{
-		"127.0.0.1": false, "10.1.2.3": false, "172.17.0.1": false, "192.168.1.1": false, "169.254.169.254": false, "100.64.0.1": false,
-		"0.0.0.0": false, "::1": false, "fe80::1": false, "fd00::1": false, "::ffff:10.0.0.1": false, "64:ff9b::a00:1": false, "2002:a00:1::": false,
-		"8.8.8.8": true, "2606:4700::1": true,
-	} {
-		if err := g.publicAddress(netip.AddrPortFrom(netip.MustParseAddr(address), 80)); (err == nil) != want {
-			t.Errorf("%s: %v", address, err)
-		}
-	}
 }
 
 // layers are an image's layers at the Engine, as the answer of a build names it.

@@ -11,13 +11,15 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // buildRecord is what is told of a build when it has ended.
 type buildRecord struct {
 	file  *checkedFile
 	by    *buildRequest // its options were those that file was read with
-	steps *vertices
+	steps *progress.Vertices
 	told  <-chan struct{}       // closed when steps has them all; nil = it has
 	files *layercache.Collector // of its context
 	names []string              // of the image, as they were written
@@ -130,19 +132,11 @@ func (r buildRecord) build() *layercache.Build {
 		sum := sha256.Sum256([]byte(value))
 		out.Args[name] = hex.EncodeToString(sum[:8])
 	}
-	index := newVertexIndex(r.file.file)
-	found := map[int]*vertex{}
-	r.steps.mu.Lock()
-	defer r.steps.mu.Unlock()
-	for digest, v := range r.steps.all {
-		if i, ok := index.find(digest, v.name); ok && (found[i] == nil || v.begun) {
-			found[i] = v
-		}
-	}
-	for _, s := range index.stages {
+	found := r.steps.Of(r.file.file)
+	for _, s := range r.file.file.Stages() {
 		out.Stages = append(out.Stages, layercache.Stage{Name: s.Name, Base: s.Base})
 	}
-	for i, in := range index.instructions {
+	for i, in := range r.file.file.Instructions() {
 		if in.Stage < 0 {
 			continue
 		}
@@ -155,6 +149,9 @@ func (r buildRecord) build() *layercache.Build {
 			Text: in.Text, Line: in.Line, Works: in.Works(), Run: in.Keyword == "RUN", Sources: in.Sources, Stages: in.Stages,
 			Fetches: in.Keyword == "ADD" && strings.Contains(in.Text, "://"),
 		}
+		for _, name := range in.Images {
+			step.Images = append(step.Images, r.file.ids[name])
+		}
 		if in.Works() && in.Needed {
 			step.Outcome, step.Took = r.outcome(in.Keyword, found[i])
 		}
@@ -164,19 +161,19 @@ func (r buildRecord) build() *layercache.Build {
 }
 
 // outcome is what became of an instruction that works. BuildKit does not tell of one that it need not look at.
-func (r buildRecord) outcome(keyword string, v *vertex) (layercache.Outcome, time.Duration) {
+func (r buildRecord) outcome(keyword string, v progress.Vertex) (layercache.Outcome, time.Duration) {
 	switch {
-	case v == nil || !v.begun:
+	case !v.Begun:
 		if r.ok && keyword != "WORKDIR" { // one that is there in any case makes nothing
 			return layercache.Cached, 0
 		}
 		return layercache.NotReached, 0
-	case v.failed:
+	case v.Failed:
 		return layercache.Failed, 0
-	case v.cached:
+	case v.Cached:
 		return layercache.Cached, 0
-	case v.ended:
-		return layercache.Done, v.took
+	case v.Ended:
+		return layercache.Done, v.Took
 	}
 	return layercache.NotReached, 0
 }
@@ -187,7 +184,7 @@ func clean(line string) string {
 	if len(line) > most {
 		line = line[:most] + "…"
 	}
-	return strings.Map(printableRune, line)
+	return strings.Map(wire.PrintableRune, line)
 }
 
 // shownNames are names as people write them.

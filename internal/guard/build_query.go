@@ -15,12 +15,14 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/dockerfile"
+	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // buildRequest is what a client's query asks for, checked.
 type buildRequest struct {
 	c        *call
-	vertices vertices
+	vertices progress.Vertices
 	ctx      context.Context
 	cancel   context.CancelFunc
 	id       string // at the Engine
@@ -378,7 +380,7 @@ func (b *buildRequest) decode(key string, v any) error {
 
 // checkKeys decodes JSON whose topmost keys are the client's own, so that they may differ in case alone.
 func checkKeys(data []byte, v any) error {
-	if err := checkJSON([]byte(`{"options":` + string(data) + `}`)); err != nil {
+	if err := wire.Check([]byte(`{"options":` + string(data) + `}`)); err != nil {
 		return err
 	}
 	return json.Unmarshal(data, v)

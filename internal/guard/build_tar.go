@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // maxDockerfile bounds the one entry of a context that is held in memory.
@@ -71,7 +72,7 @@ func (t *buildContext) open() error {
 	if len(head) == 0 {
 		return badRequest("slipway: the build's context is empty: %v", err)
 	}
-	switch name := looksCompressed(head); {
+	switch name := tarball.Compression(head); {
 	case name == "gzip":
 		unzip, err := gzip.NewReader(t.in)
 		if err != nil {
@@ -231,7 +232,7 @@ func (t *buildContext) write(w *tar.Writer) error {
 		}
 		return w.Close()
 	}
-	err := eachEntry(t.in, "the build's context", func(r *tar.Reader, h *tar.Header, buf []byte) error { return t.entry(w, r, h, buf) })
+	err := archiveError(tarball.Each(t.in, "the build's context", func(r *tar.Reader, h *tar.Header, buf []byte) error { return t.entry(w, r, h, buf) }))
 	if err != nil {
 		return err
 	}
@@ -352,7 +353,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 		return t.dangerous("%s, which removes the Dockerfile", printable(name))
 	case h.Typeflag == tar.TypeChar || h.Typeflag == tar.TypeBlock:
 		return t.dangerous("the device %s", printable(name))
-	case sparse(h):
+	case tarball.Sparse(h):
 		return t.dangerous("%s as a sparse file; write the archive without --sparse", printable(name))
 	}
 	switch h.Typeflag {
@@ -365,7 +366,7 @@ func (t *buildContext) checkEntry(h *tar.Header, name string) error {
 // writeHeader writes a header in the format in which it came, so that times keep their fractions. Where that cannot hold
 // it, one that can is taken.
 func writeHeader(w *tar.Writer, h *tar.Header) error {
-	dropTrusted(h)
+	tarball.DropTrusted(h)
 	h.PAXRecords = maps.Clone(h.PAXRecords)
 	err := w.WriteHeader(h)
 	if err != nil && h.Format != tar.FormatPAX {

@@ -13,7 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // call is one request of a client while it is decided upon and answered.
@@ -29,9 +30,6 @@ type call struct {
 	ref, id string            // what the client calls the container of the call, and its full ID
 	large   bool              // it has one of the places for calls that take much memory
 }
-
-// repeated are the query keys that may have several values.
-var repeated = []string{"t", "extrahosts", "names", "platform", "changes"}
 
 // serve takes each request of the job.
 func (g *Guard) serve(w http.ResponseWriter, r *http.Request) {
@@ -57,9 +55,12 @@ func (c *call) handle() error {
 	if err := c.ctx.Err(); err != nil {
 		return err
 	}
-	version, path, err := cleanPath(c.r)
+	version, path, err := wire.Path(c.r)
 	if err != nil {
 		return err
+	}
+	if path == "" {
+		return &apiError{http.StatusNotFound, "page not found"}
 	}
 	rt, vars, ok := c.router.find(c.r.Method, path)
 	if !ok {
@@ -69,7 +70,7 @@ func (c *call) handle() error {
 	if c.version, err = checkVersion(version, c.engine.version); err != nil {
 		return err
 	}
-	if c.query, err = strictQuery(c.r.URL.RawQuery); err != nil {
+	if c.query, err = wire.Query(c.r.URL.RawQuery); err != nil {
 		return err
 	}
 	if err := c.noForm(); err != nil {
@@ -93,20 +94,6 @@ func (c *call) noForm() error {
 	return nil
 }
 
-// strictQuery refuses what the Engine's versions read in different ways, and keys with several values.
-func strictQuery(raw string) (url.Values, error) {
-	q, err := url.ParseQuery(raw)
-	if err != nil {
-		return nil, badRequest("slipway: the query cannot be decoded")
-	}
-	for k, v := range q {
-		if len(v) > 1 && !slices.Contains(repeated, k) {
-			return nil, badRequest("slipway: the query has %q more than once", printable(k))
-		}
-	}
-	return q, nil
-}
-
 // flag reads a boolean of the query as the Engine does.
 func (c *call) flag(key string) bool {
 	switch strings.ToLower(strings.TrimSpace(c.query.Get(key))) {
@@ -126,6 +113,11 @@ func (c *call) pick(keys ...string) url.Values {
 		}
 	}
 	return out
+}
+
+// readFilters reads the filters of a list; keys that are not among allowed are refused.
+func (c *call) readFilters(allowed ...string) (wire.Filters, error) {
+	return wire.ReadFilters(c.query.Get("filters"), allowed...)
 }
 
 // The sizes of bodies that are read whole.
@@ -180,7 +172,7 @@ func (c *call) decode(v any, limit int64) error {
 	if err := c.wantType("application/json"); err != nil {
 		return err
 	}
-	return decodeStrict(data, v)
+	return wire.Decode(data, v)
 }
 
 // wantType refuses bodies of another type: the Engine reads parameters out of forms, and they win over the query.
@@ -274,20 +266,8 @@ func (c *call) setHeaders() {
 	})
 }
 
-// printable is a client's text in a message: short, and without what would break a line or lead a terminal.
-func printable(s string) string {
-	if len(s) > 200 {
-		s = s[:200] + "…"
-	}
-	return strings.Map(printableRune, s)
-}
-
-func printableRune(r rune) rune {
-	if !unicode.IsPrint(r) {
-		return '?'
-	}
-	return r
-}
+// printable is a client's text in a message.
+func printable(s string) string { return wire.Printable(s) }
 
 // once tells the job's author a line once per guard.
 func (g *Guard) once(key, line string) {

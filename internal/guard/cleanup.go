@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // cleanUp removes everything that the job made: by the record, and then by label whatever the record may lack.
@@ -236,7 +238,7 @@ func (l listed) byGuard(path string) bool {
 }
 
 func (s *sweeper) list(ctx context.Context, path, label string, mine func(map[string]string) bool) ([]string, error) {
-	q := filters{"label": {label}}.query(url.Values{"all": {"1"}})
+	q := wire.Filters{"label": {label}}.Query(url.Values{"all": {"1"}})
 	var doc json.RawMessage
 	if err := s.engine.getJSON(ctx, path, q, &doc); err != nil {
 		return nil, fmt.Errorf("list what is left: %w", err)

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"github.com/slipway-ci/slipway/internal/overlay"
 )
 
 // While an Engine before 29.5.1 copies into or out of a container, it mounts the container's volumes and its networkFiles
@@ -99,7 +101,7 @@ type inspected struct {
 		Running, Paused bool
 	}
 	Mounts      []struct{ Destination string }
-	GraphDriver graphDriver
+	GraphDriver overlay.Driver
 }
 
 // holdStill pauses a running container, and refuses to copy where something else could move its files.
@@ -132,9 +134,9 @@ func (c *call) notNested(doc inspected) error {
 		places = append(places, m.Destination)
 	}
 	nested := false
-	files, err := doc.GraphDriver.layers()
+	files, err := doc.GraphDriver.Layers()
 	if err == nil {
-		nested, err = files.nested(places)
+		nested, err = files.Nested(places, networkFiles...)
 	}
 	switch {
 	case err != nil:

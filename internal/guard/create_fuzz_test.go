@@ -19,6 +19,8 @@ import (
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/api/types/registry"
 	"github.com/moby/moby/api/types/volume"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 const (
@@ -102,7 +104,7 @@ func FuzzCreate(f *testing.F) {
 func checkCreate(t *testing.T, data []byte) (sent bool) {
 	t.Helper()
 	var in createRequest
-	if len(data) > createBody || decodeStrict(data, &in) != nil || in.Config == nil {
+	if len(data) > createBody || wire.Decode(data, &in) != nil || in.Config == nil {
 		return false
 	}
 	p := fuzzPlanner()
@@ -136,7 +138,7 @@ func checkCreate(t *testing.T, data []byte) (sent bool) {
 	if err != nil || !bytes.Equal(document, again) {
 		t.Fatalf("the Engine would read something else:\n%s\n%s", document, again)
 	}
-	if err := checkJSON(document); err != nil {
+	if err := wire.Check(document); err != nil {
 		t.Fatalf("what is sent can be read in two ways: %v", err)
 	}
 	if err := harmless(p, &engine); err != nil {

@@ -1,15 +1,18 @@
 package guard
 
 import (
-	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/net/netutil"
+
+	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
 // Daemon lets the job find its socket also where a Docker-in-Docker beside it would be: on TCP, in its own container.
@@ -61,7 +64,7 @@ func (g *Guard) openDaemon(ctx context.Context) error {
 	}
 	for _, host := range []string{"127.0.0.1", "::1"} {
 		for port, wrap := range map[string]func(net.Listener) net.Listener{
-			daemonPort:    func(l net.Listener) net.Listener { return &eitherListener{l, g.daemon.config} },
+			daemonPort:    func(l net.Listener) net.Listener { return tlsport.Either(l, g.daemon.config) },
 			daemonTLSPort: func(l net.Listener) net.Listener { return tls.NewListener(l, g.daemon.config) },
 		} {
 			l, err := at.ns.Listen(ctx, "tcp", net.JoinHostPort(host, port))
@@ -91,69 +94,13 @@ func (d *daemonPorts) closeAll() {
 	d.open = nil
 }
 
-// eitherListener takes plain connections and TLS on one port: the entrypoint of Docker's own image turns TLS on as soon as
-// it finds certificates, whatever the port.
-type eitherListener struct {
-	net.Listener
-	config *tls.Config
-}
+// certificates is where the client's files are.
+func (g *Guard) certificates() string { return filepath.Join(g.dir, "certs") }
 
-func (l *eitherListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
+// removeCertificates removes the files, but nothing else: the folder is the guard's own.
+func (g *Guard) removeCertificates() error {
+	if g.daemon.config == nil {
+		return nil
 	}
-	return &eitherConn{Conn: c, config: l.config}, nil
-}
-
-// eitherConn is TLS if its first byte is that of a handshake.
-type eitherConn struct {
-	net.Conn
-	config *tls.Config
-	once   sync.Once
-	real   net.Conn
-	err    error
-}
-
-// handshakeRecord is the first byte of a TLS connection (RFC 8446, 5.1).
-const handshakeRecord = 22
-
-func (c *eitherConn) decide() (net.Conn, error) {
-	c.once.Do(func() {
-		r := bufio.NewReader(c.Conn)
-		first, err := r.Peek(1)
-		c.real = &stream{Conn: c.Conn, r: r}
-		switch {
-		case err != nil:
-			c.err = err
-		case first[0] == handshakeRecord:
-			c.real = tls.Server(c.real, c.config)
-		}
-	})
-	return c.real, c.err
-}
-
-func (c *eitherConn) Read(p []byte) (int, error) {
-	real, err := c.decide()
-	if err != nil {
-		return 0, err
-	}
-	return real.Read(p)
-}
-
-func (c *eitherConn) Write(p []byte) (int, error) {
-	real, err := c.decide()
-	if err != nil {
-		return 0, err
-	}
-	return real.Write(p)
-}
-
-// CloseWrite ends our direction only. Nothing is written before the client has said something.
-func (c *eitherConn) CloseWrite() error {
-	real, err := c.decide()
-	if err != nil {
-		return err
-	}
-	return closeWrite(real)
+	return os.RemoveAll(g.certificates())
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // Denial is a refusal by a rule of docs/guard.md.
@@ -67,9 +69,12 @@ func noImage(ref string) error {
 func statusOf(err error) (int, string) {
 	var d *Denial
 	var a *apiError
+	var w *wire.Error
 	switch {
 	case errors.As(err, &d):
 		return http.StatusForbidden, d.Error()
+	case errors.As(err, &w):
+		return http.StatusBadRequest, w.Error()
 	case errors.As(err, &a):
 		return a.Status, a.Message
 	}

@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // forwardStream relays a stream of JSON documents, one per line; edit changes each, and says whether the client sees it.
@@ -60,16 +62,16 @@ func events(c *call) error {
 		return err
 	}
 	// The names in these are the job's: they are compared with what it is shown.
-	names := filters{}
+	names := wire.Filters{}
 	for _, key := range []string{"container", "image", "network", "volume"} {
-		if v := f.take(key); len(v) > 0 {
+		if v := f.Take(key); len(v) > 0 {
 			names[key] = v
 		}
 	}
 	if ownLabels(f["label"]) {
 		f["label"] = []string{"slipway"} // which nothing has
 	}
-	return c.forwardStream("/events", f.query(c.pick("since", "until")), func(doc map[string]any) bool {
+	return c.forwardStream("/events", f.Query(c.pick("since", "until")), func(doc map[string]any) bool {
 		return c.showEvent(doc) && eventMatches(doc, names)
 	})
 }
@@ -155,7 +157,7 @@ func (c *call) awaitOwn(id string, attributes map[string]any) bool {
 }
 
 // eventMatches filters by object as the Engine does: the beginning of an ID or of a name.
-func eventMatches(doc map[string]any, names filters) bool {
+func eventMatches(doc map[string]any, names wire.Filters) bool {
 	actor, _ := doc["Actor"].(map[string]any)
 	id, _ := actor["ID"].(string)
 	attributes, _ := actor["Attributes"].(map[string]any)

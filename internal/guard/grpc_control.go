@@ -153,7 +153,7 @@ func (c *call) status(ref string, client statusStream) error {
 		if err != nil {
 			return b.engineError(err)
 		}
-		b.vertices.take(m, c.built)
+		b.vertices.Take(m, c.built)
 		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
 			return err
 		}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
 // Options are what a guard is made of.
@@ -137,7 +138,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	if o.Daemon != nil {
-		if g.daemon.config, err = makeCertificates(g.certificates(), o.Daemon.Names); err != nil {
+		if g.daemon.config, err = tlsport.Certificates(g.certificates(), o.Daemon.Names); err != nil {
 			return nil, err
 		}
 	}

@@ -4,8 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -133,16 +131,14 @@ func tarOf(t *testing.T, files ...archiveFile) string {
 func imageFiles(t *testing.T, content string) (layer, config archiveFile, id string) {
 	t.Helper()
 	layer = archiveFile{name: "layer.tar", content: tarOf(t, archiveFile{name: "file", content: content})}
-	sum := sha256.Sum256([]byte(layer.content))
 	config = archiveFile{name: "config.json", content: `{"architecture":"amd64","os":"linux","config":{},"history":[{"created_by":"test"}],` +
-		`"rootfs":{"type":"layers","diff_ids":["sha256:` + hex.EncodeToString(sum[:]) + `"]}}`}
-	sum = sha256.Sum256([]byte(config.content))
-	return layer, config, "sha256:" + hex.EncodeToString(sum[:])
+		`"rootfs":{"type":"layers","diff_ids":["` + digestOf(layer.content) + `"]}}`}
+	return layer, config, digestOf(config.content)
 }
 
 func manifestFile(names ...string) archiveFile {
-	data, _ := json.Marshal([]manifestEntry{{Config: "config.json", RepoTags: names, Layers: []string{"layer.tar"}}}) // strings
-	return archiveFile{name: archiveManifest, content: string(data)}
+	data, _ := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": names, "Layers": []string{"layer.tar"}}}) // strings
+	return archiveFile{name: "manifest.json", content: string(data)}
 }
 
 // TestLoadAttacks loads archives that would name, replace or get images that are not the job's.
@@ -169,13 +165,13 @@ func TestLoadAttacks(t *testing.T) {
 		"two manifests":           {layer, config, manifestFile("a:1"), manifestFile("b:1")},
 		"one by another spelling": {layer, config, manifestFile("a:1"), {name: "./x/../manifest.json", content: manifestFile(alpine).content}},
 		"a manifest below a link": {layer, config, {name: "x", kind: tar.TypeSymlink, link: "."}, {name: "x/manifest.json", content: manifestFile(alpine).content}, manifestFile("a:1")},
-		"a link for a manifest":   {layer, config, {name: "m", content: manifestFile(alpine).content}, {name: archiveManifest, kind: tar.TypeSymlink, link: "m"}},
-		"a hard link":             {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeLink, link: archiveManifest}},
+		"a link for a manifest":   {layer, config, {name: "m", content: manifestFile(alpine).content}, {name: "manifest.json", kind: tar.TypeSymlink, link: "m"}},
+		"a hard link":             {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeLink, link: "manifest.json"}},
 		"a device":                {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeBlock}},
-		"a folder for a manifest": {layer, config, {name: archiveManifest + "/", kind: tar.TypeDir}},
-		"keys in two cases":       {layer, config, {name: archiveManifest, content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
+		"a folder for a manifest": {layer, config, {name: "manifest.json" + "/", kind: tar.TypeDir}},
+		"keys in two cases":       {layer, config, {name: "manifest.json", content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
 		"no manifest":             {layer, config},
-		"the oldest form":         {layer, config, {name: archiveOldNames, content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
+		"the oldest form":         {layer, config, {name: "repositories", content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
 		"no layer":                {config, manifestFile("a:1")},
 		"another layer":           {{name: "layer.tar", content: tarOf(t, archiveFile{name: "other"})}, config, manifestFile("a:1")},
 		"no configuration":        {layer, manifestFile("a:1")},
@@ -185,7 +181,7 @@ func TestLoadAttacks(t *testing.T) {
 			{name: "x/config.json", content: config.content},
 			{name: "y/config.json", content: `{"rootfs":{"diff_ids":[]}}`},
 			{name: "x", kind: tar.TypeSymlink, link: "y"},
-			{name: archiveManifest, content: `[{"Config":"x/config.json","Layers":["layer.tar"]}]`},
+			{name: "manifest.json", content: `[{"Config":"x/config.json","Layers":["layer.tar"]}]`},
 		},
 		"a link for its folder's folder": {layer, {name: "a/b/c", content: "x"}, {name: "a", kind: tar.TypeSymlink, link: "y"}, config, manifestFile("a:1")},
 		"a file for a folder":            {layer, {name: "a/b", content: "x"}, {name: "a", content: "x"}, config, manifestFile("a:1")},
@@ -193,7 +189,7 @@ func TestLoadAttacks(t *testing.T) {
 		"a folder for a link":            {layer, {name: "a", kind: tar.TypeSymlink, link: "b"}, {name: "a/", kind: tar.TypeDir}, config, manifestFile("a:1")},
 		"a long name":                    {layer, {name: strings.Repeat("x/", 2100) + "x", content: "x"}, config, manifestFile("a:1")},
 		"a bad name beside a good one":   {layer, config, manifestFile("good:1", "not a valid name!!")},
-		"a configuration elsewhere":      {layer, {name: archiveManifest, content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
+		"a configuration elsewhere":      {layer, {name: "manifest.json", content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
 	} {
 		if status, text := load(files...); status < 400 {
 			t.Errorf("%s: %d %s", name, status, text)

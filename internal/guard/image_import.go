@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // importImage makes an image of the files of an archive: docker import.
@@ -26,9 +28,9 @@ func importImage(c *call) error {
 	if len(changes) > 0 {
 		q["changes"] = changes
 	}
-	in, err := c.plainTar(c.r.Body)
+	in, err := tarball.Plain(c.r.Body)
 	if err != nil {
-		return err
+		return archiveError(err)
 	}
 	id, err := c.importTar(q, in)
 	if err != nil {
@@ -54,7 +56,7 @@ func importImage(c *call) error {
 
 // importTar gives the Engine an archive that the guard wrote itself: it would decompress one within the other.
 func (c *call) importTar(q url.Values, in io.Reader) (id string, err error) {
-	body, end := streamed(func(w io.Writer) error { return rewriteTar(w, in, true) })
+	body, end := streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, true) })
 	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, body)
 	if err == nil {
 		id, err = importedID(resp)

@@ -10,6 +10,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // imageRow is one row of the Engine's list of images, as the job may see it.
@@ -155,16 +156,16 @@ func imageList(c *call) error {
 }
 
 // imageFilter makes one test of a client's filters.
-func (c *call) imageFilter(f filters) (func(*imageRow) bool, error) {
-	nameless, set, err := f.boolean("dangling")
+func (c *call) imageFilter(f wire.Filters) (func(*imageRow) bool, error) {
+	nameless, set, err := f.Boolean("dangling")
 	if err != nil {
 		return nil, err
 	}
 	tests := []func(*imageRow) bool{
 		func(l *imageRow) bool { return !set || (len(l.tags) == 0) == nameless },
-		func(l *imageRow) bool { return f.labels(l.labels) },
+		func(l *imageRow) bool { return f.Labels(l.labels) },
 	}
-	before, limited, err := f.until(time.Now())
+	before, limited, err := f.Until(time.Now())
 	if err != nil {
 		return nil, err
 	}

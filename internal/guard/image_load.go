@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // imageLoad takes images from an archive. Each piece of each image must be in it: the Engine would take what it has
@@ -30,12 +32,15 @@ func imageLoad(c *call) error {
 			return c.ctx.Err()
 		}
 	}
-	in, err := c.plainTar(c.paced())
+	in, err := tarball.Plain(c.paced())
 	if err != nil {
-		return err
+		return archiveError(err)
 	}
-	l := newImageLoader(c)
-	body, end := streamed(func(w io.Writer) error { return l.rewrite(w, in) })
+	var images []tarball.Image
+	body, end := streamed(func(w io.Writer) (err error) {
+		images, err = tarball.Load{Containerd: c.engine.containerd, CheckName: checkName}.Copy(c.ctx, w, in)
+		return err
+	})
 	q := url.Values{}
 	if p := c.query["platform"]; len(p) > 0 && c.engine.version.atLeast("1.48") {
 		q["platform"] = p
@@ -49,14 +54,17 @@ func imageLoad(c *call) error {
 	if werr := end(); werr != nil {
 		return werr // and nothing was loaded: the files with names come last
 	}
-	return l.finish(told, err)
+	return c.finishLoad(images, told, err)
 }
 
-// loadedImage is an image of an archive.
-type loadedImage struct {
-	id     string   // at the Engine; "" = only the Engine knows
-	names  []string // that the archive gives it
-	layers []string // digests, unpacked, if only the Engine knows its ID
+// loads are the places for archives that are read at once, in this process: each may keep 32 MiB of small files in memory. A guard has
+// one of its own besides (Guard.load), so that one job cannot take them all.
+var loads = make(chan struct{}, 2)
+
+// checkName refuses a name that no image can be given.
+func checkName(name string) error {
+	_, err := newName(name)
+	return err
 }
 
 // loadedID is all of what the Engine says of an image without a name. What else it says may be in the words of whoever made the
@@ -85,35 +93,34 @@ func loadedIDs(resp *http.Response) (ids []string, err error) {
 	}
 }
 
-// finish records what was loaded, names it and tells of it. Whatever went wrong, what is there is the job's, so that it goes with
+// finishLoad records what was loaded, names it and tells of it. Whatever went wrong, what is there is the job's, so that it goes with
 // the job.
-func (l *imageLoader) finish(told []string, failed error) error {
-	c := l.c
+func (c *call) finishLoad(archived []tarball.Image, told []string, failed error) error {
 	ctx, cancel := detached(c.ctx)
 	defer cancel()
-	images, err := l.loaded(ctx, told)
+	images, err := c.loaded(ctx, archived, told)
 	if failed = errors.Join(failed, err); failed != nil {
 		for _, img := range images {
-			failed = errors.Join(failed, c.ownImage(ctx, img.id))
+			failed = errors.Join(failed, c.ownImage(ctx, img.ID))
 		}
 		return failed
 	}
 	var answer bytes.Buffer
 	enc := json.NewEncoder(&answer)
 	for _, img := range images {
-		if err := c.ownImage(ctx, img.id); err != nil {
+		if err := c.ownImage(ctx, img.ID); err != nil {
 			return err
 		}
 	}
 	for _, img := range images {
-		for _, name := range img.names {
-			if err := c.nameImage(img.id, name); err != nil {
+		for _, name := range img.Names {
+			if err := c.nameImage(img.ID, name); err != nil {
 				return err
 			}
 			_ = enc.Encode(map[string]string{"stream": "Loaded image: " + familiar(name) + "\n"}) // a buffer takes it
 		}
-		if len(img.names) == 0 {
-			_ = enc.Encode(map[string]string{"stream": "Loaded image ID: " + img.id + "\n"}) // a buffer takes it
+		if len(img.Names) == 0 {
+			_ = enc.Encode(map[string]string{"stream": "Loaded image ID: " + img.ID + "\n"}) // a buffer takes it
 		}
 	}
 	c.setHeaders()
@@ -124,43 +131,43 @@ func (l *imageLoader) finish(told []string, failed error) error {
 }
 
 // isLoaded makes sure that an image whose ID only the Engine knew is made of what was checked.
-func (l *imageLoader) isLoaded(ctx context.Context, img loadedImage) error {
-	doc, found, err := l.c.inspectImage(ctx, img.id)
-	if err == nil && (!found || !slices.Equal(doc.RootFS.Layers, img.layers)) {
-		err = fmt.Errorf("the Engine tells of the image %s, which is not the archive's", img.id)
+func (c *call) isLoaded(ctx context.Context, img tarball.Image) error {
+	doc, found, err := c.inspectImage(ctx, img.ID)
+	if err == nil && (!found || !slices.Equal(doc.RootFS.Layers, img.Layers)) {
+		err = fmt.Errorf("the Engine tells of the image %s, which is not the archive's", img.ID)
 	}
 	return err
 }
 
 // loaded are the images of the archive that the Engine has now. One that was to be loaded for another platform is not among
 // them.
-func (l *imageLoader) loaded(ctx context.Context, told []string) (images []loadedImage, err error) {
+func (c *call) loaded(ctx context.Context, archived []tarball.Image, told []string) (images []tarball.Image, err error) {
 	known := true
-	for _, img := range l.images {
-		known = known && img.id != ""
+	for _, img := range archived {
+		known = known && img.ID != ""
 	}
 	if !known {
-		if len(told) != len(l.images) {
-			return nil, fmt.Errorf("the archive has %d images, and the Engine told of %d", len(l.images), len(told))
+		if len(told) != len(archived) {
+			return nil, fmt.Errorf("the archive has %d images, and the Engine told of %d", len(archived), len(told))
 		}
-		for i, img := range l.images {
-			img.id = told[i]
-			if err := l.isLoaded(ctx, img); err != nil {
+		for i, img := range archived {
+			img.ID = told[i]
+			if err := c.isLoaded(ctx, img); err != nil {
 				return images, err
 			}
 			images = append(images, img)
 		}
 		return images, nil
 	}
-	for _, img := range l.images {
-		_, found, err := l.c.inspectImage(ctx, img.id)
+	for _, img := range archived {
+		_, found, err := c.inspectImage(ctx, img.ID)
 		switch {
 		case err != nil:
 			return images, err
 		case found:
 			images = append(images, img)
-		case len(l.c.query["platform"]) == 0:
-			return images, fmt.Errorf("the Engine has not loaded the image %s", img.id)
+		case len(c.query["platform"]) == 0:
+			return images, fmt.Errorf("the Engine has not loaded the image %s", img.ID)
 		}
 	}
 	return images, nil

@@ -18,6 +18,7 @@ import (
 	"github.com/moby/moby/api/types/registry"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // pullOptions say how an image is pulled.
@@ -215,7 +216,7 @@ func readAuth(header string) (registry.AuthConfig, error) {
 	if text := string(bytes.TrimSpace(data)); text == "" || text == "null" {
 		return a, nil
 	}
-	if err := decodeStrict(data, &a); err != nil {
+	if err := wire.Decode(data, &a); err != nil {
 		return registry.AuthConfig{}, badRequest("slipway: X-Registry-Auth holds no credentials that can be read")
 	}
 	a.ServerAddress = ""

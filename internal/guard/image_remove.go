@@ -181,7 +181,7 @@ func imagePrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	f.take("dangling") // or all that nobody uses: it is the same here
+	f.Take("dangling") // or all that nobody uses: it is the same here
 	keep, err := c.imageFilter(f)
 	if err != nil {
 		return err

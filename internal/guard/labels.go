@@ -1,6 +1,9 @@
 package guard
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // ownLabel reports whether a label is Slipway's to set.
 func ownLabel(key string) bool { return strings.HasPrefix(strings.ToLower(key), "slipway.") }
@@ -31,4 +34,23 @@ func dropOwn(labels map[string]any) {
 			delete(labels, k)
 		}
 	}
+}
+
+// ownLabels reports whether a filter names a label of ours, which no object has as the job sees it.
+func ownLabels(want []string) bool {
+	return slices.ContainsFunc(want, func(w string) bool {
+		key, _, _ := strings.Cut(w, "=")
+		return ownLabel(key)
+	})
+}
+
+// visibleLabels takes our labels out of an object's view and returns the others.
+func (g *Guard) visibleLabels(view map[string]any) map[string]any {
+	labels, _ := view["Labels"].(map[string]any)
+	for k := range labels {
+		if _, ours := g.policy.Labels[k]; ours || ownLabel(k) {
+			delete(labels, k)
+		}
+	}
+	return labels
 }

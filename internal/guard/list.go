@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // containerFilters are the filters of a list of containers.
@@ -27,7 +29,7 @@ func containerList(c *call) error {
 	if err != nil {
 		return err
 	}
-	names, publish := f.take("name"), f.take("publish")
+	names, publish := f.Take("name"), f.Take("publish")
 	q := c.pick("all", "size")
 	if limit > 0 {
 		q.Set("all", "1") // as the Engine understands a limit
@@ -38,7 +40,7 @@ func containerList(c *call) error {
 	}
 	list := []map[string]any{}
 	if !nothing {
-		if list, err = c.ownContainers(f.query(q)); err != nil {
+		if list, err = c.ownContainers(f.Query(q)); err != nil {
 			return err
 		}
 	}
@@ -75,25 +77,25 @@ func (c *call) ownContainers(q url.Values) ([]map[string]any, error) {
 }
 
 // engineFilters turns the job's names in filters into the Engine's. nothing says that no container can match.
-func (c *call) engineFilters(f filters) (nothing bool, err error) {
+func (c *call) engineFilters(f wire.Filters) (nothing bool, err error) {
 	if ownLabels(f["label"]) {
 		return true, nil
 	}
 	for _, key := range []string{"before", "since"} {
-		if err := f.mapValues(key, func(v string) (string, error) {
+		if err := f.MapValues(key, func(v string) (string, error) {
 			rec, err := c.objects.container(v)
 			return rec.ID, err
 		}); err != nil {
 			return false, err
 		}
 	}
-	_ = f.mapValues("network", func(v string) (string, error) {
+	_ = f.MapValues("network", func(v string) (string, error) {
 		if n, err := c.objects.network(v); err == nil {
 			return n.ID, nil
 		}
 		return v, nil
 	})
-	_ = f.mapValues("volume", func(v string) (string, error) {
+	_ = f.MapValues("volume", func(v string) (string, error) {
 		if strings.HasPrefix(v, "/") {
 			return v, nil // the place where it is mounted
 		}
@@ -102,7 +104,7 @@ func (c *call) engineFilters(f filters) (nothing bool, err error) {
 		}
 		return "/slipway/none", nil
 	})
-	err = f.mapValues("ancestor", func(v string) (string, error) {
+	err = f.MapValues("ancestor", func(v string) (string, error) {
 		img, err := c.readImage(c.ctx, v)
 		return img.ID, err
 	})

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // defaultName is the name that the job knows its default network by.
@@ -394,7 +396,7 @@ func networkList(c *call) error {
 	if err != nil {
 		return err
 	}
-	dangling, wantDangling, err := f.boolean("dangling")
+	dangling, wantDangling, err := f.Boolean("dangling")
 	if err != nil {
 		return err
 	}
@@ -432,15 +434,15 @@ func unused(view map[string]any) bool {
 	return len(containers) == 0
 }
 
-func matchNetwork(f filters, view map[string]any) bool {
+func matchNetwork(f wire.Filters, view map[string]any) bool {
 	text := func(key string) string { s, _ := view[key].(string); return s }
 	labels, _ := view["Labels"].(map[string]any)
 	kind := "custom"
 	if text("Name") == defaultName {
 		kind = "builtin"
 	}
-	return f.match("name", text("Name")) && f.match("id", text("Id")) && f.exact("driver", text("Driver")) &&
-		f.exact("scope", text("Scope")) && f.exact("type", kind) && f.labels(labels)
+	return f.Match("name", text("Name")) && f.Match("id", text("Id")) && f.Exact("driver", text("Driver")) &&
+		f.Exact("scope", text("Scope")) && f.Exact("type", kind) && f.Labels(labels)
 }
 
 func networkPrune(c *call) error {
@@ -448,7 +450,7 @@ func networkPrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	until, hasUntil, err := f.until(time.Now())
+	until, hasUntil, err := f.Until(time.Now())
 	if err != nil {
 		return err
 	}
@@ -463,7 +465,7 @@ func networkPrune(c *call) error {
 		}
 		labels, _ := view["Labels"].(map[string]any)
 		made, err := time.Parse(time.RFC3339Nano, fmt.Sprint(view["Created"]))
-		if !f.labels(labels) || !unused(view) || hasUntil && (err != nil || made.After(until)) {
+		if !f.Labels(labels) || !unused(view) || hasUntil && (err != nil || made.After(until)) {
 			continue
 		}
 		if err := c.removeNetwork(c.ctx, n.ID); err == nil { // else a container joined at this moment

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/forward"
 	"github.com/slipway-ci/slipway/internal/netns"
 )
 
@@ -23,13 +24,12 @@ import (
 // take them from each other and reach each other's: they are opened in the network namespace of the job's container, so
 // that localhost:PORT is right for the job, and forwarded from there.
 type ports struct {
-	g       *Guard
-	ctx     context.Context // ends with close
-	cancel  context.CancelFunc
-	slots   chan struct{} // one for each connection and each UDP peer
-	dials   chan struct{} // one for each connection that is being made
-	udpIdle time.Duration // after which a UDP peer is forgotten
-	running sync.WaitGroup
+	g        *Guard
+	ctx      context.Context // ends with close
+	cancel   context.CancelFunc
+	forwards *forward.Forwards
+	dials    chan struct{} // one for each connection that is being made
+	running  sync.WaitGroup
 
 	settling sync.Mutex // held while a container's ports are opened or closed by what it does now
 
@@ -46,8 +46,11 @@ const (
 	maxPorts    = 256
 )
 
+// udpIdle is after how long a UDP peer of a published port is forgotten.
+const udpIdle = 90 * time.Second
+
 func newPorts(g *Guard) *ports {
-	p := &ports{g: g, slots: make(chan struct{}, maxForwards), dials: make(chan struct{}, maxDials), udpIdle: 90 * time.Second, open: map[string]*opening{}}
+	p := &ports{g: g, forwards: forward.New(maxForwards, udpIdle), dials: make(chan struct{}, maxDials), open: map[string]*opening{}}
 	p.ctx, p.cancel = context.WithCancel(context.WithoutCancel(g.ctx))
 	return p
 }

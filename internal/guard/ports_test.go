@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/forward"
 	"github.com/slipway-ci/slipway/internal/netns"
 )
 
@@ -96,7 +97,7 @@ func TestPorts(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	r := newRig(t)
-	r.ports.udpIdle = time.Second
+	r.ports.forwards = forward.New(maxForwards, time.Second)
 	job := r.job()
 	db := r.sibling("db", "", "0:5432/tcp", "15432:5432/tcp", "1053:53/udp", "15433:1/tcp")
 	answerTCP(t, r.within(db), 5432, "db")
@@ -192,10 +193,10 @@ func testUDP(t *testing.T, r *rig, job, db *netns.Namespace) {
 			}
 		}
 	}
-	if n := len(r.ports.slots); n > 3 {
+	if n := r.ports.forwards.Active(); n > 3 {
 		t.Errorf("%d peers", n)
 	}
-	eventually(t, "peers that say nothing are forgotten", func() bool { return len(r.ports.slots) == 0 })
+	eventually(t, "peers that say nothing are forgotten", func() bool { return r.ports.forwards.Active() == 0 })
 }
 
 func TestPortClash(t *testing.T) {
@@ -265,7 +266,7 @@ func TestPortNobodyAnswers(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	eventually(t, "all wait", func() bool { return len(r.ports.slots) == 200 && len(r.ports.dials) == maxDials })
+	eventually(t, "all wait", func() bool { return r.ports.forwards.Active() == 200 && len(r.ports.dials) == maxDials })
 	if n := threads(t) - before; n > 2*maxDials {
 		t.Errorf("%d threads more", n)
 	}

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // containerPrune removes the job's stopped containers. The Engine is not asked to prune: whatever filter it were given,
@@ -14,18 +16,18 @@ func containerPrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	before, limited, err := f.until(time.Now())
+	before, limited, err := f.Until(time.Now())
 	if err != nil {
 		return err
 	}
-	list, err := c.ownContainers(filters{"status": {"created", "exited", "dead"}}.query(url.Values{"all": {"1"}, "size": {"1"}}))
+	list, err := c.ownContainers(wire.Filters{"status": {"created", "exited", "dead"}}.Query(url.Values{"all": {"1"}, "size": {"1"}}))
 	if err != nil {
 		return err
 	}
 	deleted, reclaimed := []string{}, int64(0)
 	for _, doc := range list {
 		id, _ := doc["Id"].(string)
-		if id == c.objects.jobContainer() || limited && !time.Unix(whole(doc["Created"]), 0).Before(before) || !f.labels(c.visibleLabels(doc)) {
+		if id == c.objects.jobContainer() || limited && !time.Unix(whole(doc["Created"]), 0).Before(before) || !f.Labels(c.visibleLabels(doc)) {
 			continue
 		}
 		ctx, cancel := c.lasting()

@@ -3,6 +3,7 @@ package guard
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -45,4 +46,28 @@ func TestCopyRace(t *testing.T) {
 		t.Errorf("nothing was copied: %v", err)
 	}
 	t.Logf("on the raw socket it is reached by copy %d (0 = not this time)", reached(engineHost(), id))
+}
+
+// TestCopyThroughLinks: a mount that a link in the image leads into another one is led anywhere by who has that.
+func TestCopyThroughLinks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if releaseAtLeast(r.engine.release, patchedCopy) {
+		t.Skip("this Engine copies safely")
+	}
+	maker := r.own("maker", "--network", "none", "--entrypoint", "ln", alpine, "-s", "/b/folder", "/link")
+	r.docker("start", "--attach", "maker")
+	image := "slipway.test/links:" + r.policy.Token
+	r.host("commit", maker, image)
+	t.Cleanup(func() { r.host("rmi", "--force", image) })
+	r.own("led", "--network", "none", "--volume", "/b", "--volume", "/link/a", image)
+	r.refused("copy-race", "cp", "led:/etc/passwd", t.TempDir())
+	// A running one is let go again.
+	r.docker("start", r.own("runs", "--network", "none", "--volume", "/b", "--volume", "/link/a", "--entrypoint", "sleep", image, "600"))
+	r.refused("copy-race", "cp", "runs:/etc/passwd", t.TempDir())
+	if out := r.docker("ps", "--filter", "name=runs", "--format", "{{.Status}}"); strings.Contains(out, "Paused") {
+		t.Error(out)
+	}
+	r.own("beside", "--network", "none", "--volume", "/c", "--volume", "/link/a", image)
+	r.docker("cp", "beside:/etc/passwd", t.TempDir())
 }

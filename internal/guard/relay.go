@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // streamBuffer is the size of the buffers of archives: with it a proxied one is as fast as the Engine takes it.
@@ -250,7 +252,7 @@ func (c *call) passThrough(path string) error {
 	if c.r.ContentLength != 0 {
 		body = bufio.NewReader(c.r.Body)
 	}
-	query, err := strictQuery(c.r.URL.RawQuery)
+	query, err := wire.Query(c.r.URL.RawQuery)
 	if err != nil {
 		return err
 	}

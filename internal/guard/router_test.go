@@ -4,9 +4,13 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 func TestRoutes(t *testing.T) {
@@ -38,6 +42,34 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s %s is %q with %v", c.method, c.path, rt.pattern, vars)
 		}
 	}
+}
+
+// FuzzRoutes: whatever path is taken leads to at most one row, whose wildcards stand for all of the rest.
+func FuzzRoutes(f *testing.F) {
+	for _, s := range []string{"/_ping", "/images/a/b:c/json", "/images/json/json", "/a/", "/", "/images//json", "/containers/x/exec/y", "/networks/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, target string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil {
+			return
+		}
+		_, path, err := wire.Path(&http.Request{Method: http.MethodGet, URL: u})
+		if err != nil || path == "" {
+			return
+		}
+		rt, vars, ok := newRouter().find(http.MethodGet, path)
+		if !ok {
+			return
+		}
+		filled := rt.pattern
+		for k, v := range vars {
+			filled = strings.Replace(filled, "{"+k+"}", v, 1)
+		}
+		if filled != path {
+			t.Errorf("%q is %s with %v", path, rt.pattern, vars)
+		}
+	})
 }
 
 func TestOpen(t *testing.T) {

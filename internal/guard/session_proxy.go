@@ -24,6 +24,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
 // sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
@@ -124,7 +125,7 @@ func (s *buildFiles) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 			return nil
 		}
 		if p.Type == fstypes.PACKET_STAT && p.Stat != nil {
-			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, trustedAttributes) })
+			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, tarball.TrustedAttributes) })
 			if err := checkStat(p.Stat); err != nil {
 				return err
 			}

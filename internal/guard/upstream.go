@@ -57,6 +57,16 @@ func newUpstream(ctx context.Context, dial func(ctx context.Context) (net.Conn, 
 	return u, nil
 }
 
+// storesInContainerd reports which of its two stores the Engine has.
+func storesInContainerd(driverStatus [][2]string) bool {
+	for _, s := range driverStatus {
+		if s[0] == "driver-type" && strings.HasPrefix(s[1], "io.containerd.snapshotter") {
+			return true
+		}
+	}
+	return false
+}
+
 func (u *upstream) close() { u.transport.CloseIdleConnections() }
 
 // request makes a request of ours for the Engine. body may be nil, a JSON value, or an io.Reader of contentType.

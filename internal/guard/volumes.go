@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/moby/moby/api/types/volume"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 var volumeNameForm = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{1,127}$`)
@@ -194,8 +196,8 @@ type listedVolume struct {
 }
 
 // listVolumes are the job's volumes that meet the filters.
-func (c *call) listVolumes(f filters) ([]listedVolume, error) {
-	dangling, set, err := f.boolean("dangling")
+func (c *call) listVolumes(f wire.Filters) ([]listedVolume, error) {
+	dangling, set, err := f.Boolean("dangling")
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +218,7 @@ func (c *call) listVolumes(f filters) ([]listedVolume, error) {
 		}
 		view := c.showVolume(doc)
 		labels, _ := view["Labels"].(map[string]any)
-		if f.match("name", c.unprefix(name)) && f.exact("driver", fmt.Sprint(view["Driver"])) && f.labels(labels) {
+		if f.Match("name", c.unprefix(name)) && f.Exact("driver", fmt.Sprint(view["Driver"])) && f.Labels(labels) {
 			out = append(out, listedVolume{name, view})
 		}
 	}
@@ -228,7 +230,7 @@ func volumePrune(c *call) error {
 	if err != nil {
 		return err
 	}
-	all, set, err := f.boolean("all")
+	all, set, err := f.Boolean("all")
 	if err != nil {
 		return err
 	}
@@ -236,7 +238,7 @@ func volumePrune(c *call) error {
 	if !c.version.atLeast("1.42") && !set {
 		all = true
 	}
-	unused, err := c.listVolumes(filters{"dangling": {"true"}, "label": f["label"], "label!": f["label!"]})
+	unused, err := c.listVolumes(wire.Filters{"dangling": {"true"}, "label": f["label"], "label!": f["label!"]})
 	if err != nil {
 		return c.written(err)
 	}

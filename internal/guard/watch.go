@@ -6,6 +6,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // watch follows which containers of the job the Engine removes by itself (docker run --rm): their records and pins go, and
@@ -32,8 +34,8 @@ func (g *Guard) follow(since time.Time) time.Time {
 	if now := time.Now().Round(0); since.Round(0).After(now) { // the clock was set back: what the Engine says from now on is new
 		since = now
 	}
-	q := filters{"type": {"container"}, "event": {"destroy"}, "label": {LabelGuard + "=" + g.policy.Token}}.
-		query(url.Values{"since": {strconv.FormatInt(since.Unix(), 10)}})
+	q := wire.Filters{"type": {"container"}, "event": {"destroy"}, "label": {LabelGuard + "=" + g.policy.Token}}.
+		Query(url.Values{"since": {strconv.FormatInt(since.Unix(), 10)}})
 	resp, err := g.engine.do(g.ctx, http.MethodGet, "/events", q, http.Header{"Accept": {"application/json"}}, nil)
 	if err != nil {
 		return since

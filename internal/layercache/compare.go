@@ -52,7 +52,7 @@ func (now *Build) Compare(last *Build) Report {
 			if !step.Works {
 				continue
 			}
-			before := last.find(now, i, j)
+			before, at := last.find(now, i, j)
 			if before != nil && step.Outcome != Done {
 				step.Took, step.Size = before.Took, cmp.Or(step.Size, before.Size)
 			}
@@ -67,7 +67,7 @@ func (now *Build) Compare(last *Build) Report {
 				follows := missed[i] || slices.ContainsFunc(step.Stages, func(s int) bool { return s >= 0 && s < i && missed[s] })
 				missed[i] = true
 				if !follows && last != nil && !now.NoCache && len(r.Misses) < maxMisses {
-					r.Misses = append(r.Misses, Miss{step.Line, step.Text, now.why(last, i, j, before)})
+					r.Misses = append(r.Misses, Miss{step.Line, step.Text, now.why(last, i, j, before, at)})
 				}
 			}
 			r.Total++
@@ -97,14 +97,17 @@ func (now *Build) alike(last *Build) bool {
 	return 2*common >= all
 }
 
-// find is a step as the last build had it, nil if it had none. The same instruction may stand in a stage twice.
-func (last *Build) find(now *Build, stage, step int) *Step {
+// place is where a step is.
+type place struct{ stage, step int }
+
+// find is a step as the last build had it, and where; nil if it had none. The same instruction may stand in a stage twice.
+func (last *Build) find(now *Build, stage, step int) (*Step, place) {
 	if last == nil {
-		return nil
+		return nil, place{}
 	}
 	s, ok := last.stage(now.Stages[stage].Name, stage)
 	if !ok {
-		return nil
+		return nil, place{}
 	}
 	text, nth := now.Stages[stage].Steps[step].Text, 0
 	for _, earlier := range now.Stages[stage].Steps[:step] {
@@ -115,30 +118,30 @@ func (last *Build) find(now *Build, stage, step int) *Step {
 	for i := range last.Stages[s].Steps {
 		if found := &last.Stages[s].Steps[i]; found.Text == text {
 			if nth == 0 {
-				return found
+				return found, place{s, i}
 			}
 			nth--
 		}
 	}
-	return nil
+	return nil, place{}
 }
 
-// why says what a step has that the last build did not have. before is the step there, nil if it was not there.
-func (now *Build) why(last *Build, stage, step int, before *Step) string {
+// why says what a step has that the last build did not have. before is the step there, nil if it was not there. What stood in
+// another Dockerfile than this build's is not told: who reads this log may not have been meant to read that.
+func (now *Build) why(last *Build, stage, step int, before *Step, at place) string {
 	s := now.Stages[stage].Steps[step]
 	if before == nil {
 		return "it is new or has changed"
 	}
-	other, _ := last.stage(now.Stages[stage].Name, stage) // where before is
-	if base, was := now.root(stage), last.root(other); base.Image != was.Image {
-		return fmt.Sprintf("its base was %s", cmp.Or(was.Image, "scratch"))
+	if base, was := now.root(stage), last.root(at.stage); base.Image != was.Image {
+		return "it has another base"
 	} else if base.ID != was.ID {
 		return fmt.Sprintf("its base %s is a newer image, or another one", base.Image)
 	}
-	if changed := now.changedBefore(last, stage, step, other); changed != "" {
+	if changed := s.changedBefore(now.before(stage, step), last.before(at.stage, at.step)); changed != "" {
 		return changed
 	}
-	if name := now.changedArg(last, stage, step); name != "" {
+	if name := s.changedArg(now.before(stage, step), now.Args, last.Args); name != "" {
 		return fmt.Sprintf("the build argument %s has another value", name)
 	}
 	if len(s.Sources) > 0 {
@@ -150,8 +153,10 @@ func (now *Build) why(last *Build, stage, step int, before *Step) string {
 		}
 	}
 	switch {
+	case !slices.Equal(s.Images, before.Images):
+		return "an image that it takes files from is a newer or another one"
 	case len(s.Stages) > 0 && before.Outcome != NotReached:
-		return "files that it takes from another stage or image have changed"
+		return "files that it takes from another stage have changed"
 	case s.Fetches:
 		return "what it fetches may have changed"
 	case before.Outcome == Failed:
@@ -162,45 +167,50 @@ func (now *Build) why(last *Build, stage, step int, before *Step) string {
 	return "nothing that it is made of has changed; the Engine has probably removed it from its build cache"
 }
 
-// changedBefore names the first instruction of a stage that is not as it was.
-func (now *Build) changedBefore(last *Build, stage, step, other int) string {
-	chain := now.chain(stage)
-	chain = chain[:len(chain)-len(now.Stages[stage].Steps)+step]
-	was := last.chain(other)
-	for i, s := range chain {
-		if i >= len(was) || was[i].Text != s.Text {
-			return fmt.Sprintf("line %d before it, %s, is new or has changed", s.Line, Short(s.Text))
+// sees reports whether an instruction is part of a later step's key in the build cache. Programs see the image's configuration,
+// and what copies files only what variables its own text has.
+//
+// BuildKit: a step stands on the files that are there, and on what its own operation says.
+func (s *Step) sees(earlier *Step) bool {
+	switch keyword(earlier.Text) {
+	case "ENV", "ARG":
+		return s.Run || strings.Contains(s.Text, "$")
+	case "USER", "SHELL":
+		return s.Run
+	}
+	return earlier.Works
+}
+
+// changedBefore names the first instruction before a step that is not as it was.
+func (s *Step) changedBefore(now, last []*Step) string {
+	unseen := func(earlier *Step) bool { return !s.sees(earlier) }
+	now, last = slices.DeleteFunc(now, unseen), slices.DeleteFunc(last, unseen)
+	for i, earlier := range now {
+		if i >= len(last) || last[i].Text != earlier.Text {
+			return fmt.Sprintf("line %d before it, %s, is new or has changed", earlier.Line, Short(earlier.Text))
 		}
 	}
-	if len(was) > len(chain) && was[len(chain)].Text != now.Stages[stage].Steps[step].Text {
-		return fmt.Sprintf("before it, %s was taken out", Short(was[len(chain)].Text))
+	if len(last) > len(now) {
+		return "an instruction before it was taken out"
 	}
 	return ""
 }
 
-// changedArg names a build argument that a step sees and that has another value than before.
-func (now *Build) changedArg(last *Build, stage, step int) string {
-	s := now.Stages[stage].Steps[step]
-	chain := now.chain(stage)
-	chain = chain[:len(chain)-len(now.Stages[stage].Steps)+step]
-	for _, declared := range chain {
-		rest, ok := cutKeyword(declared.Text, "ARG")
-		if !ok {
+// changedArg names a build argument that a step sees, declared before it, and that has another value than it had.
+func (s *Step) changedArg(before []*Step, now, last map[string]string) string {
+	for _, declared := range before {
+		if keyword(declared.Text) != "ARG" {
 			continue
 		}
-		for _, word := range strings.Fields(rest) {
+		for _, word := range strings.Fields(declared.Text)[1:] {
 			name, _, _ := strings.Cut(word, "=")
-			if (s.Run || strings.Contains(s.Text, name)) && now.Args[name] != last.Args[name] {
+			used := s.Run || strings.Contains(s.Text, "$"+name) || strings.Contains(s.Text, "${"+name)
+			if used && now[name] != last[name] {
 				return name
 			}
 		}
 	}
 	return ""
-}
-
-func cutKeyword(text, keyword string) (rest string, ok bool) {
-	word, rest, _ := strings.Cut(text, " ")
-	return rest, strings.EqualFold(word, keyword)
 }
 
 // String says what has become of the files: "src/main.go and 2 more have changed".

@@ -91,13 +91,22 @@ func TestReasons(t *testing.T) {
 			"4: nothing that it is made of has changed; the Engine has probably removed it from its build cache",
 		}},
 		"base":          {missed: []int{3, 4, 6}, change: func(_, now *Build) { now.Stages[0].ID = "sha256:3" }, want: []string{"3: its base golang is a newer image, or another one"}},
-		"base's name":   {missed: []int{3}, change: func(_, now *Build) { now.Stages[0].Image = "golang:2" }, want: []string{"3: its base was golang"}},
+		"base's name":   {missed: []int{3}, change: func(_, now *Build) { now.Stages[0].Image = "golang:2" }, want: []string{"3: it has another base"}},
 		"instruction":   {missed: []int{4}, change: func(_, now *Build) { now.step(4).Text = "RUN make" }, want: []string{"4: it is new or has changed"}},
 		"one before it": {missed: []int{4}, change: func(_, now *Build) { now.step(2).Text = "ARG VERSION=2" }, want: []string{"4: line 2 before it, ARG VERSION=2, is new or has changed"}},
 		"one taken out": {missed: []int{4}, change: func(_, now *Build) {
 			now.Stages[0].Steps = append(now.Stages[0].Steps[:1:1], now.Stages[0].Steps[2])
-		}, want: []string{"4: before it, COPY go.mod cmd /src/ was taken out"}},
-		"of another stage":   {missed: []int{6}, want: []string{"6: files that it takes from another stage or image have changed"}},
+		}, want: []string{"4: an instruction before it was taken out"}},
+		"what copies does not see ARG": {missed: []int{3}, change: func(_, now *Build) { now.step(2).Text = "ARG VERSION=2"; now.Files["go.mod"] = File{} }, want: []string{"3: changed: go.mod"}},
+		"but by a variable": {missed: []int{3}, change: func(last, now *Build) {
+			last.step(3).Text, now.step(3).Text = "COPY $VERSION /", "COPY $VERSION /"
+			now.Args = nil
+		}, want: []string{"3: the build argument VERSION has another value"}},
+		"another image to copy from": {missed: []int{6}, change: func(last, now *Build) {
+			last.step(6).Stages, last.step(6).Images = nil, []string{"sha256:1"}
+			now.step(6).Stages, now.step(6).Images = nil, []string{"sha256:2"}
+		}, want: []string{"6: an image that it takes files from is a newer or another one"}},
+		"of another stage":   {missed: []int{6}, want: []string{"6: files that it takes from another stage have changed"}},
 		"from the network":   {missed: []int{7}, want: []string{"7: what it fetches may have changed"}},
 		"failed before":      {missed: []int{4}, change: func(last, _ *Build) { last.step(4).Outcome = Failed }, want: []string{"4: it failed the last time"}},
 		"was not reached":    {missed: []int{4}, change: func(last, _ *Build) { last.step(4).Outcome = NotReached }, want: []string{"4: the last build ended before it"}},
@@ -135,7 +144,7 @@ func TestSaved(t *testing.T) {
 	second.Files["README.md"] = File{Size: 3, Time: 4} // is not known to be the same, and no step takes it
 	r := second.Compare(sample())
 	want := Report{Cached: 3, Total: 4, SavedTime: 61 * time.Second, SavedBytes: 1100, Since: time.Hour, Misses: []Miss{
-		{6, "COPY --from=made /out /", "files that it takes from another stage or image have changed"},
+		{6, "COPY --from=made /out /", "files that it takes from another stage have changed"},
 	}}
 	if diff := cmp.Diff(want, r); diff != "" {
 		t.Errorf("second build (-want +got):\n%s", diff)
@@ -146,7 +155,7 @@ func TestSaved(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{
 		"the build of app:1: 3 of 4 steps cached, which saved about 1m1s; the last one here was about an hour ago",
-		"not cached: line 6, COPY --from=made /out /: files that it takes from another stage or image have changed",
+		"not cached: line 6, COPY --from=made /out /: files that it takes from another stage have changed",
 	}, r.Lines("app:1")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}

@@ -48,8 +48,9 @@ type Step struct {
 	Run bool
 	// Sources are the files and folders of the context that it takes, as patterns; "." is all of it.
 	Sources []string
-	Stages  []int // those that it takes files from
-	Fetches bool  // it takes files from the network
+	Stages  []int    // those that it takes files from
+	Images  []string // those that it takes files from, by their IDs
+	Fetches bool     // it takes files from the network
 
 	Outcome Outcome
 	Took    time.Duration // when it was last done, 0 = not known
@@ -66,6 +67,12 @@ func (b *Build) chain(stage int) []*Step {
 		out = append(out, &b.Stages[stage].Steps[i])
 	}
 	return out
+}
+
+// before gives the steps before one of a stage, by its number there, those of the stages that it is made from too.
+func (b *Build) before(stage, step int) []*Step {
+	all := b.chain(stage)
+	return all[:len(all)-len(b.Stages[stage].Steps)+step]
 }
 
 // root is the stage of an image that a stage comes from in the end.

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -27,25 +28,60 @@ func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age t
 		if !e.old(now, age) {
 			continue
 		}
-		// Locked while the Engine works, so that nobody writes the name meanwhile: who does records it first.
-		errs = append(errs, l.change(func(tx *transaction) error {
-			ctx, cancel := context.WithTimeout(ctx, expireTimeout)
-			defer cancel()
-			e, ok := tx.get(e.Name)
-			if !ok || !e.old(now, age) {
-				return nil
-			}
-			if !isOwn(e.Name) {
-				return tx.tidy(ctx, engine, e)
-			}
-			if err := engine.Untag(ctx, e.Name); err != nil {
-				return err
-			}
+		gone, err := l.expire(ctx, engine, e.Name, now, age)
+		if gone {
 			out = append(out, e.Written)
-			return tx.drop(e.Name)
-		}))
+		}
+		errs = append(errs, err)
 	}
 	return out, errors.Join(errs...)
+}
+
+// Evict removes scopes' own names that were not used for that long, the longest unused first, while more says so. It returns them
+// as their jobs knew them, and ends at the first error: an Engine that does not answer would be waited for with each name.
+func (l *Ledger) Evict(ctx context.Context, engine Engine, now time.Time, age time.Duration, more func() bool) ([]string, error) {
+	entries, err := l.Entries()
+	if err != nil {
+		return nil, err
+	}
+	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !isOwn(e.Name) || !e.old(now, age) })
+	slices.SortFunc(entries, func(a, b Entry) int { return a.Used.Compare(b.Used) })
+	var out []string
+	for _, e := range entries {
+		if !more() {
+			break
+		}
+		gone, err := l.expire(ctx, engine, e.Name, now, age)
+		if gone {
+			out = append(out, e.Written)
+		}
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
+}
+
+// expire removes a scope's own name, or tidies another one, unless it was used meanwhile.
+func (l *Ledger) expire(ctx context.Context, engine Engine, name string, now time.Time, age time.Duration) (gone bool, err error) {
+	// Locked while the Engine works, so that nobody writes the name meanwhile: who does records it first.
+	err = l.change(func(tx *transaction) error {
+		ctx, cancel := context.WithTimeout(ctx, expireTimeout)
+		defer cancel()
+		e, ok := tx.get(name)
+		if !ok || !e.old(now, age) {
+			return nil
+		}
+		if !isOwn(e.Name) {
+			return tx.tidy(ctx, engine, e)
+		}
+		if err := engine.Untag(ctx, e.Name); err != nil {
+			return err
+		}
+		gone = true
+		return tx.drop(e.Name)
+	})
+	return gone, err
 }
 
 // tidy forgets readers whose image is gone, and a name that the Engine does not have.

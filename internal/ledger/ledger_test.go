@@ -263,6 +263,42 @@ func TestExpire(t *testing.T) {
 	}
 }
 
+// TestEvict: the longest unused first, only until there is enough, and nothing that a job used lately.
+func TestEvict(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	now := time.Now()
+	engine := shelf{}
+	const day = 24 * time.Hour
+	for written, age := range map[string]time.Duration{"older": 3 * day, "oldest": 4 * day, "old": 2 * day, "fresh": day / 2} {
+		engine[ownName(t, "s1", written)] = "sha256:" + written
+		if err := l.Own(ownName(t, "s1", written), "s1", written, now.Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	borrowed := TemporaryName("s1", "job1", "x")
+	engine[borrowed] = "sha256:5"
+	if err := l.Borrow(borrowed, "s1", now.Add(-5*day)); err != nil {
+		t.Fatal(err)
+	}
+	evict := func(n int) []string {
+		t.Helper()
+		gone, err := l.Evict(t.Context(), engine, now, day, func() bool { n--; return n >= 0 })
+		if err != nil {
+			t.Error(err)
+		}
+		return gone
+	}
+	for _, want := range [][]string{nil, {"oldest", "older"}, {"old"}, nil} {
+		if gone := evict(len(want)); !slices.Equal(gone, want) {
+			t.Errorf("%v are gone, not %v", gone, want)
+		}
+	}
+	if gone := evict(10); gone != nil || len(engine) != 2 || engine[borrowed] == "" {
+		t.Errorf("%v are gone, the Engine has %v", gone, engine)
+	}
+}
+
 // TestLease: what a job borrowed is taken back when the job is gone, and not before.
 func TestLease(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,7 @@ import (
 	"net/url"
 
 	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
 )
 
 // Error is what went wrong with a bucket, and what to do about it.
@@ -64,6 +65,47 @@ func (b *Bucket) explain(ctx context.Context, err error) error {
 		}
 	}
 	return e
+}
+
+// explainRole says what an operator can do about an error of STS.
+func (b *Bucket) explainRole(ctx context.Context, l loan, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	e := &Error{Server: b.server, Bucket: b.name, Err: err}
+	var answer credentials.ErrorResponse
+	var at *url.Error
+	switch {
+	case errors.Is(err, errNoKeys):
+		e.Hint = `write AccessKey and SecretKey below [runners.cache.s3] with AuthenticationType = "access-key", or give this machine rights of Amazon's, such as a role of its instance`
+	case errors.As(err, &answer):
+		e.Err = fmt.Errorf("%w [%s]", err, answer.STSError.Code)
+		e.Hint = stsHint(answer.STSError.Code)
+	case errors.As(err, &at):
+		e.Err = at.Err
+		e.Hint = "check that this machine reaches it; the variable AWS_ENDPOINT_URL_STS of slipway names another one"
+	}
+	e.Err = fmt.Errorf("assume the role %s at %s: %w", l.role, l.endpoint, e.Err)
+	return e
+}
+
+// stsHint is what to do about an error code of STS.
+func stsHint(code string) string {
+	switch code {
+	case "AccessDenied":
+		return "whoever asks needs sts:AssumeRole for the role, and the role's trust policy must name who asks; check RoleARN or UploadRoleARN in [runners.cache.s3]"
+	case "InvalidClientTokenId", "SignatureDoesNotMatch", "IncompleteSignature", "MissingAuthenticationToken", "InvalidAccessKeyId":
+		return "check AccessKey, SecretKey and SessionToken in [runners.cache.s3], and this machine's clock"
+	case "ExpiredToken", "ExpiredTokenException", "RequestExpired":
+		return "the keys that ask have expired: write new ones below [runners.cache.s3], or check this machine's clock"
+	case "ValidationError", "InvalidParameterValue":
+		return `check RoleARN or UploadRoleARN in [runners.cache.s3]: it looks like "arn:aws:iam::123456789012:role/name"`
+	case "RegionDisabledException":
+		return "activate STS for the region in the account, or write another BucketLocation in [runners.cache.s3]"
+	case "Throttling", "ThrottlingException", "RequestLimitExceeded":
+		return "let fewer ask at once with AssumeRoleMaxConcurrency in [runners.cache.s3]"
+	}
+	return ""
 }
 
 // unreached is about what is no answer of the server.

@@ -3,6 +3,7 @@
 package objects
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,6 +33,15 @@ type Options struct {
 	SingleIP   bool   // Amazon's addresses for IPv4 only
 	PathStyle  *bool  // the bucket stands in the path, not in the host's name; nil = all but Amazon's
 	Accelerate bool   // Amazon's transfer acceleration
+
+	// Role is asked for its rights, with IAM or Keys, and objects are fetched and stored with those; UploadRole is that for
+	// storing only, and without Role. Both are Amazon's ARNs; "" = the rights of IAM or Keys themselves.
+	Role, UploadRole string
+	Within           string // what the names of all objects begin with; the rights are asked for these only
+	STS              string // URL of who lends the rights; "" = Amazon's, of the region
+	MaxAssume        int    // requests for rights at once; 0 = 5, -1 = any number
+	FreshRights      bool   // those that were lent for one transfer are not used for another
+	Roles            *Roles // what was lent before; nil = nothing
 }
 
 // Keys are what a server knows somebody by.
@@ -39,9 +49,12 @@ type Keys struct{ Access, Secret, Session job.Secret }
 
 // Bucket is a bucket on a server. It is safe for concurrent use.
 type Bucket struct {
+	options   Options
 	name      string
 	server    string
-	core      minio.Core
+	own       *credentials.Credentials // of IAM or Keys
+	core      minio.Core               // with the rights of own
+	roles     *Roles
 	encrypt   encrypt.ServerSide
 	transport *http.Transport
 	partSize  uint64 // what is larger goes in several requests
@@ -56,9 +69,12 @@ const (
 
 // Open makes a client. It does not ask the server yet.
 func Open(o Options) (*Bucket, error) {
-	b := &Bucket{name: o.Bucket, server: o.Address, encrypt: encryption(o), partSize: partSize}
+	b := &Bucket{options: o, name: o.Bucket, server: o.Address, roles: o.Roles, encrypt: encryption(o), partSize: partSize}
 	if b.server == "" {
 		b.server = amazon
+	}
+	if b.roles == nil {
+		b.roles = &Roles{}
 	}
 	if err := s3utils.CheckValidBucketName(b.name); err != nil {
 		return nil, &Error{Server: b.server, Bucket: b.name, Err: err, Hint: "write the bucket's name as BucketName in [runners.cache.s3]"}
@@ -69,6 +85,14 @@ func Open(o Options) (*Bucket, error) {
 	}
 	transport.DialContext = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	b.transport = transport
+	b.own = o.credentials()
+	b.core, err = b.client(b.own)
+	return b, err
+}
+
+// client makes a client that has the given keys.
+func (b *Bucket) client(keys *credentials.Credentials) (minio.Core, error) {
+	o := b.options
 	lookup := minio.BucketLookupAuto
 	if o.PathStyle != nil {
 		lookup = minio.BucketLookupDNS
@@ -77,10 +101,10 @@ func Open(o Options) (*Bucket, error) {
 		}
 	}
 	client, err := minio.New(b.server, &minio.Options{
-		Creds: o.credentials(), Secure: !o.Insecure, Transport: transport, Region: o.Region, BucketLookup: lookup, MaxRetries: tries,
+		Creds: keys, Secure: !o.Insecure, Transport: b.transport, Region: o.Region, BucketLookup: lookup, MaxRetries: tries,
 	})
 	if err != nil {
-		return nil, &Error{Server: b.server, Bucket: b.name, Err: err, Hint: "check ServerAddress in [runners.cache.s3]"}
+		return minio.Core{}, &Error{Server: b.server, Bucket: b.name, Err: err, Hint: "check ServerAddress in [runners.cache.s3]"}
 	}
 	client.SetS3EnableDualstack(!o.SingleIP)
 	if o.Accelerate {
@@ -90,8 +114,30 @@ func Open(o Options) (*Bucket, error) {
 		}
 		client.SetS3TransferAccelerate(endpoint)
 	}
-	b.core = minio.Core{Client: client}
-	return b, nil
+	return minio.Core{Client: client}, nil
+}
+
+// fetching is a client that has the rights to fetch objects.
+func (b *Bucket) fetching(ctx context.Context) (minio.Core, error) { return b.as(ctx, b.options.Role) }
+
+// storing is a client that has the rights to store objects.
+//
+// GitLab: RoleARN goes before UploadRoleARN.
+func (b *Bucket) storing(ctx context.Context) (minio.Core, error) {
+	return b.as(ctx, cmp.Or(b.options.Role, b.options.UploadRole))
+}
+
+// as is a client that has the rights of a role; "" = those of IAM or Keys.
+func (b *Bucket) as(ctx context.Context, role string) (minio.Core, error) {
+	if role == "" {
+		return b.core, nil
+	}
+	l := b.loan(role)
+	keys, err := b.roles.lend(ctx, l, b.options.FreshRights, b.own, &http.Client{Transport: b.transport})
+	if err != nil {
+		return minio.Core{}, b.explainRole(ctx, l, err)
+	}
+	return b.client(credentials.NewStaticV4(keys.AccessKeyID, keys.SecretAccessKey, keys.SessionToken))
 }
 
 // credentials are the keys, or whatever of Amazon's ways to give some works on this machine.
@@ -117,7 +163,11 @@ func (b *Bucket) Get(ctx context.Context, name, known string, to io.Writer, prog
 			return "", err
 		}
 	}
-	body, info, _, err := b.core.GetObject(ctx, b.name, name, opts)
+	core, err := b.fetching(ctx)
+	if err != nil {
+		return "", err
+	}
+	body, info, _, err := core.GetObject(ctx, b.name, name, opts)
 	if err != nil {
 		return "", b.explain(ctx, err)
 	}
@@ -136,13 +186,21 @@ func (b *Bucket) Get(ctx context.Context, name, known string, to io.Writer, prog
 
 // Has reports whether an object has that ETag; false if it cannot be told.
 func (b *Bucket) Has(ctx context.Context, name, etag string) bool {
-	info, err := b.core.StatObject(ctx, b.name, name, minio.StatObjectOptions{})
+	core, err := b.fetching(ctx)
+	if err != nil {
+		return false
+	}
+	info, err := core.StatObject(ctx, b.name, name, minio.StatObjectOptions{})
 	return err == nil && etag != "" && info.ETag == etag
 }
 
 // Put stores an object and returns its ETag. progress is called with the bytes that went.
 func (b *Bucket) Put(ctx context.Context, name string, from io.ReaderAt, size int64, progress func(n int64)) (etag string, err error) {
-	info, err := b.core.Client.PutObject(ctx, b.name, name, io.NewSectionReader(from, 0, size), size, minio.PutObjectOptions{
+	core, err := b.storing(ctx)
+	if err != nil {
+		return "", err
+	}
+	info, err := core.Client.PutObject(ctx, b.name, name, io.NewSectionReader(from, 0, size), size, minio.PutObjectOptions{
 		ContentType: "application/zip", ServerSideEncryption: b.encrypt, PartSize: b.partSize, Progress: counter(progress),
 		// Without TLS the library would sign piece by piece, in a reader that it and net/http may close at the same moment.
 		// GitLab: its runner's uploads are not signed in this way either.
@@ -184,6 +242,9 @@ func (c counter) Read(p []byte) (int, error) {
 	c(int64(len(p)))
 	return len(p), nil
 }
+
+// encrypted reports whether objects are encrypted with keys that Amazon manages.
+func (o Options) encrypted() bool { return o.Encrypt == "KMS" || o.Encrypt == "DSSE-KMS" }
 
 // encryption is what an upload asks for.
 func encryption(o Options) encrypt.ServerSide {

@@ -273,7 +273,9 @@ func (r *Request) transport(foreign bool) (roundTripper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the system's certificates: %w", err)
 	}
-	pool.AppendCertsFromPEM(pem)
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("read tls-ca-file %s: it holds no PEM certificate", r.CAFile)
+	}
 	tr.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	return tr, nil
 }

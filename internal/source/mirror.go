@@ -198,7 +198,7 @@ const (
 // maintain merges packs and drops unused files of Git LFS if nobody uses the mirror.
 func (m *mirror) maintain(ctx context.Context) error {
 	use, err := tryAcquire(filepath.Join(m.dir, useLock), exclusive)
-	if errors.Is(err, errLocked) {
+	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) { // used, or evicted
 		return nil
 	}
 	if err != nil {

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -511,8 +513,13 @@ func TestEvict(t *testing.T) {
 	if n, err := store.evict(t.Context(), Unused); n != 2 || err != nil {
 		t.Errorf("%d gone, %v", n, err)
 	}
-	if n := size(store.dir); n != 2+1+1+1 { // locks, and that uses are noted
+	if n := size(store.dir); n != 1 { // that uses are noted
 		t.Errorf("%d files are left", n)
+	}
+	for _, dir := range []string{"mirrors", "workspaces"} {
+		if left, err := os.ReadDir(filepath.Join(store.dir, dir)); err != nil || len(left) > 0 {
+			t.Errorf("left in %s: %v, %v", dir, left, err)
+		}
 	}
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
 		t.Errorf("nothing is left, but %d gone, %v", n, err)
@@ -524,4 +531,131 @@ func TestEvict(t *testing.T) {
 	if n, err := store.evict(t.Context(), Unused); n != 0 || err != nil {
 		t.Errorf("the mirror was used just now: %d gone, %v", n, err)
 	}
+}
+
+// TestEvictBesideJobs: jobs that come and go while their folders are removed never share a slot, and have what they hold.
+func TestEvictBesideJobs(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": "a"})
+	r := srv.pipeline(t, 1, sha)
+	if _, err := store.evict(t.Context(), 0); err != nil { // uses are noted from now on
+		t.Fatal(err)
+	}
+	var inside [2]atomic.Int32
+	var jobs, evictors sync.WaitGroup
+	done, gone := make(chan struct{}), atomic.Int64{}
+	for n := range 6 {
+		jobs.Go(func() {
+			r := r
+			r.Slot = fmt.Sprintf("slot-%d", n%len(inside))
+			for range 100 {
+				w, err := store.Workspace(t.Context(), r)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if inside[n%len(inside)].Add(1) != 1 {
+					t.Error("two jobs are in a slot")
+				}
+				for _, dir := range []string{w.Dir, w.TempDir, w.state, w.ObjectsDir} {
+					if _, err := os.Stat(dir); err != nil {
+						t.Error(err)
+					}
+				}
+				inside[n%len(inside)].Add(-1)
+				w.Close()
+			}
+		})
+	}
+	for range 2 {
+		evictors.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				n, err := store.evict(t.Context(), 0)
+				if gone.Add(int64(n)); err != nil {
+					t.Error(err)
+				}
+				if err := (&mirror{dir: filepath.Join(store.dir, "mirrors", r.key()), git: store.git}).maintain(t.Context()); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	jobs.Wait()
+	close(done)
+	evictors.Wait()
+	if gone.Load() == 0 {
+		t.Error("nothing was removed meanwhile")
+	}
+	if _, err := store.evict(t.Context(), 0); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(filepath.Join(store.dir, "[mw]*", "*")); err != nil || len(left) > 0 {
+		t.Errorf("left: %q, %v", left, err)
+	}
+}
+
+// TestEvictForRoom: when the disk is short, what was not used for the longest time goes first, only until there is enough, and
+// nothing that a job uses.
+func TestEvictForRoom(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	var text strings.Builder
+	for i := range 20000 {
+		fmt.Fprintln(&text, i)
+	}
+	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": text.String()})
+	now := time.Now()
+	request := func(project int) Request {
+		r := srv.pipeline(t, 1, sha)
+		r.ProjectID = int64(project)
+		return r
+	}
+	checked := map[int]*Workspace{}
+	for id, age := range map[int]time.Duration{1: time.Hour, 2: 3 * time.Hour, 3: 2 * time.Hour} {
+		w, _ := checkout(t, store, request(id))
+		checked[id] = w
+		when := now.Add(-age)
+		for path, later := range map[string]time.Duration{filepath.Join(w.Dir, "..", slotLock): 0, filepath.Join(w.mirror.dir, useLock): time.Minute} {
+			if err := os.Chtimes(path, when.Add(later), when.Add(later)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	there := func(id int) (project, mirror bool) {
+		_, err := os.Stat(filepath.Join(checked[id].Dir, "a"))
+		_, merr := os.Stat(checked[id].mirror.objectsDir())
+		return err == nil, merr == nil
+	}
+	evict := func(need int64, want int) {
+		t.Helper()
+		n, freed, err := store.Evict(t.Context(), need)
+		if err != nil || n != want || freed < need && want > 0 && need < 1<<30 {
+			t.Errorf("%d are gone with %d bytes, %v, not %d", n, freed, err, want)
+		}
+	}
+	evict(0, 0)
+	evict(1, 1) // the workspace of 2
+	if project, mirror := there(2); project || !mirror {
+		t.Error(project, mirror)
+	}
+	evict(1, 1) // its mirror
+	if _, mirror := there(2); mirror {
+		t.Error("the mirror is there")
+	}
+	held := open(t, store, request(3))
+	evict(1<<40, 2)
+	for id, want := range map[int]bool{1: false, 3: true} {
+		if project, mirror := there(id); project != want || mirror != want {
+			t.Errorf("of %d: %t, %t", id, project, mirror)
+		}
+	}
+	held.Close()
+	evict(1<<40, 2)
+	evict(1<<40, 0)
 }

@@ -66,7 +66,7 @@ func (w *Workspace) module(ctx context.Context, parent *module, spec moduleSpec,
 		mirror: &mirror{dir: filepath.Join(w.store.dir, "mirrors", m.key), git: w.store.git},
 		state:  filepath.Join(state.state, "modules", hex.EncodeToString(sum[:16])),
 	}
-	for _, d := range []string{m.mirror.dir, filepath.Dir(m.state), m.state} {
+	for _, d := range []string{filepath.Dir(m.state), m.state} {
 		if err := privateDir(d); err != nil {
 			return nil, err
 		}
@@ -76,7 +76,7 @@ func (w *Workspace) module(ctx context.Context, parent *module, spec moduleSpec,
 			m.Close()
 		}
 	}()
-	if m.use, err = acquire(ctx, filepath.Join(m.mirror.dir, useLock), shared); err != nil {
+	if m.use, err = hold(ctx, m.mirror.dir, useLock, shared); err != nil {
 		return nil, err
 	}
 	return m, errors.Join(m.use.touch(), m.mirror.create(req.Git.RepoObjectFormat))

@@ -34,6 +34,24 @@ func (w *Workspace) give(dir *os.File) error {
 	return nil
 }
 
+// Give makes a user the owner of what the job gets, which was to be this process's own. It must be called before Checkout, and the
+// workspace must not lie below a folder that jobs can change.
+func (w *Workspace) Give(o Owner) error {
+	w.req.Owner = &o
+	if err := w.give(w.project); err != nil {
+		return withPath("own", w.Dir, err)
+	}
+	tmp, err := os.OpenFile(w.TempDir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer tmp.Close()
+	if err := w.give(tmp); err != nil {
+		return withPath("own", w.TempDir, err)
+	}
+	return nil
+}
+
 // giveTree makes the job's user the owner of what Git has just written, and lets the index know: it has the owner and the time of
 // the last change of each file.
 func (w *Workspace) giveTree(ctx context.Context) error {

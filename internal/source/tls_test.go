@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -38,5 +39,19 @@ func TestCustomCA(t *testing.T) {
 	w, _ = checkout(t, store, r)
 	if _, err := os.Stat(filepath.Join(w.Dir, "a")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestCAFileWithoutCertificate: it is named, in place of servers that nobody trusts all of a sudden.
+func TestCAFileWithoutCertificate(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(empty, []byte("# to be filled in\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{empty: "read tls-ca-file " + empty + ": it holds no PEM certificate", empty + "x": "read tls-ca-file: open "} {
+		if _, err := (&Request{CAFile: path}).transport(false); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }

@@ -59,6 +59,19 @@ type remover struct {
 	top  *os.File // on the same file system; takes what lies too deep
 	path string   // of top, for errors
 	deep []string
+	// freed counts the bytes that the disk has back; nil = nobody asks.
+	freed *int64
+}
+
+// unlink removes what is no folder.
+func (r *remover) unlink(at int, name string) error {
+	var st unix.Stat_t
+	counts := r.freed != nil && unix.Fstatat(at, name, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Nlink == 1
+	err := unix.Unlinkat(at, name, 0)
+	if err == nil && counts {
+		*r.freed += st.Blocks * 512
+	}
+	return err
 }
 
 // tooDeep bounds the folders that are open at once.
@@ -93,7 +106,7 @@ func (r *remover) drain(ctx context.Context) error {
 
 func (r *remover) entry(ctx context.Context, dir *os.File, name, path string, depth int) error {
 	at := int(dir.Fd())
-	switch err := unix.Unlinkat(at, name, 0); err {
+	switch err := r.unlink(at, name); err {
 	case nil, unix.ENOENT:
 		return nil
 	case unix.EISDIR:

@@ -96,23 +96,18 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	w.ObjectsDir = w.mirror.objectsDir()
 	slot := filepath.Join(s.dir, "workspaces", key, req.Slot)
 	w.state = filepath.Join(slot, slotState)
-	for _, d := range []string{w.mirror.dir, filepath.Dir(slot), slot, w.state} {
-		if err := privateDir(d); err != nil {
-			return nil, fmt.Errorf("open workspace: %w", err)
-		}
-	}
 	defer func() {
 		if err != nil {
 			w.Close()
 		}
 	}()
-	if w.slot, err = acquire(ctx, filepath.Join(slot, slotLock), exclusive); err != nil {
+	if w.slot, err = hold(ctx, slot, slotLock, exclusive); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
-	if w.use, err = acquire(ctx, filepath.Join(w.mirror.dir, useLock), shared); err != nil {
+	if w.use, err = hold(ctx, w.mirror.dir, useLock, shared); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
-	if err := errors.Join(w.slot.touch(), w.use.touch()); err != nil {
+	if err := errors.Join(w.slot.touch(), w.use.touch(), privateDir(w.state)); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", err)
 	}
 	if err := w.mirror.create(req.Git.RepoObjectFormat); err != nil {

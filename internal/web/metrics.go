@@ -40,6 +40,7 @@ type Monitor struct {
 
 	jobs, failed, denials, steps *prometheus.CounterVec
 	savedSeconds, savedBytes     *prometheus.CounterVec
+	freed                        *prometheus.CounterVec
 	errors, statuses, configured *prometheus.CounterVec
 	durations, queued, calls     *prometheus.HistogramVec
 	stages                       *prometheus.HistogramVec
@@ -77,6 +78,8 @@ func New(b Build, now func() Now) *Monitor {
 			"What the cached instructions of builds took when they were last done on this machine.", runner),
 		savedBytes: counter("slipway_build_saved_bytes_total",
 			"The layers of the cached instructions of builds that made an image.", runner),
+		freed: counter("slipway_disk_freed_bytes_total",
+			"What was removed because a disk was short or a build cache too large; what: build_cache, images, caches, sources.", []string{"what"}),
 		durations: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "gitlab_runner_job_duration_seconds", Help: "Histogram of job durations",
 			Buckets: []float64{30, 60, 300, 600, 1800, 3600, 7200, 10800, 18000, 36000},
@@ -105,8 +108,11 @@ func New(b Build, now func() Now) *Monitor {
 	for _, level := range []string{"warning", "error"} {
 		m.errors.WithLabelValues(level) // there from the start: a rate needs a zero
 	}
+	for _, what := range []string{"build_cache", "images", "caches", "sources"} {
+		m.freed.WithLabelValues(what)
+	}
 	m.registry.MustRegister(
-		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.savedSeconds, m.savedBytes, m.durations, m.stages, m.queued, m.calls, version, state{m},
+		m.jobs, m.failed, m.errors, m.statuses, m.configured, m.denials, m.steps, m.savedSeconds, m.savedBytes, m.freed, m.durations, m.stages, m.queued, m.calls, version, state{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	return m
@@ -123,6 +129,9 @@ func (m *Monitor) Error(warning bool) {
 
 // Loaded counts that the configuration was read.
 func (m *Monitor) Loaded() { m.configured.WithLabelValues().Inc() }
+
+// Freed counts bytes that were removed to make room on a disk.
+func (m *Monitor) Freed(what string, bytes int64) { m.freed.WithLabelValues(what).Add(float64(bytes)) }
 
 // Called counts a call to GitLab's API that was answered.
 func (m *Monitor) Called(r Runner, endpoint, method string, status int, took time.Duration) {

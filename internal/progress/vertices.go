@@ -1,4 +1,4 @@
-package guard
+package progress
 
 import (
 	"fmt"
@@ -13,22 +13,27 @@ import (
 	"github.com/slipway-ci/slipway/internal/dockerfile"
 )
 
-// vertices are what BuildKit has told of a build so far, by digest. Those of instructions are counted when they end, each once.
-type vertices struct {
+// Vertices are what BuildKit has told of a build so far, by digest. Those of instructions are counted when they end, each once.
+type Vertices struct {
 	mu  sync.Mutex
 	all map[string]*vertex
 }
 
-// vertex is one of them.
-type vertex struct {
-	name                   string
-	begun, ended           bool
-	cached, failed, counts bool
-	took                   time.Duration // 0 until it has ended
+// Vertex is what BuildKit has told of one.
+type Vertex struct {
+	Begun, Ended, Cached, Failed bool
+	Took                         time.Duration // 0 until it has ended
 }
 
-// take reads what BuildKit tells. FROM is not counted: it is neither cached nor done.
-func (s *vertices) take(status *control.StatusResponse, count func(cached bool)) {
+type vertex struct {
+	Vertex
+	name   string
+	counts bool // it is to be counted
+}
+
+// Take reads what BuildKit tells, and calls count for each instruction that has ended. FROM is not counted: it is neither cached nor
+// done. Several goroutines may call it.
+func (s *Vertices) Take(status *control.StatusResponse, count func(cached bool)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, told := range status.Vertexes {
@@ -41,18 +46,32 @@ func (s *vertices) take(status *control.StatusResponse, count func(cached bool))
 			v = &vertex{name: told.Name, counts: m != nil && m[3] != "FROM"}
 			s.all[told.Digest] = v
 		}
-		v.begun = v.begun || told.Started != nil
-		v.cached = v.cached || told.Cached
-		v.failed = told.Error != ""
+		v.Begun = v.Begun || told.Started != nil
+		v.Cached = v.Cached || told.Cached
+		v.Failed = told.Error != ""
 		if told.Started != nil && told.Completed != nil {
-			v.took = told.Completed.AsTime().Sub(told.Started.AsTime())
+			v.Took = told.Completed.AsTime().Sub(told.Started.AsTime())
 		}
-		v.ended = v.ended || told.Completed != nil
-		if v.counts && v.ended && !v.failed {
+		v.Ended = v.Ended || told.Completed != nil
+		if v.counts && v.Ended && !v.Failed {
 			v.counts = false
-			count(v.cached)
+			count(v.Cached)
 		}
 	}
+}
+
+// Of is what became of the instructions of a Dockerfile, by their places in its Instructions. BuildKit does not tell of all.
+func (s *Vertices) Of(file *dockerfile.File) map[int]Vertex {
+	index, found := newVertexIndex(file), map[int]Vertex{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for digest, v := range s.all {
+		i, ok := index.find(digest, v.name)
+		if _, known := found[i]; ok && (!known || v.Begun) {
+			found[i] = v.Vertex
+		}
+	}
+	return found
 }
 
 // vertexIndex finds the instructions of a Dockerfile that BuildKit tells of: its vertices.

@@ -1,8 +1,9 @@
-package guard
+package tarball
 
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -12,11 +13,39 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
+
+// Image is an image of an archive.
+type Image struct {
+	ID     string   // at the Engine; "" = only the Engine knows
+	Names  []string // that the archive gives it
+	Layers []string // digests, unpacked, if only the Engine knows its ID
+}
+
+// Load says for whom an archive of images is read.
+type Load struct {
+	// Containerd says that the Engine keeps images in containerd: it takes the names and images of an archive from index.json where
+	// there is one, and has manifests of its own for others.
+	Containerd bool
+	// CheckName refuses a name that no image can be given.
+	CheckName func(name string) error
+}
+
+// Copy writes an archive of images anew, without their names, and returns what is in it, in the order in which the Engine will tell
+// of it. Each piece of each image must be in it: the Engine would take what it has already. The images are returned with an
+// error, too: what was written is with the Engine.
+func (o Load) Copy(ctx context.Context, w io.Writer, in io.Reader) ([]Image, error) {
+	l := newImageLoader(ctx, o)
+	err := l.rewrite(w, in)
+	return l.images, err
+}
 
 // imageLoader reads an archive of images while it goes to the Engine.
 type imageLoader struct {
-	c        *call
+	Load
+	ctx      context.Context   // of who waits for it
 	digests  map[string]bool   // of the contents of files, as they are and decompressed
 	inner    map[string]string // of a compressed file's content: what it holds
 	unpacked int64             // bytes that compressed files held so far
@@ -27,12 +56,12 @@ type imageLoader struct {
 	manifest []byte
 	index    []byte
 	checked  map[string]int // manifests and indexes: how many ways there are from one
-	images   []loadedImage  // in the order of the Engine's answer
+	images   []Image        // in the order of the Engine's answer
 }
 
-func newImageLoader(c *call) *imageLoader {
+func newImageLoader(ctx context.Context, o Load) *imageLoader {
 	return &imageLoader{
-		c: c, digests: map[string]bool{}, inner: map[string]string{}, kinds: map[string]byte{}, small: map[string][]byte{}, checked: map[string]int{},
+		Load: o, ctx: ctx, digests: map[string]bool{}, inner: map[string]string{}, kinds: map[string]byte{}, small: map[string][]byte{}, checked: map[string]int{},
 	}
 }
 
@@ -40,8 +69,8 @@ func newImageLoader(c *call) *imageLoader {
 // can take their place.
 func (l *imageLoader) rewrite(w io.Writer, in io.Reader) error {
 	out := tar.NewWriter(&plainWriter{Writer: w})
-	err := eachEntry(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
-		if err := l.c.ctx.Err(); err != nil {
+	err := Each(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
+		if err := l.ctx.Err(); err != nil {
 			return err
 		}
 		return l.entry(out, r, h, buf)
@@ -81,7 +110,7 @@ func (l *imageLoader) entry(out *tar.Writer, r io.Reader, h *tar.Header, buf []b
 		h.Name += "/"
 	}
 	if err := out.WriteHeader(h); err != nil {
-		return badRequest("slipway: the archive's entry %q cannot be kept: %v", printable(h.Name), err)
+		return bad("slipway: the archive's entry %q cannot be kept: %v", wire.Printable(h.Name), err)
 	}
 	if h.Typeflag != tar.TypeReg {
 		return nil
@@ -91,7 +120,7 @@ func (l *imageLoader) entry(out *tar.Writer, r io.Reader, h *tar.Header, buf []b
 
 // content copies a file, and takes its digests on the way.
 func (l *imageLoader) content(out io.Writer, r io.Reader, name string, size int64, buf []byte) error {
-	d := newDigester(l.c.ctx, maxUnpacked-l.unpacked)
+	d := newDigester(l.ctx, maxUnpacked-l.unpacked)
 	var keep *bytes.Buffer
 	to := io.MultiWriter(out, d)
 	if size > 0 && size <= maxSmallFile && l.kept+int(size) <= maxSmallFiles {
@@ -120,24 +149,24 @@ func (l *imageLoader) content(out io.Writer, r io.Reader, name string, size int6
 // checkEntry refuses what would let the Engine read other files than those that were looked at.
 func (l *imageLoader) checkEntry(h *tar.Header, name string) error {
 	if strings.Contains(h.Name, "\x00") || !utf8.ValidString(h.Name) || strings.HasPrefix(path.Base(name), ".wh.") {
-		return badArchive("has the name %q", printable(h.Name))
+		return badArchive("has the name %q", wire.Printable(h.Name))
 	}
 	switch h.Typeflag {
 	case tar.TypeReg, tar.TypeDir:
 	case tar.TypeSymlink: // docker save had them for layers that several images share
 	default:
-		return badArchive("has %s, which is neither a file nor a folder", printable(name))
+		return badArchive("has %s, which is neither a file nor a folder", wire.Printable(name))
 	}
 	if isNamesFile(name) && h.Typeflag != tar.TypeReg {
-		return badArchive("has %s, which is no file", printable(name))
+		return badArchive("has %s, which is no file", wire.Printable(name))
 	}
-	if sparse(h) {
-		return deny("archive-sparse", "pack it without --sparse", "the archive has the sparse file %s", printable(name))
+	if Sparse(h) {
+		return deny("archive-sparse", "pack it without --sparse", "the archive has the sparse file %s", wire.Printable(name))
 	}
 	if err := l.place(name, h.Typeflag); err != nil {
 		return err
 	}
-	dropTrusted(h)
+	DropTrusted(h)
 	return nil
 }
 
@@ -147,7 +176,7 @@ func (l *imageLoader) place(name string, kind byte) error {
 		return badArchive("has names of more than %d bytes together", maxEntryNames)
 	}
 	if was, ok := l.kinds[name]; ok && !(was == tar.TypeDir && kind == tar.TypeDir) {
-		return badArchive("has two entries of the name %s", printable(name))
+		return badArchive("has two entries of the name %s", wire.Printable(name))
 	}
 	l.kinds[name] = kind
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
@@ -156,7 +185,7 @@ func (l *imageLoader) place(name string, kind byte) error {
 			break // and so are those above
 		}
 		if ok || isNamesFile(dir) {
-			return badArchive("has %s below what is no folder", printable(name))
+			return badArchive("has %s below what is no folder", wire.Printable(name))
 		}
 		l.kinds[dir] = tar.TypeDir
 	}
@@ -170,7 +199,7 @@ func (l *imageLoader) place(name string, kind byte) error {
 func (l *imageLoader) takeNames(r io.Reader, name string) error {
 	data, err := io.ReadAll(io.LimitReader(r, maxNamesFile+1))
 	if err != nil {
-		return badRequest("slipway: the archive cannot be read: %v", err)
+		return bad("slipway: the archive cannot be read: %v", err)
 	}
 	if len(data) > maxNamesFile {
 		return badArchive("has a %s of more than %d bytes", name, maxNamesFile)
@@ -187,14 +216,14 @@ func (l *imageLoader) takeNames(r io.Reader, name string) error {
 // writeNames checks what the archive says of its images, and writes it without their names.
 func (l *imageLoader) writeNames(out *tar.Writer) error {
 	switch {
-	case l.index != nil && l.c.usesIndex():
+	case l.index != nil && l.Containerd:
 		return l.writeIndex(out)
 	case l.manifest != nil:
 		return l.writeManifest(out)
 	case l.index != nil:
-		return badRequest("slipway: this Docker Engine loads archives of docker save only: the archive has no %s", archiveManifest)
+		return bad("slipway: this Docker Engine loads archives of docker save only: the archive has no %s", archiveManifest)
 	}
-	return badRequest("slipway: the archive holds no images that this Engine can load: it has no %s", archiveManifest)
+	return bad("slipway: the archive holds no images that this Engine can load: it has no %s", archiveManifest)
 }
 
 // writeManifest writes also the configurations anew, under names that nothing in the archive can have: so the Engine reads what
@@ -204,25 +233,25 @@ func (l *imageLoader) writeManifest(out *tar.Writer) error {
 	if err != nil {
 		return err
 	}
-	if len(entries) > maxArchiveImages {
-		return badArchive("has more than %d images", maxArchiveImages)
+	if len(entries) > MaxImages {
+		return badArchive("has more than %d images", MaxImages)
 	}
 	prefix := "slipway-" + rand.Text() + "-"
 	for i, e := range entries {
 		config, ok := l.small[path.Clean("/" + e.Config)[1:]]
 		if !ok {
-			return badArchive("lacks the configuration %s, or it is larger than %d bytes", printable(e.Config), maxSmallFile)
+			return badArchive("lacks the configuration %s, or it is larger than %d bytes", wire.Printable(e.Config), maxSmallFile)
 		}
 		layers, err := l.checkConfig(config)
 		if err != nil {
 			return err
 		}
-		img := loadedImage{layers: layers}
-		if !l.c.engine.containerd { // which makes a manifest of its own
+		img := Image{Layers: layers}
+		if !l.Containerd { // which makes a manifest of its own
 			sum := sha256.Sum256(config)
-			img.id = "sha256:" + hex.EncodeToString(sum[:])
+			img.ID = "sha256:" + hex.EncodeToString(sum[:])
 		}
-		if err := img.addNames(e.RepoTags...); err != nil {
+		if err := l.addNames(&img, e.RepoTags...); err != nil {
 			return err
 		}
 		l.images = append(l.images, img)
@@ -235,12 +264,12 @@ func (l *imageLoader) writeManifest(out *tar.Writer) error {
 }
 
 // addNames refuses a name that cannot be given, before the Engine is asked for anything.
-func (img *loadedImage) addNames(names ...string) error {
+func (l *imageLoader) addNames(img *Image, names ...string) error {
 	for _, name := range names {
-		if _, err := newName(name); err != nil {
+		if err := l.CheckName(name); err != nil {
 			return err
 		}
-		img.names = append(img.names, name)
+		img.Names = append(img.Names, name)
 	}
 	return nil
 }
@@ -252,12 +281,12 @@ func (l *imageLoader) checkConfig(data []byte) (layers []string, err error) {
 			DiffIDs []string `json:"diff_ids"`
 		} `json:"rootfs"`
 	}
-	if err := decodeStrict(data, &config); err != nil {
+	if err := wire.Decode(data, &config); err != nil {
 		return nil, err
 	}
 	for _, id := range config.RootFS.DiffIDs {
 		if !l.digests[id] {
-			return nil, badArchive("lacks the layer %s", printable(id))
+			return nil, badArchive("lacks the layer %s", wire.Printable(id))
 		}
 	}
 	return config.RootFS.DiffIDs, nil

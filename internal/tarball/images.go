@@ -1,13 +1,15 @@
-package guard
+package tarball
 
 import (
 	"encoding/json"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // An archive of images has the names of its images in up to three files. The Engine gets an archive without any, and tells
 // which images were in it; names are given afterwards, as docker tag does. What the Engine sends has none either, and gets
-// those that the job knows.
+// those that its reader knows.
 const (
 	archiveManifest = "manifest.json" // of docker save
 	archiveIndex    = "index.json"    // of an OCI image layout
@@ -19,22 +21,20 @@ func isNamesFile(name string) bool {
 	return name == archiveManifest || name == archiveIndex || name == archiveOldNames
 }
 
+// MaxImages is how many images an archive may have.
+const MaxImages = 100
+
 // The bounds of an archive.
 const (
-	maxArchiveFiles  = 100_000
-	maxArchiveImages = 100
-	maxArchivePaths  = 4096     // from index.json to manifests and indexes, each way counted: the Engine walks them all
-	maxNamesFile     = 4 << 20  // bytes of manifest.json or index.json
-	maxSmallFile     = 1 << 20  // bytes of what may be a configuration or a manifest
-	maxSmallFiles    = 32 << 20 // of all of them together
-	maxEntryName     = 4096     // bytes of an entry's path, as Linux takes them
-	maxEntryNames    = 16 << 20 // of all of them together
-	maxUnpacked      = 64 << 30 // bytes that all layers have decompressed: a minute or two of hashing
+	maxArchiveFiles = 100_000
+	maxArchivePaths = 4096     // from index.json to manifests and indexes, each way counted: the Engine walks them all
+	maxNamesFile    = 4 << 20  // bytes of manifest.json or index.json
+	maxSmallFile    = 1 << 20  // bytes of what may be a configuration or a manifest
+	maxSmallFiles   = 32 << 20 // of all of them together
+	maxEntryName    = 4096     // bytes of an entry's path, as Linux takes them
+	maxEntryNames   = 16 << 20 // of all of them together
+	maxUnpacked     = 64 << 30 // bytes that all layers have decompressed: a minute or two of hashing
 )
-
-// loads are the places for archives that are read at once, in this process: each may keep maxSmallFiles in memory. A guard has
-// one of its own besides (Guard.load), so that one job cannot take them all.
-var loads = make(chan struct{}, 2)
 
 // manifestEntry is an image in manifest.json.
 type manifestEntry struct {
@@ -106,7 +106,7 @@ func (d descriptor) named(name string) descriptor {
 // decodeIndex reads an index strictly.
 func decodeIndex(data []byte) (*ociIndex, error) {
 	var index ociIndex
-	if err := decodeStrict(data, &index); err != nil {
+	if err := wire.Decode(data, &index); err != nil {
 		return nil, err
 	}
 	return &index, nil
@@ -115,7 +115,7 @@ func decodeIndex(data []byte) (*ociIndex, error) {
 // decodeManifest reads manifest.json strictly.
 func decodeManifest(data []byte) ([]manifestEntry, error) {
 	var entries []manifestEntry
-	if err := decodeStrict(data, &entries); err != nil {
+	if err := wire.Decode(data, &entries); err != nil {
 		return nil, err
 	}
 	return entries, nil
@@ -125,20 +125,3 @@ func decodeManifest(data []byte) ([]manifestEntry, error) {
 func badArchive(format string, args ...any) error {
 	return deny("image-archive", "make it with docker save", "the archive "+format, args...)
 }
-
-// usesIndex reports whether the Engine takes the names and images of an archive from index.json where there is one: those
-// that keep images in containerd do.
-func (c *call) usesIndex() bool { return c.engine.containerd }
-
-// storesInContainerd reports which of its two stores the Engine has.
-func storesInContainerd(driverStatus [][2]string) bool {
-	for _, s := range driverStatus {
-		if s[0] == "driver-type" && strings.HasPrefix(s[1], "io.containerd.snapshotter") {
-			return true
-		}
-	}
-	return false
-}
-
-func imageSave(c *call) error    { return c.save(c.query["names"]) }
-func imageSaveOne(c *call) error { return c.save([]string{c.vars["name"]}) }

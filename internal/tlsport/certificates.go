@@ -1,4 +1,4 @@
-package guard
+package tlsport
 
 import (
 	"crypto/ecdsa"
@@ -26,9 +26,9 @@ type authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// makeCertificates makes what the TLS port needs, and writes the client's part into a folder. Only clients that have it
-// get in.
-func makeCertificates(dir string, names []string) (*tls.Config, error) {
+// Certificates makes what the port needs, for localhost and the names, and writes the client's part into a folder, which must not be
+// there yet. Only clients that have it get in.
+func Certificates(dir string, names []string) (*tls.Config, error) {
 	ca, err := newAuthority()
 	if err != nil {
 		return nil, fmt.Errorf("make the job's certificates: %w", err)
@@ -118,15 +118,4 @@ func writeCertificates(dir string, ca []byte, client tls.Certificate) error {
 		}
 	}
 	return nil
-}
-
-// certificates is where the client's files are.
-func (g *Guard) certificates() string { return filepath.Join(g.dir, "certs") }
-
-// removeCertificates removes the files, but nothing else: the folder is the guard's own.
-func (g *Guard) removeCertificates() error {
-	if g.daemon.config == nil {
-		return nil
-	}
-	return os.RemoveAll(g.certificates())
 }

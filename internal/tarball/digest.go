@@ -1,4 +1,4 @@
-package guard
+package tarball
 
 import (
 	"compress/gzip"
@@ -35,7 +35,7 @@ func newDigester(ctx context.Context, limit int64) *digester {
 func (d *digester) Write(p []byte) (int, error) {
 	if !d.begun && len(p) > 0 {
 		d.begun = true
-		switch looksCompressed(p) {
+		switch Compression(p) {
 		case "gzip":
 			d.unpack(func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) })
 		case "zstd":

@@ -1,4 +1,4 @@
-package guard
+package wire
 
 import (
 	"bytes"
@@ -24,21 +24,21 @@ var dataMaps = map[string]bool{
 	"driverconfig": false, "ipam": false,
 }
 
-// decodeStrict decodes one JSON document into v, which must be a pointer to one of the Engine's types. The Engine's own
+// Decode decodes one JSON document into v, which must be a pointer to one of the Engine's types. The Engine's own
 // decoder takes keys in any case, merges duplicate objects and (before 29) ignores what follows: all of that is an
 // error here, so that what was checked is what the Engine would have understood.
-func decodeStrict(data []byte, v any) error {
-	if err := checkJSON(data); err != nil {
-		return badRequest("slipway: the body is not acceptable: %v", err)
+func Decode(data []byte, v any) error {
+	if err := Check(data); err != nil {
+		return bad("slipway: the body is not acceptable: %v", err)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return badRequest("slipway: the body cannot be decoded: %v", err)
+		return bad("slipway: the body cannot be decoded: %v", err)
 	}
 	return nil
 }
 
-// checkJSON refuses what decoders may understand in different ways.
-func checkJSON(data []byte) error {
+// Check refuses what decoders may understand in different ways. Its error goes on a sentence about the document: "it nests deeper than 64".
+func Check(data []byte) error {
 	if !utf8.Valid(data) {
 		return errors.New("it is not UTF-8")
 	}

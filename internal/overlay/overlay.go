@@ -1,4 +1,6 @@
-package guard
+// Package overlay finds where paths of a container lead, through the links among its files, as overlayfs puts its layers together. It
+// reads the layers from outside, and asks nobody.
+package overlay
 
 import (
 	"errors"
@@ -13,24 +15,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// graphDriver is what an Engine says of where a container's files are.
-type graphDriver struct {
+// Driver is what an Engine says of where a container's files are.
+type Driver struct {
 	Name string
 	Data struct{ LowerDir, UpperDir string }
 }
 
-// layers are a container's files as overlayfs puts them together, the topmost folder first. The container must stand still.
-type layers []string
+// Layers are a container's files as overlayfs puts them together, the topmost folder first. The container must stand still.
+type Layers []string
 
-func (g graphDriver) layers() (layers, error) {
-	if g.Name != "overlay2" || g.Data.UpperDir == "" {
-		return nil, fmt.Errorf("the storage driver %s is not known", printable(g.Name))
+// Layers are where the container's files are, if that can be known.
+func (d Driver) Layers() (Layers, error) {
+	if d.Name != "overlay2" || d.Data.UpperDir == "" {
+		return nil, fmt.Errorf("the storage driver %s is not known", d.Name)
 	}
-	return append(layers{g.Data.UpperDir}, strings.Split(g.Data.LowerDir, ":")...), nil
+	return append(Layers{d.Data.UpperDir}, strings.Split(d.Data.LowerDir, ":")...), nil
 }
 
 // follow leads a path of the container through its links, and returns where it ends and all folders that it passes.
-func (l layers) follow(name string) (end string, passed []string, err error) {
+func (l Layers) follow(name string) (end string, passed []string, err error) {
 	at, todo := "/", strings.Split(name, "/")
 	for links := 0; len(todo) > 0; {
 		next := todo[0]
@@ -62,11 +65,11 @@ func (l layers) follow(name string) (end string, passed []string, err error) {
 }
 
 // link is where a link leads, "" if the path is none. No folder above it may be a link.
-func (l layers) link(name string) (string, error) {
+func (l Layers) link(name string) (string, error) {
 	folders := l
 	parts := strings.Split(name[1:], "/")
 	for i, part := range parts {
-		var below layers
+		var below Layers
 		for _, folder := range folders {
 			file := filepath.Join(folder, part)
 			st, err := os.Lstat(file)
@@ -98,12 +101,12 @@ func (l layers) link(name string) (string, error) {
 	return "", nil
 }
 
-// nested reports whether the way to the place of a mount leads through another one, whose users can move it. The way is
-// that through the links among the container's files.
-func (l layers) nested(mounts []string) (bool, error) {
+// Nested reports whether the way to the place of a mount, or to one of the other files, leads through a mount, whose users can move
+// it. The way is that through the links among the container's files.
+func (l Layers) Nested(mounts []string, others ...string) (bool, error) {
 	ends := map[string]bool{}
 	var passed []string
-	for _, m := range slices.Concat(mounts, networkFiles) {
+	for _, m := range slices.Concat(mounts, others) {
 		end, way, err := l.follow(m)
 		if err != nil {
 			return false, err

@@ -1,4 +1,4 @@
-package guard
+package tarball
 
 import (
 	"archive/tar"
@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // What a descriptor may stand for, by its place. The Engine goes by these types, so nothing else may hide behind one.
@@ -30,13 +32,13 @@ func (l *imageLoader) writeIndex(out *tar.Writer) error {
 	if err != nil {
 		return err
 	}
-	if len(index.Manifests) > maxArchiveImages {
-		return badArchive("has more than %d images", maxArchiveImages)
+	if len(index.Manifests) > MaxImages {
+		return badArchive("has more than %d images", MaxImages)
 	}
 	var kept []descriptor
 	paths := 0
 	for _, d := range index.Manifests {
-		i := slices.IndexFunc(l.images, func(img loadedImage) bool { return img.id == d.Digest })
+		i := slices.IndexFunc(l.images, func(img Image) bool { return img.ID == d.Digest })
 		if i < 0 { // an image with several names is there several times
 			n, err := l.checkDescriptor(d, 0)
 			if err != nil {
@@ -46,11 +48,11 @@ func (l *imageLoader) writeIndex(out *tar.Writer) error {
 				return badArchive("has more than %d manifests, as often as they are named", maxArchivePaths)
 			}
 			i = len(l.images)
-			l.images = append(l.images, loadedImage{id: d.Digest})
+			l.images = append(l.images, Image{ID: d.Digest})
 			kept = append(kept, d.named(""))
 		}
 		if n := d.name(); n != "" {
-			if err := l.images[i].addNames(n); err != nil {
+			if err := l.addNames(&l.images[i], n); err != nil {
 				return err
 			}
 		}
@@ -74,7 +76,7 @@ func (l *imageLoader) blob(d descriptor) ([]byte, error) {
 	data, ok := l.small["blobs/"+strings.Replace(d.Digest, ":", "/", 1)]
 	sum := sha256.Sum256(data)
 	if !ok || d.Digest != "sha256:"+hex.EncodeToString(sum[:]) {
-		return nil, badArchive("lacks %s, or it is larger than %d bytes (an image of several platforms needs all of them: docker save --platform takes one)", printable(d.Digest), maxSmallFile)
+		return nil, badArchive("lacks %s, or it is larger than %d bytes (an image of several platforms needs all of them: docker save --platform takes one)", wire.Printable(d.Digest), maxSmallFile)
 	}
 	return data, nil
 }
@@ -82,12 +84,12 @@ func (l *imageLoader) blob(d descriptor) ([]byte, error) {
 // checkDescriptor makes sure that what a manifest or an index leads to is in the archive. It returns how many ways there are from
 // it, or more than maxArchivePaths.
 func (l *imageLoader) checkDescriptor(d descriptor, depth int) (paths int, err error) {
-	if err := l.c.ctx.Err(); err != nil {
+	if err := l.ctx.Err(); err != nil {
 		return 0, err
 	}
 	isIndex := slices.Contains(indexTypes, d.MediaType)
 	if !isIndex && !slices.Contains(manifestTypes, d.MediaType) || len(d.URLs) > 0 {
-		return 0, badArchive("has %s of the type %q where an image should be", printable(d.Digest), printable(d.MediaType))
+		return 0, badArchive("has %s of the type %q where an image should be", wire.Printable(d.Digest), wire.Printable(d.MediaType))
 	}
 	key := d.MediaType + " " + d.Digest
 	if n, ok := l.checked[key]; ok {
@@ -101,11 +103,11 @@ func (l *imageLoader) checkDescriptor(d descriptor, depth int) (paths int, err e
 		return 0, err
 	}
 	var m imageManifest
-	if err := decodeStrict(data, &m); err != nil {
+	if err := wire.Decode(data, &m); err != nil {
 		return 0, err
 	}
 	if m.MediaType != "" && m.MediaType != d.MediaType || isIndex && (m.Config != nil || m.Layers != nil) || !isIndex && m.Manifests != nil {
-		return 0, badArchive("has %s, which is not what it is said to be", printable(d.Digest))
+		return 0, badArchive("has %s, which is not what it is said to be", wire.Printable(d.Digest))
 	}
 	paths = 1
 	for _, child := range m.Manifests {
@@ -128,15 +130,15 @@ func (l *imageLoader) checkDescriptor(d descriptor, depth int) (paths int, err e
 // looks for an unpacked layer among those that it has, whoever made them, before it reads a stored one.
 func (l *imageLoader) checkManifest(d descriptor, m imageManifest) error {
 	if m.Config == nil {
-		return badArchive("has the image %s without a configuration", printable(d.Digest))
+		return badArchive("has the image %s without a configuration", wire.Printable(d.Digest))
 	}
 	statements := 0
 	for _, layer := range m.Layers {
 		if !slices.Contains(layerTypes, layer.MediaType) || len(layer.URLs) > 0 {
-			return badArchive("has a layer of the type %q in %s", printable(layer.MediaType), printable(d.Digest))
+			return badArchive("has a layer of the type %q in %s", wire.Printable(layer.MediaType), wire.Printable(d.Digest))
 		}
 		if !l.digests[layer.Digest] {
-			return badArchive("lacks %s, which the image %s needs", printable(layer.Digest), printable(d.Digest))
+			return badArchive("lacks %s, which the image %s needs", wire.Printable(layer.Digest), wire.Printable(d.Digest))
 		}
 		if layer.MediaType == typeStatement {
 			statements++
@@ -150,18 +152,18 @@ func (l *imageLoader) checkManifest(d descriptor, m imageManifest) error {
 		return nil
 	}
 	if !slices.Contains(configTypes, m.Config.MediaType) {
-		return badArchive("has a configuration of the type %q in %s", printable(m.Config.MediaType), printable(d.Digest))
+		return badArchive("has a configuration of the type %q in %s", wire.Printable(m.Config.MediaType), wire.Printable(d.Digest))
 	}
 	layers, err := l.checkConfig(config)
 	if err != nil {
 		return err
 	}
 	if len(layers) != len(m.Layers) {
-		return badArchive("has the image %s with %d layers, whose configuration has %d", printable(d.Digest), len(m.Layers), len(layers))
+		return badArchive("has the image %s with %d layers, whose configuration has %d", wire.Printable(d.Digest), len(m.Layers), len(layers))
 	}
 	for i, layer := range m.Layers {
 		if layers[i] != layer.Digest && layers[i] != l.inner[layer.Digest] {
-			return badArchive("has the image %s with a layer that is not what its configuration says", printable(d.Digest))
+			return badArchive("has the image %s with a layer that is not what its configuration says", wire.Printable(d.Digest))
 		}
 	}
 	return nil

@@ -1,4 +1,6 @@
-package guard
+// Package progress tells of a build by what BuildKit says of it: in the words of the classic builder, and what became of each
+// instruction. It knows nothing of who asked for the build.
+package progress
 
 import (
 	"fmt"
@@ -10,9 +12,9 @@ import (
 	"github.com/slipway-ci/slipway/internal/dockerfile"
 )
 
-// classicSteps tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
+// Classic tells of a build as the classic builder does: one step per instruction of the Dockerfile, in its order,
 // though BuildKit works on several at once. A step is told when all before it are; what it prints meanwhile is kept.
-type classicSteps struct {
+type Classic struct {
 	list    []*classicStep // in the order of instructions
 	index   *vertexIndex
 	cached  []cacheState // by stage
@@ -34,17 +36,19 @@ type classicStep struct {
 // cacheState is what is known of a stage so far.
 type cacheState struct{ worked, cached bool }
 
-func newClassicSteps(file *checkedFile, write func(text string)) *classicSteps {
-	s := &classicSteps{index: newVertexIndex(file.file), write: write}
+// NewClassic begins to tell of the build of a Dockerfile whose bases are resolved. images are the IDs of its bases, by the names that
+// Instruction.Base has.
+func NewClassic(file *dockerfile.File, images map[string]string, write func(text string)) *Classic {
+	s := &Classic{index: newVertexIndex(file), write: write}
 	s.cached = make([]cacheState, len(s.index.stages))
 	for _, in := range s.index.instructions {
-		s.list = append(s.list, &classicStep{Instruction: in, image: file.ids[in.Base]})
+		s.list = append(s.list, &classicStep{Instruction: in, image: images[in.Base]})
 	}
 	return s
 }
 
-// take reads what BuildKit tells.
-func (s *classicSteps) take(status *control.StatusResponse) {
+// Take reads what BuildKit tells.
+func (s *Classic) Take(status *control.StatusResponse) {
 	for _, v := range status.Vertexes {
 		i, ok := s.index.find(v.Digest, v.Name)
 		if !ok {
@@ -68,7 +72,7 @@ func (s *classicSteps) take(status *control.StatusResponse) {
 }
 
 // passed reports that BuildKit goes on in a step's stage without it: it is the same as a step of another stage.
-func (s *classicSteps) passed(i int) bool {
+func (s *Classic) passed(i int) bool {
 	for _, later := range s.list[i+1:] {
 		if later.Stage == s.list[i].Stage && later.begun {
 			return true
@@ -79,7 +83,7 @@ func (s *classicSteps) passed(i int) bool {
 
 // settled reports whether it can be told if an instruction that only changes the configuration came out of the cache: it
 // did if what comes before it did. If nothing does, what comes after it says so.
-func (s *classicSteps) settled(step *classicStep) bool {
+func (s *Classic) settled(step *classicStep) bool {
 	if step.Stage < 0 || !step.Needed || step.Keyword == "FROM" || s.cached[step.Stage].worked {
 		return true
 	}
@@ -95,7 +99,7 @@ func (s *classicSteps) settled(step *classicStep) bool {
 }
 
 // advance tells what can be told.
-func (s *classicSteps) advance() {
+func (s *Classic) advance() {
 	for ; s.at < len(s.list); s.at++ {
 		step := s.list[s.at]
 		if !step.Works() || !step.Needed {
@@ -121,7 +125,7 @@ func (s *classicSteps) advance() {
 
 // tell announces a step, once, and prints what it printed since. The line behind the announcement is never the step's
 // own: it is what readers of logs take for the builder's verdict.
-func (s *classicSteps) tell(step *classicStep) {
+func (s *Classic) tell(step *classicStep) {
 	if !step.told {
 		step.told = true
 		s.print(fmt.Sprintf("Step %d/%d : %s\n", s.at+1, len(s.list), step.Text))
@@ -136,6 +140,12 @@ func (s *classicSteps) tell(step *classicStep) {
 	s.remember(step)
 }
 
+// shortID is an image's ID as the classic builder shows it.
+func shortID(id string) string {
+	id = strings.TrimPrefix(id, "sha256:")
+	return id[:min(12, len(id))]
+}
+
 const (
 	usedCache   = " ---> Using cache\n"
 	skippedStep = " ---> Skipped: the target does not need this stage\n"
@@ -144,7 +154,7 @@ const (
 )
 
 // verdict is what is known of a step when it is announced, "" = nothing yet.
-func (s *classicSteps) verdict(step *classicStep) string {
+func (s *Classic) verdict(step *classicStep) string {
 	switch {
 	case !step.Needed:
 		return skippedStep
@@ -159,7 +169,7 @@ func (s *classicSteps) verdict(step *classicStep) string {
 }
 
 // follow tells how a step that works goes on.
-func (s *classicSteps) follow(step *classicStep) {
+func (s *Classic) follow(step *classicStep) {
 	switch {
 	case step.running:
 	case step.cached: // newer versions say so before the step has ended
@@ -175,7 +185,7 @@ func (s *classicSteps) follow(step *classicStep) {
 	}
 }
 
-func (s *classicSteps) logs(step *classicStep) {
+func (s *Classic) logs(step *classicStep) {
 	for _, l := range step.logs {
 		s.write(l)
 		s.midLine = !strings.HasSuffix(l, "\n")
@@ -184,7 +194,7 @@ func (s *classicSteps) logs(step *classicStep) {
 }
 
 // print begins a line of the builder's own.
-func (s *classicSteps) print(line string) {
+func (s *Classic) print(line string) {
 	if s.midLine {
 		line = "\n" + line
 	}
@@ -193,7 +203,7 @@ func (s *classicSteps) print(line string) {
 }
 
 // remember keeps whether all of a stage so far came out of the cache: then what only changes its configuration does too.
-func (s *classicSteps) remember(step *classicStep) {
+func (s *Classic) remember(step *classicStep) {
 	if step.Stage < 0 {
 		return
 	}
@@ -209,8 +219,8 @@ func (s *classicSteps) remember(step *classicStep) {
 	}
 }
 
-// finish tells of all steps that are left: the build is done.
-func (s *classicSteps) finish() {
+// Finish tells of all steps that are left: the build is done.
+func (s *Classic) Finish() {
 	for _, step := range s.list[min(s.at, len(s.list)):] {
 		if step.Works() && step.Needed && !step.begun {
 			step.cached = step.Keyword != "WORKDIR"
@@ -220,8 +230,8 @@ func (s *classicSteps) finish() {
 	s.advance()
 }
 
-// fail tells of the steps up to the one that failed.
-func (s *classicSteps) fail() {
+// Fail tells of the steps up to the one that failed.
+func (s *Classic) Fail() {
 	last := -1
 	for i, step := range s.list {
 		if step.fail {

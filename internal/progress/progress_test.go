@@ -1,0 +1,205 @@
+package progress
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	control "github.com/moby/buildkit/api/services/control"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/slipway-ci/slipway/internal/dockerfile"
+)
+
+const id = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+const text = `FROM base AS build
+RUN make
+ENV A=b
+COPY f /f
+FROM base
+COPY --from=build /made /
+CMD ["/made"]
+`
+
+// read is a Dockerfile whose bases are resolved.
+func read(t testing.TB, src string) *dockerfile.File {
+	t.Helper()
+	f, err := dockerfile.Read([]byte(src), dockerfile.Options{BuildPlatform: "linux/amd64"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		bases, err := f.Bases()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(bases) == 0 {
+			return f
+		}
+		for _, b := range bases {
+			if err := f.Resolve(b, dockerfile.Image{Name: "alias/" + b.Name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// told collects what is told of a build of text.
+func told(t testing.TB) (*Classic, *strings.Builder) {
+	out := &strings.Builder{}
+	return NewClassic(read(t, text), map[string]string{"base": id}, func(s string) { out.WriteString(s) }), out
+}
+
+// The ends of an instruction.
+const (
+	running = iota
+	done
+	cached
+	failed
+)
+
+// said is what BuildKit tells of an instruction. What took time took a second and a half.
+func said(name string, state int) *control.StatusResponse {
+	v := &control.Vertex{Digest: "of " + name, Name: name, Started: timestamppb.New(time.Unix(1, 0))}
+	if state != running {
+		v.Completed = timestamppb.New(time.Unix(2, 5e8))
+	}
+	v.Cached = state == cached
+	if state == failed {
+		v.Error = "exit code: 1"
+	}
+	return &control.StatusResponse{Vertexes: []*control.Vertex{v}}
+}
+
+func logs(name, msg string) *control.StatusResponse {
+	return &control.StatusResponse{Logs: []*control.VertexLog{{Vertex: "of " + name, Msg: []byte(msg)}}}
+}
+
+// TestClassic: what BuildKit does at the same time is told in the order of the text.
+func TestClassic(t *testing.T) {
+	t.Parallel()
+	s, out := told(t)
+	for _, m := range []*control.StatusResponse{
+		said("[internal] load build context", done),
+		said("[build 1/3] FROM docker.io/library/alias", cached),
+		said("[build 2/3] RUN make", running),
+		said("[stage-1 1/2] FROM docker.io/library/alias", cached),
+		logs("[build 2/3] RUN make", "making"),
+		said("[build 2/3] RUN make", done),
+		said("[build 3/3] COPY f /f", done),
+		said("[stage-1 2/2] COPY --from=build /made /", done),
+	} {
+		s.Take(m)
+	}
+	s.Finish()
+	want := `Step 1/7 : FROM base AS build
+ ---> 0123456789ab
+Step 2/7 : RUN make
+ ---> Running
+making
+ ---> Done in 1.5s
+Step 3/7 : ENV A=b
+ ---> Done
+Step 4/7 : COPY f /f
+ ---> Done in 1.5s
+Step 5/7 : FROM base
+ ---> 0123456789ab
+Step 6/7 : COPY --from=build /made /
+ ---> Done in 1.5s
+Step 7/7 : CMD ["/made"]
+ ---> Done
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestClassicFails: nothing is told of what comes after the step that failed.
+func TestClassicFails(t *testing.T) {
+	t.Parallel()
+	s, out := told(t)
+	s.Take(said("[build 1/3] FROM docker.io/library/alias", cached))
+	s.Take(said("[build 2/3] RUN make", cached))
+	s.Take(said("[build 3/3] COPY f /f", failed))
+	s.Fail()
+	want := `Step 1/7 : FROM base AS build
+ ---> 0123456789ab
+Step 2/7 : RUN make
+ ---> Using cache
+Step 3/7 : ENV A=b
+ ---> Using cache
+Step 4/7 : COPY f /f
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestClassicTellsEachStepOnce: whatever BuildKit tells, and in which order.
+func TestClassicTellsEachStepOnce(t *testing.T) {
+	t.Parallel()
+	names := []string{
+		"[build 1/3] FROM x", "[build 2/3] RUN make", "[build 3/3] COPY f /f", "[stage-1 1/2] FROM x", "[stage-1 2/2] COPY --from=build /made /",
+		"[build 9/3] RUN make", "[stage-9 1/1] RUN x", "[] RUN make", "[build 99999999999999999999/3] RUN make", "[build 0/0] FROM x", "[build -1/3] RUN make", "",
+	}
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 0))
+		s, out := told(t)
+		for range 20 {
+			s.Take(said(names[r.IntN(len(names))], r.IntN(failed)))
+			s.Take(logs(names[r.IntN(len(names))], "log\n"))
+		}
+		s.Finish()
+		steps := 0
+		for line := range strings.Lines(out.String()) {
+			if strings.HasPrefix(line, "Step ") {
+				steps++
+				if !strings.HasPrefix(line, fmt.Sprintf("Step %d/7 : ", steps)) {
+					t.Fatalf("seed %d: step %d is %q", seed, steps, line)
+				}
+			}
+		}
+		if steps != 7 {
+			t.Fatalf("seed %d: %d steps:\n%s", seed, steps, out)
+		}
+	}
+}
+
+// TestVertices counts each instruction that has ended once, and no FROM.
+func TestVertices(t *testing.T) {
+	t.Parallel()
+	var c Vertices
+	got := map[bool]int{}
+	for _, m := range []*control.StatusResponse{
+		said("[1/4] FROM x", cached), said("[2/4] RUN a", running), said("[2/4] RUN a", done), said("[2/4] RUN a", done), said("[3/4] RUN b", cached),
+		said("[4/4] RUN c", failed), said("[internal] load build context", done), said("exporting to image", done),
+	} {
+		c.Take(m, func(cached bool) { got[cached]++ })
+	}
+	if diff := cmp.Diff(map[bool]int{true: 1, false: 1}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestVerticesOf finds what became of each instruction; what a base's triggers do belongs to its FROM.
+func TestVerticesOf(t *testing.T) {
+	t.Parallel()
+	var v Vertices
+	for _, m := range []*control.StatusResponse{
+		said("[build 1/3] FROM x", cached), said("[build 2/3] RUN make", done), said("[build 3/3] COPY f /f", failed), said("[stage-1 2/2] COPY --from=build /made /", running),
+		said("[internal] load build context", done), said("[build 3/3] RUN other", done),
+	} {
+		v.Take(m, func(bool) {})
+	}
+	took := 1500 * time.Millisecond
+	want := map[int]Vertex{
+		0: {Begun: true, Ended: true, Cached: true, Took: took}, 1: {Begun: true, Ended: true, Took: took}, 3: {Begun: true, Ended: true, Failed: true, Took: took}, 5: {Begun: true},
+	}
+	if diff := cmp.Diff(want, v.Of(read(t, text))); diff != "" {
+		t.Error(diff)
+	}
+}
