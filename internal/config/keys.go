@@ -6,7 +6,7 @@ import "strings"
 type Status int
 
 const (
-	// Later: a later step brings it; a warning where it is set.
+	// Later: it may come; a warning where it is set.
 	Later Status = iota
 	// Never: not planned; a warning where it is set.
 	Never
@@ -20,7 +20,6 @@ const (
 type Setting struct {
 	Key    string // runners.docker.services; a table stands for everything in it
 	Status Status
-	Step   int    // of Later: which step of the work brings it; 0 = none is planned yet
 	Why    string // what it belongs to, or why it is not needed
 }
 
@@ -28,47 +27,47 @@ type Setting struct {
 // All others that are known are fields of Config, Runner, Docker and Slipway.
 func Unimplemented() []Setting {
 	return []Setting{
-		{"sentry_dsn", Never, 0, "no errors are sent to third parties"},
-		{"labels", Never, 0, "job routing by label"},
-		{"machine", Quiet, 0, "autoscaling by Docker Machine"},
-		{"experimental", Never, 0, "usage logs for billing"},
+		{"sentry_dsn", Never, "no errors are sent to third parties"},
+		{"labels", Never, "job routing by label"},
+		{"machine", Quiet, "autoscaling by Docker Machine"},
+		{"experimental", Never, "usage logs for billing"},
 
-		{"runners.pre_get_sources_script", Never, 0, "slipway fetches the sources itself, before anything runs in the job's container"},
-		{"runners.pre_clone_script", Never, 0, "GitLab renamed it to pre_get_sources_script"},
-		{"runners.post_clone_script", Never, 0, "GitLab renamed it to post_get_sources_script"},
-		{"runners.clean_git_config", Moot, 0, "every job gets a Git directory of its own, which is never used again"},
-		{"runners.safe_directory_checkout", Moot, 0, "safe.directory is set in the job's environment, for every user"},
-		{"runners.cache.Insecure", Never, 0, "GitLab moved it into [runners.cache.s3]"},
-		{"runners.cache.gcs", Quiet, 0, "means nothing without Type = \"gcs\""},
-		{"runners.cache.azure", Quiet, 0, "means nothing without Type = \"azure\""},
-		{"runners.monitoring", Never, 0, "metrics of queueing times"},
-		{"runners.experimental", Never, 0, "a synthetic job at the start"},
-		{"runners.proxy_exec", Never, 0, "a wrapper for step runners"},
-		{"runners.referees", Never, 0, "metrics from Prometheus as artifacts"},
-		{"runners.use_slot_cgroups", Never, 0, "cgroups per slot; cgroup_parent works"},
-		{"runners.slot_cgroup_template", Never, 0, "cgroups per slot; cgroup_parent works"},
-		{"runners.step_runner_image", Never, 0, "CI steps"},
-		{"runners.labels", Never, 0, "job routing by label"},
-		{"runners.feature_flags.FF_NETWORK_PER_BUILD", Moot, 0, "a job with services always has a network of its own"},
-		{"runners.ssh", Quiet, 0, "another executor"},
-		{"runners.parallels", Quiet, 0, "another executor"},
-		{"runners.virtualbox", Quiet, 0, "another executor"},
-		{"runners.machine", Quiet, 0, "another executor"},
-		{"runners.kubernetes", Quiet, 0, "another executor"},
-		{"runners.custom", Quiet, 0, "another executor"},
-		{"runners.autoscaler", Quiet, 0, "another executor"},
-		{"runners.instance", Quiet, 0, "another executor"},
+		{"runners.pre_get_sources_script", Never, "slipway fetches the sources itself, before anything runs in the job's container"},
+		{"runners.pre_clone_script", Never, "GitLab renamed it to pre_get_sources_script"},
+		{"runners.post_clone_script", Never, "GitLab renamed it to post_get_sources_script"},
+		{"runners.clean_git_config", Moot, "every job gets a Git directory of its own, which is never used again"},
+		{"runners.safe_directory_checkout", Moot, "safe.directory is set in the job's environment, for every user"},
+		{"runners.cache.Insecure", Never, "GitLab moved it into [runners.cache.s3]"},
+		{"runners.cache.gcs", Quiet, "means nothing without Type = \"gcs\""},
+		{"runners.cache.azure", Quiet, "means nothing without Type = \"azure\""},
+		{"runners.monitoring", Never, "metrics of queueing times"},
+		{"runners.experimental", Never, "a synthetic job at the start"},
+		{"runners.proxy_exec", Never, "a wrapper for step runners"},
+		{"runners.referees", Never, "metrics from Prometheus as artifacts"},
+		{"runners.use_slot_cgroups", Never, "cgroups per slot; cgroup_parent works"},
+		{"runners.slot_cgroup_template", Never, "cgroups per slot; cgroup_parent works"},
+		{"runners.step_runner_image", Never, "CI steps"},
+		{"runners.labels", Never, "job routing by label"},
+		{"runners.feature_flags.FF_NETWORK_PER_BUILD", Moot, "a job with services always has a network of its own"},
+		{"runners.ssh", Quiet, "another executor"},
+		{"runners.parallels", Quiet, "another executor"},
+		{"runners.virtualbox", Quiet, "another executor"},
+		{"runners.machine", Quiet, "another executor"},
+		{"runners.kubernetes", Quiet, "another executor"},
+		{"runners.custom", Quiet, "another executor"},
+		{"runners.autoscaler", Quiet, "another executor"},
+		{"runners.instance", Quiet, "another executor"},
 
-		{"runners.docker.service_slot_cgroup_template", Never, 0, "cgroups per slot"},
-		{"runners.docker.slot_cgroup_template", Never, 0, "cgroups per slot; cgroup_parent works"},
-		{"runners.docker.volume_keep", Never, 0, "a job's anonymous volumes go with it"},
-		{"runners.docker.log_options", Never, 0, "the Engine's own log of a container"},
-		{"runners.docker.isolation", Never, 0, "Windows containers"},
-		{"runners.docker.helper_image", Moot, 0, "there is no helper container"},
-		{"runners.docker.helper_image_flavor", Moot, 0, "there is no helper container"},
-		{"runners.docker.helper_image_autoset_arch_and_os", Moot, 0, "there is no helper container"},
+		{"runners.docker.service_slot_cgroup_template", Never, "cgroups per slot"},
+		{"runners.docker.slot_cgroup_template", Never, "cgroups per slot; cgroup_parent works"},
+		{"runners.docker.volume_keep", Never, "a job's anonymous volumes go with it"},
+		{"runners.docker.log_options", Never, "the Engine's own log of a container"},
+		{"runners.docker.isolation", Never, "Windows containers"},
+		{"runners.docker.helper_image", Moot, "there is no helper container"},
+		{"runners.docker.helper_image_flavor", Moot, "there is no helper container"},
+		{"runners.docker.helper_image_autoset_arch_and_os", Moot, "there is no helper container"},
 
-		{"runners.slipway.allowed_frontends", Later, 4, "frontends of Dockerfiles (# syntax=)"},
+		{"runners.slipway.allowed_frontends", Later, "frontends of Dockerfiles (# syntax=)"},
 	}
 }
 

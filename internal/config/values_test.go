@@ -160,7 +160,7 @@ func TestKeysAreOneOrTheOther(t *testing.T) {
 	all := Implemented()
 	for _, s := range Unimplemented() {
 		all = append(all, s.Key)
-		if s.Why == "" || s.Step > 0 && s.Status != Later && s.Status != Quiet {
+		if s.Why == "" {
 			t.Errorf("%+v", s)
 		}
 	}
