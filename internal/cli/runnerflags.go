@@ -65,6 +65,7 @@ func runnerTables(r *config.Runner) []runnerTable {
 		{"", "RUNNER_", reflect.ValueOf(r).Elem()},
 		{"docker.", "DOCKER_", reflect.ValueOf(r.Docker).Elem()},
 		{"custom_build_dir.", "CUSTOM_BUILD_DIR_", reflect.ValueOf(&r.CustomBuildDir).Elem()},
+		{"artifact.", "ARTIFACT_", reflect.ValueOf(&r.Artifact).Elem()},
 		{"cache.", "CACHE_", reflect.ValueOf(&r.Cache).Elem()},
 		{"cache.s3.", "CACHE_S3_", reflect.ValueOf(&r.Cache.S3).Elem()},
 	}
