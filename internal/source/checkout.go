@@ -54,6 +54,13 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 		}
 	}
 	err = w.bring(ctx, out)
+	if lacksObjects(err) && w.store.git.refetch && !w.refetch {
+		w.store.log.WarnContext(ctx, "a mirror is damaged, fetching all of it again", slog.String("dir", w.mirror.dir), slog.Any("error", err))
+		notice(out, "What this machine has of the repository is damaged, fetching all of it...")
+		w.refetch = true
+		w.closeModules()
+		err = w.bring(ctx, out)
+	}
 	var ge *gitError
 	if errors.As(err, &ge) {
 		fmt.Fprintln(out, strings.TrimRight(ge.stderr, "\n")) // what Git said, in full

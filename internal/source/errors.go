@@ -128,6 +128,12 @@ func explainFetch(err error, remote string) error {
 	return fmt.Errorf("fetch %s: %w", remote, e)
 }
 
+// lacksObjects reports whether Git did not find what the mirror should have, as its refs or its other objects say.
+func lacksObjects(err error) bool {
+	var e *gitError
+	return errors.As(err, &e) && e.says("unable to read", "failed to unpack tree object", "unresolved delta", "did not send all necessary objects", "bad object")
+}
+
 // missingRef reports whether the server said that it does not have what was asked for.
 func missingRef(err error) bool {
 	var e *gitError

@@ -3,6 +3,7 @@ package source
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"os"
@@ -28,11 +29,11 @@ func (s *Store) evict(ctx context.Context, unused time.Duration) (n int, err err
 		if ctx.Err() != nil {
 			return n, context.Cause(ctx)
 		}
-		if fresh {
+		if fresh && !k.gone {
 			errs = append(errs, touchLock(k.lock()))
 			continue
 		}
-		if time.Since(k.used) < unused {
+		if time.Since(k.used) < unused && !k.gone {
 			continue
 		}
 		did, _, err := k.empty(ctx)
@@ -75,26 +76,34 @@ func (s *Store) Evict(ctx context.Context, need int64) (n int, freed int64, err 
 
 // kept is a mirror or a workspace.
 type kept struct {
-	dir   string
-	names []string  // what stays in it when it is emptied: its lock, which is touched when it is taken, and one more
-	used  time.Time // when its lock was taken
+	dir  string
+	name string    // of its lock, which is touched when it is taken
+	used time.Time // when that was; zero if it is gone
+	gone bool      // it was moved away to be removed, and nobody finds it any more
 }
 
-func (k kept) lock() string { return filepath.Join(k.dir, k.names[0]) }
+// movedAway begins the names of what is being removed. It is moved there in one step: a part of a mirror or of a work tree must not be
+// taken for the whole by the next job if its removal ends half way.
+const movedAway = ".gone-"
 
-// kept are all mirrors and workspaces that ever had their lock taken, but for those that the error is about.
+func (k kept) lock() string { return filepath.Join(k.dir, k.name) }
+
+// kept are all mirrors and workspaces that ever had their lock taken, but for those that the error is about, and what is left of
+// mirrors that were to be removed.
 func (s *Store) kept() (all []kept, err error) {
 	var errs []error
-	for pattern, names := range map[string][]string{
-		"mirrors/*":      {useLock, fetchLock},
-		"workspaces/*/*": {slotLock, slotState},
-	} {
+	for pattern, name := range map[string]string{"mirrors/*": useLock, "workspaces/*/*": slotLock} {
 		dirs, err := filepath.Glob(filepath.Join(s.dir, pattern))
 		if err != nil {
 			return nil, err
 		}
 		for _, dir := range dirs {
-			k := kept{dir: dir, names: names}
+			k := kept{dir: dir, name: name}
+			if strings.HasPrefix(filepath.Base(dir), movedAway) {
+				k.gone = true
+				all = append(all, k)
+				continue
+			}
 			info, err := os.Lstat(k.lock())
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
@@ -119,7 +128,8 @@ func touchLock(path string) error {
 	return nil
 }
 
-// empty removes what is in the folder, and then the folder with its names, unless somebody uses it or did since it was listed. It returns whether there was something, and the bytes that the disk has back.
+// empty removes what is in the folder, and then the folder with its lock, unless somebody uses it or did since it was listed. It
+// returns whether there was something, and the bytes that the disk has back.
 func (k kept) empty(ctx context.Context) (did bool, freed int64, err error) {
 	l, err := tryAcquire(k.lock(), exclusive)
 	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) { // used, or evicted by another process
@@ -129,7 +139,10 @@ func (k kept) empty(ctx context.Context) (did bool, freed int64, err error) {
 		return false, 0, err
 	}
 	defer l.release()
-	if info, err := l.f.Stat(); err != nil || !info.ModTime().Equal(k.used) { // somebody had it in between
+	if info, err := l.f.Stat(); err != nil || !k.gone && !info.ModTime().Equal(k.used) { // somebody had it in between
+		return false, 0, err
+	}
+	if err := k.moveAway(); err != nil {
 		return false, 0, err
 	}
 	top, err := openRoot(k.dir)
@@ -139,29 +152,55 @@ func (k kept) empty(ctx context.Context) (did bool, freed int64, err error) {
 	defer top.Close()
 	rm := &remover{top: top, path: k.dir, freed: &freed}
 	err = each(top, k.dir, func(e os.DirEntry) error {
-		full := filepath.Join(k.dir, e.Name())
-		if !slices.Contains(k.names, e.Name()) {
-			err := rm.remove(ctx, top, e.Name(), full)
-			did = did || err == nil
-			return err
-		}
-		if !e.IsDir() {
+		if e.Name() == k.name {
 			return nil
 		}
-		if left, err := os.ReadDir(full); err != nil || len(left) == 0 {
-			return err
-		}
-		err := rm.empty(ctx, top, e.Name(), full)
+		err := rm.remove(ctx, top, e.Name(), filepath.Join(k.dir, e.Name()))
 		did = did || err == nil
 		return err
 	})
 	if errors.As(err, new(*PermissionError)) { // not again in half an hour
-		err = errors.Join(err, l.touch())
+		err = errors.Join(err, touchLock(k.lock()))
 	}
 	if err == nil {
-		err = l.forget(k.names)
+		err = k.forget()
 	}
 	return did, freed, err
+}
+
+// moveAway takes from the folder what makes it valid, in one step. A mirror goes as a whole: who waits for its lock finds that it is
+// not there any more. Of a workspace each part goes by itself, the index first, because a job may have made files that only its next
+// one can have removed, and that one looks where the lock is.
+func (k *kept) moveAway() error {
+	if k.gone {
+		return nil
+	}
+	if k.name == useLock {
+		gone := filepath.Join(filepath.Dir(k.dir), movedAway+rand.Text())
+		if err := os.Rename(k.dir, gone); err != nil {
+			return err
+		}
+		k.dir = gone
+		return nil
+	}
+	parts, err := os.ReadDir(k.dir)
+	if err != nil {
+		return err
+	}
+	names := []string{slotState}
+	for _, e := range parts {
+		names = append(names, e.Name())
+	}
+	for _, name := range names {
+		if name == k.name || strings.HasPrefix(name, movedAway) {
+			continue
+		}
+		err := os.Rename(filepath.Join(k.dir, name), filepath.Join(k.dir, movedAway+rand.Text()))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // the index is named twice
+			return err
+		}
+	}
+	return nil
 }
 
 // touch notes that a lock was taken.

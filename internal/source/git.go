@@ -20,6 +20,7 @@ import (
 type git struct {
 	path    string
 	home    string       // empty folder
+	refetch bool         // it is new enough to fetch what it believes to have
 	started atomic.Int64 // processes so far, for the log and for tests
 }
 
@@ -28,6 +29,8 @@ type git struct {
 const (
 	oldestMajor = 2
 	oldestMinor = 32
+	// refetchMinor is the first of oldestMajor that knows git fetch --refetch.
+	refetchMinor = 36
 )
 
 func findGit(home string) (*git, error) {
@@ -55,6 +58,7 @@ func findGit(home string) (*git, error) {
 	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
 		return nil, fmt.Errorf("git %s is too old: %d.%d or newer is needed", version, oldestMajor, oldestMinor)
 	}
+	g.refetch = major > oldestMajor || minor >= refetchMinor
 	return g, nil
 }
 

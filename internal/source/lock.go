@@ -54,7 +54,7 @@ func tryAcquire(path string, how int) (*lock, error) {
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		// Who had it before removed it with the folder (forget), and it keeps nobody out any more.
+		// Who had it before removed it with the folder (empty), and it keeps nobody out any more.
 	}
 }
 
@@ -94,7 +94,7 @@ func (l *lock) isAt(path string) (bool, error) {
 }
 
 // hold makes a folder and waits for the lock in it. While the lock is held the folder stays; before that, somebody may remove
-// both (forget), and they are made again.
+// both (empty), and they are made again.
 func hold(ctx context.Context, dir, name string, how int) (*lock, error) {
 	for {
 		err := privateDir(dir)
@@ -118,23 +118,13 @@ func removedMeanwhile(dir string, err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || err == nil && info.IsDir()
 }
 
-// forget removes a folder that has been emptied, with its lock, which is held exclusively, and what else is named. Who waits for
-// the lock finds that it is gone.
-func (l *lock) forget(names []string) error {
-	dir := filepath.Dir(l.f.Name())
-	for _, name := range names {
-		if name == filepath.Base(l.f.Name()) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	if err := os.Remove(l.f.Name()); err != nil {
+// forget removes a folder that has been emptied, with its lock, which is held exclusively. Who waits for the lock finds that it is gone.
+func (k kept) forget() error {
+	if err := os.Remove(k.lock()); err != nil {
 		return err
 	}
 	// From now on the folder may be somebody else's. Then it is not empty, and stays.
-	return removeEmpty(dir)
+	return removeEmpty(k.dir)
 }
 
 // removeEmpty removes a folder unless something is in it.

@@ -62,7 +62,7 @@ func (w *Workspace) module(ctx context.Context, parent *module, spec moduleSpec,
 	m.key = moduleKey(m.remote, m.own, req.Git.RepoObjectFormat)
 	sum := sha256.Sum256([]byte(spec.path + "\n" + m.key))
 	m.Workspace = &Workspace{
-		Dir: filepath.Join(w.Dir, m.path), store: w.store, req: req,
+		Dir: filepath.Join(w.Dir, m.path), store: w.store, req: req, refetch: w.refetch,
 		mirror: &mirror{dir: filepath.Join(w.store.dir, "mirrors", m.key), git: w.store.git},
 		state:  filepath.Join(state.state, "modules", hex.EncodeToString(sum[:16])),
 	}

@@ -67,7 +67,7 @@ func (w *Workspace) look(o *objects, p plan) (sources, error) {
 	}
 	var all bool
 	s.refs, all = w.visible(p, known, past)
-	s.complete = past.found && !s.past.short && all
+	s.complete = past.found && !s.past.short && all && !w.refetch
 	return s, nil
 }
 
@@ -145,6 +145,9 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 	var lines []string
 	for _, r := range p.refspecs {
 		lines = append(lines, "+"+r.src+":"+r.mirrorRef(w.req.Git.Ref))
+	}
+	if w.refetch {
+		p.fetch.args = append(slices.Clone(p.fetch.args), "--refetch")
 	}
 	if len(lines) > 0 {
 		fetchErr := w.mirror.fetch(ctx, &w.req, p.fetch, lines, p.depth)

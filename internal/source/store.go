@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Store keeps the mirrors and workspaces of one state folder. Several processes may share it.
@@ -54,6 +55,9 @@ func (s *Store) Maintain(ctx context.Context) error {
 	}
 	errs := []error{err}
 	for _, dir := range dirs {
+		if strings.HasPrefix(filepath.Base(dir), movedAway) {
+			continue
+		}
 		if err := (&mirror{dir: dir, git: s.git}).maintain(ctx); err != nil {
 			errs = append(errs, fmt.Errorf("maintain mirror %s: %w", filepath.Base(dir), err))
 		}

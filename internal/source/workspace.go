@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -73,7 +74,8 @@ type Workspace struct {
 	use      *lock
 	modules  []*module // laid out, parents first
 	attempts int
-	stale    string // in the project folder: the last job's temporary files, if they could not be removed
+	refetch  bool     // the mirror lacks something that it should have: all is fetched as if there were nothing
+	stale    []string // in the project folder: files of former jobs that could not be removed
 }
 
 var slotName = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$`)
@@ -116,7 +118,7 @@ func (s *Store) Workspace(ctx context.Context, req Request) (_ *Workspace, err e
 	if err := w.folders(ctx, slot); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
 	}
-	if err := errors.Join(w.modulesFolder(ctx, slot), w.gitFolder(ctx, slot)); err != nil {
+	if err := errors.Join(w.modulesFolder(ctx, slot), w.gitFolder(ctx, slot), w.removeLeftovers(ctx, slot)); err != nil {
 		return nil, fmt.Errorf("open workspace: %w", w.denied(err))
 	}
 	return w, nil
@@ -235,9 +237,8 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 	if !errors.As(err, &denied) {
 		return err
 	}
-	// The job needs an empty folder now. Checkout tells whoever can remove files of others.
-	w.stale = "slipway-" + rand.Text()
-	if err := unix.Renameat(int(top.Fd()), temp, int(w.project.Fd()), w.stale); err != nil {
+	// The job needs an empty folder now.
+	if err := w.putAside(top, temp); err != nil {
 		return withPath("move", w.TempDir, err)
 	}
 	if tmp, err = w.folder(top, temp); err != nil {
@@ -255,12 +256,52 @@ func (w *Workspace) denied(err error) error {
 	return err
 }
 
-func (w *Workspace) removeStale(ctx context.Context) error {
-	if w.stale == "" {
-		return nil
+// putAside moves what this process may not remove into the project: Checkout tells whoever can.
+func (w *Workspace) putAside(at *os.File, name string) error {
+	stale := "slipway-" + rand.Text()
+	if err := unix.Renameat(int(at.Fd()), name, int(w.project.Fd()), stale); err != nil {
+		return err
 	}
+	w.stale = append(w.stale, stale)
+	return nil
+}
+
+func (w *Workspace) removeStale(ctx context.Context) error {
 	rm := &remover{top: w.project, path: w.Dir}
-	return rm.remove(ctx, w.project, w.stale, filepath.Join(w.Dir, w.stale))
+	for _, name := range w.stale {
+		if err := rm.remove(ctx, w.project, name, filepath.Join(w.Dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeLeftovers removes what is left of the workspace where its removal ended half way.
+func (w *Workspace) removeLeftovers(ctx context.Context, slot string) error {
+	left, err := filepath.Glob(filepath.Join(slot, movedAway+"*"))
+	if err != nil || len(left) == 0 {
+		return err
+	}
+	top, err := openRoot(slot)
+	if err != nil {
+		return err
+	}
+	defer top.Close()
+	rm := &remover{top: top, path: slot}
+	for _, path := range left {
+		name := filepath.Base(path)
+		err := rm.remove(ctx, top, name, path)
+		if errors.As(err, new(*PermissionError)) {
+			if err = w.putAside(top, name); err != nil { // it is in nobody's way
+				w.store.log.Warn("files of former jobs stay", slog.String("dir", path), slog.Any("error", err))
+				continue
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // folder opens rel below top, makes what is missing, and puts a folder in the place of anything else.
