@@ -96,14 +96,21 @@ func (l *lock) isAt(path string) (bool, error) {
 // hold makes a folder and waits for the lock in it. While the lock is held the folder stays; before that, somebody may remove
 // both (empty), and they are made again.
 func hold(ctx context.Context, dir, name string, how int) (*lock, error) {
-	for {
+	// Somebody is seldom in the way twice, but what is wrong with the folders above looks the same.
+	const tries, longest = 20, 50 * time.Millisecond
+	for try, wait := 1, time.Millisecond; ; try, wait = try+1, min(2*wait, longest) {
 		err := privateDir(dir)
 		var l *lock
 		if err == nil {
 			l, err = acquire(ctx, filepath.Join(dir, name), how)
 		}
-		if !errors.Is(err, fs.ErrNotExist) && !removedMeanwhile(dir, err) || ctx.Err() != nil {
+		if try == tries || !errors.Is(err, fs.ErrNotExist) && !removedMeanwhile(dir, err) {
 			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(wait):
 		}
 	}
 }
