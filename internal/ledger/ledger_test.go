@@ -299,6 +299,36 @@ func TestEvict(t *testing.T) {
 	}
 }
 
+// TestEvictUsedToday: a name that was used again, or given anew, some time after that was noted last is not unused for a day.
+func TestEvictUsedToday(t *testing.T) {
+	t.Parallel()
+	l := open(t, t.TempDir())
+	begin, engine := time.Now(), shelf{}
+	const day = 24 * time.Hour
+	used, built, left := ownName(t, "s1", "used"), ownName(t, "s1", "built"), ownName(t, "s1", "left")
+	for _, name := range []string{used, built, left} {
+		engine[name] = "sha256:" + name
+		if err := l.Own(name, "s1", name, begin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := begin.Add(day - time.Minute)
+	if err := errors.Join(l.Use(used, last), l.Own(built, "s1", built, last)); err != nil {
+		t.Fatal(err)
+	}
+	evict := func(at time.Time, want ...string) {
+		t.Helper()
+		gone, err := l.Evict(t.Context(), engine, at, day, func() bool { return true })
+		slices.Sort(gone)
+		if err != nil || !slices.Equal(gone, want) {
+			t.Errorf("%v are gone, %v, not %v", gone, err, want)
+		}
+	}
+	evict(begin.Add(day+time.Minute), left)
+	evict(last.Add(day-time.Minute))
+	evict(last.Add(day+time.Minute), built, used)
+}
+
 // TestLease: what a job borrowed is taken back when the job is gone, and not before.
 func TestLease(t *testing.T) {
 	t.Parallel()

@@ -118,10 +118,10 @@ func (l *Ledger) Entries() ([]Entry, error) {
 	return out, nil
 }
 
-// usedEvery is how exactly the last use of a name is known.
-const usedEvery = 24 * time.Hour
+// usedEvery is how exactly the last use of a name is known: much better than the least time after which an unused one goes.
+const usedEvery = time.Hour
 
-// Use notes that a scope's own name is used. It writes once a day, and does not wait for the disk. A use in the future was noted by
+// Use notes that a scope's own name is used. It writes once an hour, and does not wait for the disk. A use in the future was noted by
 // a clock that was wrong.
 func (l *Ledger) Use(name string, now time.Time) error {
 	l.mu.Lock()
