@@ -2,6 +2,7 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"strings"
 	"time"
@@ -24,7 +25,11 @@ func (c imageCalls) Tag(ctx context.Context, id, name string) error {
 
 // Untag implements ledger.Engine.
 func (c imageCalls) Untag(ctx context.Context, name string) error {
-	return c.images.Naming(func() error { return c.Engine.Untag(ctx, name) })
+	err := c.images.Naming(func() error { return c.Engine.Untag(ctx, name) })
+	if docker.IsUnreachable(err) {
+		return fmt.Errorf("%w: %w", ledger.ErrNoAnswer, err)
+	}
+	return err
 }
 
 // Image implements ledger.Engine.

@@ -37,16 +37,21 @@ func (l *Ledger) Expire(ctx context.Context, engine Engine, now time.Time, age t
 	return out, errors.Join(errs...)
 }
 
+// ErrNoAnswer is an Engine's error that says nothing of the name: it did not answer.
+var ErrNoAnswer = errors.New("the Engine does not answer")
+
 // Evict removes scopes' own names that were not used for that long, the longest unused first, while more says so. It returns them
-// as their jobs knew them, and ends at the first error: an Engine that does not answer would be waited for with each name.
+// as their jobs knew them. A name that cannot be removed is in nobody's way, but an Engine that does not answer would be waited for
+// with each.
 func (l *Ledger) Evict(ctx context.Context, engine Engine, now time.Time, age time.Duration, more func() bool) ([]string, error) {
 	entries, err := l.Entries()
 	if err != nil {
 		return nil, err
 	}
 	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !isOwn(e.Name) || !e.old(now, age) })
-	slices.SortFunc(entries, func(a, b Entry) int { return a.Used.Compare(b.Used) })
+	slices.SortStableFunc(entries, func(a, b Entry) int { return a.Used.Compare(b.Used) })
 	var out []string
+	var errs []error
 	for _, e := range entries {
 		if !more() {
 			break
@@ -55,11 +60,12 @@ func (l *Ledger) Evict(ctx context.Context, engine Engine, now time.Time, age ti
 		if gone {
 			out = append(out, e.Written)
 		}
-		if err != nil {
-			return out, err
+		errs = append(errs, err)
+		if ctx.Err() != nil || errors.Is(err, ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) {
+			break
 		}
 	}
-	return out, nil
+	return out, errors.Join(errs...)
 }
 
 // expire removes a scope's own name, or tidies another one, unless it was used meanwhile.

@@ -325,8 +325,52 @@ func TestEvictUsedToday(t *testing.T) {
 		}
 	}
 	evict(begin.Add(day+time.Minute), left)
-	evict(last.Add(day-time.Minute))
+	evict(last.Add(day - time.Minute))
 	evict(last.Add(day+time.Minute), built, used)
+}
+
+// stuckShelf is an Engine that does not remove some names.
+type stuckShelf struct {
+	shelf
+	stuck map[string]error
+	asked int
+}
+
+func (s *stuckShelf) Untag(ctx context.Context, name string) error {
+	s.asked++
+	if err := s.stuck[name]; err != nil {
+		return err
+	}
+	return s.shelf.Untag(ctx, name)
+}
+
+// TestEvictGoesOn: a name that cannot be removed keeps no other one, but an Engine that does not answer is asked once.
+func TestEvictGoesOn(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for _, c := range []struct {
+		err   error
+		want  []string
+		asked int
+	}{
+		{errors.New("conflict"), []string{"b", "d"}, 4},
+		{fmt.Errorf("%w: connection refused", ErrNoAnswer), nil, 1},
+		{context.DeadlineExceeded, nil, 1},
+	} {
+		l := open(t, t.TempDir())
+		engine := &stuckShelf{shelf: shelf{}, stuck: map[string]error{ownName(t, "s1", "a"): c.err, ownName(t, "s1", "c"): c.err}}
+		for i, written := range []string{"a", "b", "c", "d"} {
+			name := ownName(t, "s1", written)
+			engine.shelf[name] = "sha256:" + written
+			if err := l.Own(name, "s1", written, now.Add(time.Duration(i-100)*time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		gone, err := l.Evict(t.Context(), engine, now, time.Hour, func() bool { return true })
+		if !errors.Is(err, c.err) || !slices.Equal(gone, c.want) || engine.asked != c.asked {
+			t.Errorf("%v: %v are gone, %v; asked %d times", c.err, gone, err, engine.asked)
+		}
+	}
 }
 
 // TestLease: what a job borrowed is taken back when the job is gone, and not before.
