@@ -75,13 +75,45 @@ func removeUnread(name string, used time.Time) (int64, error) {
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return -1, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
-	if at, err := os.Stat(name); err != nil || !at.ModTime().Equal(used) { // used or replaced meanwhile
-		return -1, nil
-	}
-	if err := os.Remove(name); err != nil {
+	removed, err := removeIf(name, func(at fs.FileInfo) bool {
+		ours, err := f.Stat()
+		return err == nil && os.SameFile(ours, at) && at.ModTime().Equal(used) // else it was used or replaced meanwhile
+	})
+	if !removed {
 		return -1, err
 	}
 	return st.Blocks * 512, nil
+}
+
+// removeIf removes a file of which that is true. No archive is put in its place meanwhile.
+func removeIf(name string, which func(fs.FileInfo) bool) (bool, error) {
+	replacing, err := lockFolder(filepath.Dir(name), unix.LOCK_EX)
+	if err != nil {
+		return false, err
+	}
+	defer replacing.Close()
+	info, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || !which(info) {
+		return false, err
+	}
+	err = os.Remove(name)
+	return err == nil, err
+}
+
+// lockFolder keeps those who put archives into a folder (shared) and those who look at one and then remove it apart.
+func lockFolder(dir string, how int) (*os.File, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := flock(f, how); err != nil {
+		f.Close()
+		return nil, &fs.PathError{Op: "lock", Path: dir, Err: err}
+	}
+	return f, nil
 }
 
 // flock goes on where a signal interrupts it.

@@ -92,6 +92,11 @@ func (s Store) Put(project, key string, write func(f *os.File) (tag string, err 
 	if err := f.Close(); err != nil {
 		return 0, fmt.Errorf("write a cache file: %w", err)
 	}
+	putting, err := lockFolder(filepath.Dir(name), unix.LOCK_SH)
+	if err != nil {
+		return 0, fmt.Errorf("keep a cache file: %w", err)
+	}
+	defer putting.Close()
 	if err := os.Rename(f.Name(), name); err != nil {
 		return 0, fmt.Errorf("keep a cache file: %w", err)
 	}
@@ -152,10 +157,7 @@ func (s Store) Expire(unused time.Duration) error {
 	}
 	var failed []error
 	for _, name := range files {
-		info, err := os.Lstat(name)
-		if err == nil && time.Since(info.ModTime()) > unused {
-			err = os.Remove(name)
-		}
+		_, err := removeIf(name, func(at fs.FileInfo) bool { return time.Since(at.ModTime()) > unused })
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = append(failed, err)
 		}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -160,6 +161,35 @@ func TestEvict(t *testing.T) {
 	evict(10*size, 3, "") // with the new one
 	if _, err := s.Open("p", "new"); err == nil {
 		t.Error("the new one is left")
+	}
+}
+
+// TestEvictBesidePut: an archive that takes the place of an old one stays, whenever the old one is removed.
+func TestEvictBesidePut(t *testing.T) {
+	t.Parallel()
+	s := Store{Dir: t.TempDir()}
+	put := func() {
+		if _, err := s.Put("p", "k", func(*os.File) (string, error) { return "", nil }); err != nil {
+			t.Error(err)
+		}
+	}
+	name, long := s.path("p", "k"), time.Now().Add(-time.Hour).Truncate(time.Second)
+	for range 2000 {
+		put()
+		if err := os.Chtimes(name, long, long); err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(put)
+		both.Go(func() {
+			if _, err := removeUnread(name, long); err != nil {
+				t.Error(err)
+			}
+		})
+		both.Wait()
+		if _, err := os.Stat(name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

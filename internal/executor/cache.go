@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -170,25 +169,19 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 
 // restoreCache unpacks the first of a cache's keys that there is an archive for. fetch brings it to this machine; nil = it does
 // not, and what lies there is taken.
-func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, from *caches, c cachePlan, fetch func(ctx context.Context, tr *trace.Trace, key string) error) error {
+func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, from *caches, c cachePlan, fetch fetcher) error {
 	for _, key := range append([]string{c.key}, c.fallbacks...) {
-		if fetch != nil {
-			err := fetch(ctx, tr, key)
-			if errors.Is(err, objects.ErrDenied) { // it may just not be there
-				tr.Warnf("%v", err)
-				continue
-			}
-			if err != nil {
-				return err
-			}
-		}
-		a, err := from.local.Open(from.project, key)
-		if errors.Is(err, fs.ErrNotExist) {
-			tr.Printf("There is no cache for %s.", key)
+		a, err := from.open(ctx, tr, key, fetch)
+		if errors.Is(err, objects.ErrDenied) { // it may just not be there
+			tr.Warnf("%v", err)
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("the cache %s cannot be read: %w", key, err)
+			return err
+		}
+		if a == nil {
+			tr.Printf("There is no cache for %s.", key)
+			continue
 		}
 		defer a.Close()
 		_, text, err := unzip(ctx, tr, root, p, a.File, a.Size)

@@ -88,17 +88,45 @@ func (e *unfetchedError) Error() string {
 
 func (e *unfetchedError) Unwrap() error { return e.err }
 
-// fetch makes the copy on this machine what the bucket has.
-func (c *caches) fetch(ctx context.Context, tr *trace.Trace, key string) error {
+// fetcher makes the copy on this machine what the bucket has, and reports whether that is something.
+type fetcher func(ctx context.Context, tr *trace.Trace, key string) (bool, error)
+
+// open opens the archive of a key; nil = there is none. What was fetched may be gone by then where the disk is short: it is fetched again.
+func (c *caches) open(ctx context.Context, tr *trace.Trace, key string, fetch fetcher) (*archive.Stored, error) {
+	const tries = 3
+	for range tries {
+		fetched := false
+		if fetch != nil {
+			var err error
+			if fetched, err = fetch(ctx, tr, key); err != nil {
+				return nil, err
+			}
+		}
+		a, err := c.local.Open(c.project, key)
+		if err == nil {
+			return a, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("the cache %s cannot be read: %w", key, err)
+		}
+		if !fetched {
+			break
+		}
+	}
+	return nil, nil
+}
+
+// fetch implements fetcher. On a machine without a bucket there is nothing to do.
+func (c *caches) fetch(ctx context.Context, tr *trace.Trace, key string) (bool, error) {
 	if c.bucket == nil {
-		return nil
+		return false, nil
 	}
 	known := ""
 	if have, err := c.local.Open(c.project, key); err == nil {
 		known = have.Tag
 		have.Close()
 	} else if !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return false, err
 	}
 	ctx, cancel := c.limited(ctx)
 	defer cancel()
@@ -110,14 +138,14 @@ func (c *caches) fetch(ctx context.Context, tr *trace.Trace, key string) error {
 	switch {
 	case errors.Is(err, objects.ErrUnchanged):
 		tr.Printf("The cache %s has not changed since it was fetched.", key)
-		return nil
+		return true, nil
 	case errors.Is(err, objects.ErrNone):
-		return c.local.Remove(c.project, key)
+		return false, c.local.Remove(c.project, key)
 	case err != nil:
-		return &unfetchedError{key, err}
+		return false, &unfetchedError{key, err}
 	}
 	tr.Printf("Fetched the cache %s: %s in %.2f s", key, size(n), took.Seconds())
-	return nil
+	return true, nil
 }
 
 // send puts a packed archive into the bucket, and returns the tag of the copy on this machine.

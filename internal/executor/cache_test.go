@@ -1,11 +1,14 @@
 package executor
 
 import (
+	"context"
+	"os"
 	"testing"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/objects"
+	"github.com/slipway-ci/slipway/internal/trace"
 )
 
 // TestCachePlan: what variables and settings make of a cache.
@@ -79,5 +82,28 @@ func onS3(prefix string, disabled bool) func(s *Settings) {
 	return func(s *Settings) {
 		s.DisableCache = disabled
 		s.Cache = CacheSettings{S3: &objects.Options{Bucket: "caches"}, Prefix: prefix}
+	}
+}
+
+// TestCacheThatGoes: a copy that is evicted between the bucket's answer and its use is fetched again, and not for ever.
+func TestCacheThatGoes(t *testing.T) {
+	t.Parallel()
+	for goes, want := range map[int]int{0: 1, 1: 2, 100: 3} {
+		c := &caches{local: CacheStore(t.TempDir()), project: "p"}
+		asked := 0
+		a, err := c.open(t.Context(), nil, "k", func(ctx context.Context, _ *trace.Trace, key string) (bool, error) {
+			asked++
+			_, err := c.local.Put(c.project, key, func(f *os.File) (string, error) { _, err := f.WriteString("x"); return "tag", err })
+			if err == nil && asked <= goes {
+				_, _, err = c.local.Evict(ctx, 1)
+			}
+			return true, err
+		})
+		if err != nil || (a != nil) != (goes < 100) || asked != want {
+			t.Errorf("it goes %d times: %v, %v, asked %d times", goes, a, err, asked)
+		}
+		if a != nil {
+			a.Close()
+		}
 	}
 }
