@@ -46,7 +46,9 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 		Dirs: func() []string {
 			dirs := []string{s.folder.Path}
 			for _, k := range s.engines.known() {
-				dirs = append(dirs, k.machine.DataRoot)
+				if root, _ := k.data(); root != "" {
+					dirs = append(dirs, root)
+				}
 			}
 			return dirs
 		},
@@ -73,7 +75,10 @@ func (e diskEngine) cache() docker.BuildCache { return e.BuildCache(e.machine) }
 func (e diskEngine) Name() string { return e.Host() }
 
 // DataDir implements disk.Engine.
-func (e diskEngine) DataDir() string { return e.layers }
+func (e diskEngine) DataDir() string {
+	_, layers := e.data()
+	return layers
+}
 
 // CheapSize implements disk.Engine.
 func (e diskEngine) CheapSize() bool { return e.cache().CheapSize() }

@@ -41,7 +41,16 @@ type known struct {
 	*docker.Engine
 	machine docker.Machine
 	images  *ledger.Ledger
-	layers  string // where its images and its build cache lie; "" = nobody knows
+}
+
+// data are the folders of this machine where an Engine's data lies: all of it, and its images and its build cache. "" = nobody knows.
+// An Engine that is not reached through a socket may be on another machine, where such folders have the same names.
+func (k *known) data() (root, layers string) {
+	if k.Socket() == "" {
+		return "", ""
+	}
+	// Of an Engine without any images the folder is not there yet.
+	return k.machine.DataRoot, layersDir(k.machine)
 }
 
 // layersDir says where the images and the build cache of an Engine lie. With containerd's images that is in containerd's folder, of
@@ -117,7 +126,7 @@ func (e *engine) get(ctx context.Context) (*docker.Engine, error) {
 		e.log.Warn("the Engine is not reached through a socket: it must be on this machine, where the jobs' folders are", "host", conn.Host())
 	}
 	e.log.Info("reached the Docker Engine", "host", conn.Host(), "version", version, "api", conn.APIVersion())
-	e.known.Store(&known{conn, machine, images, layersDir(machine)})
+	e.known.Store(&known{conn, machine, images})
 	e.found()
 	return conn, nil
 }
@@ -205,9 +214,11 @@ func (es *engines) known() (out []*known) {
 func (es *engines) disks() []web.Disk {
 	dirs := map[string]string{es.folder.Path: "state"}
 	for _, k := range es.known() {
-		dirs[k.machine.DataRoot] = "engine"
-		if k.layers != "" {
-			dirs[k.layers] = "engine"
+		root, layers := k.data()
+		for _, dir := range []string{root, layers} {
+			if dir != "" {
+				dirs[dir] = "engine"
+			}
 		}
 	}
 	var out []web.Disk

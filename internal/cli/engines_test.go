@@ -2,6 +2,8 @@ package cli
 
 import (
 	"errors"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/state"
 )
 
 // TestSweptOnce: an Engine that two [[runners]] name in different ways is swept before the first job, and never again.
@@ -60,6 +63,56 @@ func TestLayersDir(t *testing.T) {
 	} {
 		if got := layersDir(c.machine); got != c.want {
 			t.Errorf("%+v: %q, not %q", c.machine, got, c.want)
+		}
+	}
+}
+
+// TestDataOfEngines: folders of an Engine's data are looked for each time, and only for one that is on this machine.
+func TestDataOfEngines(t *testing.T) {
+	t.Parallel()
+	pong := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("API-Version", "1.47") })
+	connect := func(network, address string) *docker.Engine {
+		l, err := net.Listen(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		srv := &http.Server{Handler: pong}
+		go func() { _ = srv.Serve(l) }()
+		t.Cleanup(func() { srv.Close() })
+		e, err := docker.Connect(t.Context(), docker.Options{Host: network + "://" + l.Addr().String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		return e
+	}
+	socketDir, err := os.MkdirTemp("", "slipway")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(socketDir) })
+	root := t.TempDir()
+	near := diskEngine{&known{Engine: connect("unix", filepath.Join(socketDir, "s")), machine: docker.Machine{DataRoot: root, StorageDriver: "test", ContainerdImages: true}}}
+	if got := near.DataDir(); got != "" {
+		t.Errorf("before there is an image: %q", got)
+	}
+	own := filepath.Join(root, "containerd", "daemon")
+	if err := os.MkdirAll(filepath.Join(own, "io.containerd.snapshotter.v1.test"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if got := near.DataDir(); got != own {
+		t.Errorf("%q, not %q", got, own)
+	}
+	far := &known{Engine: connect("tcp", "127.0.0.1:0"), machine: docker.Machine{DataRoot: root, StorageDriver: "overlay2"}}
+	if got := (diskEngine{far}).DataDir(); got != "" {
+		t.Errorf("of an Engine behind TCP: %q", got)
+	}
+	folder := &state.Folder{Path: t.TempDir()}
+	for k, want := range map[*known]int{near.known: 3, far: 1} {
+		es := &engines{folder: folder}
+		es.of(&config.Docker{}).known.Store(k)
+		if got := es.disks(); len(got) != want {
+			t.Errorf("of %s: %+v", k.Host(), got)
 		}
 	}
 }
