@@ -53,7 +53,7 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 			return dirs
 		},
 		Folders: []disk.Folder{
-			{What: disk.Caches, Dir: caches.Dir, Evict: caches.Evict},
+			{What: disk.Caches, Dir: caches.Dir, FewFiles: true, Evict: caches.Evict},
 			{What: disk.Sources, Dir: s.folder.Sources(), Evict: s.store.Evict},
 		},
 		Engines: func() (out []disk.Engine) {

@@ -52,6 +52,8 @@ type Engine interface {
 type Folder struct {
 	What string // they are: see the constants
 	Dir  string
+	// FewFiles says that they are large: to remove them is of no use where inodes lack.
+	FewFiles bool
 	// Evict removes what no job uses, the longest unused first, until about need bytes are free again.
 	Evict func(ctx context.Context, need int64) (n int, freed int64, err error)
 }

@@ -86,9 +86,12 @@ func (m *machine) took() []string {
 
 // folder has things of one GiB each.
 func (m *machine) folder(what, dir string, things int64) {
-	m.folders = append(m.folders, Folder{what, dir, func(_ context.Context, need int64) (int, int64, error) {
+	m.folders = append(m.folders, Folder{What: what, Dir: dir, FewFiles: what == Caches, Evict: func(_ context.Context, need int64) (int, int64, error) {
 		n := min((need+gib-1)/gib, things)
 		things -= n
+		if what == Sources {
+			m.disks[dir].FreeInodes += uint64(n)
+		}
 		r := m.note(dir, n, "%s %d", what, n)
 		return int(n), r.Bytes, nil
 	}})
@@ -418,6 +421,34 @@ func TestWake(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestInodes: where inodes lack, what has many files goes, and what has few stays.
+func TestInodes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		free, inodes uint64 // 50 of each shall be free, and a file takes a GiB
+		sources      int64
+		want         []string
+		short        bool
+	}{
+		{1050, 40, 20, []string{"sources 10"}, false},
+		{1050, 40, 5, []string{"sources 5"}, true},
+		{45, 50, 20, []string{"caches 5"}, false},
+		{45, 40, 20, []string{"caches 5", "sources 5"}, false},
+	} {
+		m := newMachine(t, 0)
+		*m.disks["/state"] = Space{Device: 1, Free: c.free * gib, Size: (c.free + 1000 - c.inodes) * gib, Inodes: 1000, FreeInodes: c.inodes}
+		m.folder(Caches, "/caches", 100)
+		m.folder(Sources, "/sources", c.sources)
+		m.once(m.keeper())
+		if diff := cmp.Diff(c.want, m.took()); diff != "" {
+			t.Errorf("%d GiB and %d inodes are free:\n%s", c.free, c.inodes, diff)
+		}
+		if short := strings.Contains(m.log.String(), "there is nothing more"); short != c.short {
+			t.Errorf("%d GiB and %d inodes are free, and now the log has:\n%s", c.free, c.inodes, &m.log)
+		}
+	}
 }
 
 func TestLacks(t *testing.T) {

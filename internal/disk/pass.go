@@ -51,7 +51,7 @@ func (p *pass) run(ctx context.Context) {
 	}
 	p.short = true
 	p.o.Log.Warn("a disk is short, and there is nothing more on it that slipway may remove", "disk", p.dir, "why", p.why,
-		"hint", "docker system df and du show what takes the room: remove what is not needed, or make the disk larger; until then jobs find next to nothing cached")
+		"hint", "docker system df, du and (of inodes) du --inodes show what takes the room: remove what is not needed, or make the disk larger; until then jobs find next to nothing cached")
 }
 
 // bound keeps each build cache to what it may take. The Engine itself knows whether it takes more.
@@ -81,9 +81,25 @@ func (p *pass) makeRoom(ctx context.Context) {
 		if p.lack <= 0 || ctx.Err() != nil {
 			return
 		}
-		n, freed, err := f.Evict(ctx, p.lack)
+		need := p.lack
+		if f.FewFiles {
+			need = p.lackOfRoom()
+		}
+		if need <= 0 {
+			continue
+		}
+		n, freed, err := f.Evict(ctx, need)
 		p.removed(ctx, f.What, f.Dir, Removed{n, freed}, err)
 	}
+}
+
+// lackOfRoom is what the disk lacks, but for inodes.
+func (p *pass) lackOfRoom() int64 {
+	now, err := p.o.Look(p.dir)
+	if err != nil {
+		return 0
+	}
+	return min(p.lack, now.lacksRoom(p.limits.MinFree(now.Size)))
 }
 
 // each asks the Engines on the disk that answer, while it is short.

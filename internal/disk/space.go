@@ -35,7 +35,7 @@ func Look(dir string) (Space, error) {
 
 // lacks says how many bytes are to be removed so that a disk has what shall stay free; 0 = it has.
 func (s Space) lacks(minFree uint64) int64 {
-	lack := int64(max(minFree, s.Free) - s.Free)
+	lack := s.lacksRoom(minFree)
 	if want := s.Inodes / leastInodes; s.FreeInodes < want {
 		// Nobody can tell how many inodes something has: so the files of the disk are taken to be of one size.
 		perInode := (s.Size - min(s.Free, s.Size)) / (s.Inodes - s.FreeInodes)
@@ -43,6 +43,9 @@ func (s Space) lacks(minFree uint64) int64 {
 	}
 	return lack
 }
+
+// lacksRoom is lacks, but for inodes.
+func (s Space) lacksRoom(minFree uint64) int64 { return int64(max(minFree, s.Free) - s.Free) }
 
 // describe says what a disk lacks.
 func (s Space) describe(minFree uint64) string {
