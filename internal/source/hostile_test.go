@@ -351,13 +351,13 @@ func TestUnprivileged(t *testing.T) {
 // plantForeign makes folders of user 1000 that hold what only root can remove.
 func plantForeign(t *testing.T) string {
 	dir := tempDir(t)
-	for _, name := range []string{"project", "tidy", "tidy.tmp", "project.tmp"} {
+	for _, name := range []string{"project", "tidy", "tidy.tmp", "project.tmp", "evicted"} {
 		path := filepath.Join(dir, name)
 		if err := errors.Join(os.Mkdir(path, 0o777), os.Chown(path, 1000, 1000)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for _, name := range []string{"project", "tidy.tmp"} {
+	for _, name := range []string{"project", "tidy.tmp", "evicted"} {
 		foreign := filepath.Join(dir, name, "foreign")
 		if err := errors.Join(os.Mkdir(foreign, 0o755), os.WriteFile(filepath.Join(foreign, "file"), nil, 0o644)); err != nil {
 			t.Fatal(err)
@@ -378,6 +378,27 @@ func TestForeignFiles(t *testing.T) {
 	}
 	srv, store := newGitServer(t), newStore(t)
 	r := srv.pipeline(t, 1, srv.commit(t, "refs/heads/main", "", sample))
+	evicted := open(t, store, r)
+	err := errors.Join(evicted.Close(), os.Remove(evicted.Dir), os.Rename(filepath.Join(root, "evicted"), evicted.Dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := store.Evict(t.Context(), 1<<40); !errors.As(err, new(*PermissionError)) {
+		t.Errorf("evicted: %v", err)
+	}
+	// The next job in the slot has them removed, wherever they are by then.
+	evicted = open(t, store, r)
+	if err := evicted.Checkout(t.Context(), io.Discard); !errors.As(err, new(*PermissionError)) || !strings.Contains(err.Error(), evicted.Dir+"/") {
+		t.Errorf("after an eviction: %v", err)
+	}
+	for _, name := range evicted.stale { // who made it removes it
+		if err := os.Rename(filepath.Join(evicted.Dir, name), filepath.Join(root, "evicted")); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := evicted.Checkout(t.Context(), io.Discard); err != nil {
+		t.Error(err)
+	}
 	for _, rel := range []string{"project", "tidy"} {
 		r.Root, r.Rel, r.Slot = root, rel, rel
 		w := open(t, store, r)
