@@ -78,7 +78,7 @@ func runGuard(ctx context.Context, o guardOptions) (err error) {
 	}
 	g, err := guard.Open(ctx, guard.Options{
 		Dial: engine.Dial, Dir: place.dir(), Socket: o.flags.listen, Policy: policy, Images: images, Log: o.audit, Report: o.reporter(),
-		History: layercache.NewHistory(filepath.Join(state.BuildsIn(o.flags.state), o.scope())),
+		History: layercache.NewHistory(filepath.Join(state.BuildsIn(o.flags.state), o.projectScope())),
 	})
 	if err != nil {
 		return err
@@ -123,7 +123,8 @@ func exitAtSecond(signals <-chan os.Signal) {
 	}
 }
 
-// expire removes, meanwhile, the names of images that none has used for a while: nobody else does where no runner serves.
+// expire removes, meanwhile, the names of images that none has used for a while, and old records of builds: nobody else does where
+// no runner serves.
 // What it returns ends that; the next guard goes on.
 func (o guardOptions) expire(ctx context.Context, engine *docker.Engine, images *ledger.Ledger) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -132,6 +133,9 @@ func (o guardOptions) expire(ctx context.Context, engine *docker.Engine, images 
 		defer close(ended)
 		if err := executor.ExpireImages(ctx, engine, images, o.log); err != nil && ctx.Err() == nil {
 			o.log.Warn("some unused images stay", "error", err)
+		}
+		if err := layercache.Expire(state.BuildsIn(o.flags.state), time.Now(), layercache.Unused); err != nil {
+			o.log.Warn("some records of old builds stay", "error", err)
 		}
 	}()
 	return func() { cancel(); <-ended }
@@ -286,18 +290,27 @@ func (o guardOptions) withoutNested(mounts []guard.Mount) (out []guard.Mount, er
 
 // scope names who shares the build cache: a project; without a name, all that is done in the same folder.
 func (o guardOptions) scope() string {
+	if o.flags.scope == config.ScopeRunner {
+		return scopeOf("guard\nrunner")
+	}
+	return o.projectScope()
+}
+
+// projectScope is that of one project, or folder, whoever shares its build cache: its files have names that are nobody else's business.
+func (o guardOptions) projectScope() string {
 	f := o.flags
 	of := "guard\nproject\n" + f.project
-	switch {
-	case f.scope == config.ScopeRunner:
-		of = "guard\nrunner"
-	case f.project == "":
+	if f.project == "" {
 		here, _ := os.Getwd()
 		of = "guard\nfolder\n" + cmp.Or(o.dir, f.listen, here)
 	}
 	if f.scope == config.ScopeProtected && f.protected {
 		of += "\nprotected"
 	}
+	return scopeOf(of)
+}
+
+func scopeOf(of string) string {
 	sum := sha256.Sum256([]byte(of))
 	return hex.EncodeToString(sum[:16])
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 
 	"github.com/moby/moby/client"
 )
@@ -22,6 +23,8 @@ type Machine struct {
 	Experimental       bool
 	// ContainerdImages: images and the build cache are containerd's, not in a store of the Engine's own.
 	ContainerdImages bool
+	// MapsUsers: the users of containers have other numbers on the machine (userns-remap).
+	MapsUsers bool
 }
 
 // Machine asks the Engine about its machine.
@@ -35,6 +38,7 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}
 	m.Experimental = r.Info.ExperimentalBuild
+	m.MapsUsers = slices.ContainsFunc(r.Info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=userns") })
 	m.ContainerdImages = slices.Contains(r.Info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
 	if c := r.Info.RegistryConfig; c != nil {
 		for _, block := range c.InsecureRegistryCIDRs {

@@ -4,9 +4,11 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path"
+	"time"
 
 	"github.com/moby/moby/client"
 	"github.com/moby/sys/user"
@@ -15,30 +17,42 @@ import (
 // maxUsers bounds what is read of a container's /etc/passwd and /etc/group, in bytes.
 const maxUsers = 1 << 20
 
-// UserOf is whom the processes of a container run as, by number, as Docker finds it: by the container's own /etc/passwd and
-// /etc/group where a name stands. The container need not run.
-func (e *Engine) UserOf(ctx context.Context, id string) (uid, gid int, err error) {
-	r, err := e.api.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
-	if err != nil {
-		return 0, 0, fmt.Errorf("inspect container: %w", err)
-	}
-	if r.Container.Config == nil || r.Container.Config.User == "" {
+// ErrNoUser says that an image does not know the user that a container of it is to run as.
+var ErrNoUser = errors.New("the image has no such user")
+
+// UserOf is whom the processes of a container run as, by number, as Docker finds it: by the image's own /etc/passwd and
+// /etc/group where a name stands. To read them it makes a container of the name, image and labels of c, which has nothing else of c and is
+// never started: to copy files out of one that shares places with others can lead the Engine astray (CVE-2026-42306). The error may be ErrNoUser.
+func (e *Engine) UserOf(ctx context.Context, c Container, spec string) (uid, gid int, err error) {
+	if spec == "" {
 		return 0, 0, nil
 	}
+	id, err := e.Create(ctx, Container{Name: c.Name, Image: c.Image, Labels: c.Labels, Network: "none", Cmd: []string{"true"}})
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
+		defer cancel()
+		err = errors.Join(err, e.Remove(ctx, id))
+	}()
 	var files [2]io.Reader
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
 		data, err := e.readFile(ctx, id, name)
 		if err != nil && !IsNotFound(err) { // an image without users has numbers only
-			return 0, 0, fmt.Errorf("read %s of the container: %w", name, err)
+			return 0, 0, fmt.Errorf("read %s of the image: %w", name, err)
 		}
 		files[i] = bytes.NewReader(data)
 	}
-	found, err := user.GetExecUser(r.Container.Config.User, nil, files[0], files[1])
+	found, err := user.GetExecUser(spec, nil, files[0], files[1])
 	if err != nil {
-		return 0, 0, fmt.Errorf("the container's user %q: %w", r.Container.Config.User, err)
+		return 0, 0, fmt.Errorf("%w: %q: %w", ErrNoUser, spec, err)
 	}
 	return found.Uid, found.Gid, nil
 }
+
+// removeTimeout bounds the removal of a container that was made to be looked into.
+const removeTimeout = 10 * time.Second
 
 // readFile reads the beginning of a file of a container, which need not run.
 func (e *Engine) readFile(ctx context.Context, id, name string) ([]byte, error) {

@@ -1,12 +1,14 @@
 package executor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -49,19 +51,23 @@ func (e *Executor) workspace(ctx context.Context, tr *trace.Trace, p *plan) (w *
 	return w, err
 }
 
-// giveToImageUser makes the user of the job's container the owner of the sources, of caches and of artifacts: under a umask of
-// 0022 it could change none of them.
-func (e *Executor) giveToImageUser(ctx context.Context, p *plan, w *source.Workspace, s *session) error {
-	c, ok := s.place.(*container)
-	if !ok {
-		return nil
-	}
-	uid, gid, err := e.Engine.UserOf(ctx, c.id)
-	if err != nil {
+// findOwner finds the user of the job's container, who is to own the sources, caches and artifacts: under a umask of 0022 he could
+// change none of them.
+func (e *Executor) findOwner(ctx context.Context, p *plan, image docker.Image) error {
+	probe := docker.Container{Name: p.container.Name + "-user", Image: image.ID, Labels: p.container.Labels}
+	// Not to be interrupted: the Engine would go on, and leave a container that nobody knows.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	uid, gid, err := e.Engine.UserOf(ctx, probe, cmp.Or(p.container.User, image.User))
+	switch {
+	case errors.Is(err, docker.ErrNoUser):
 		return configurationError("check image: docker: user: in .gitlab-ci.yml, or user in [runners.docker]", "%w", err)
+	case err != nil:
+		e.forget(ctx, probe.Name)
+		return err
 	}
 	p.source.request.Owner = &source.Owner{UID: uid, GID: gid}
-	return w.Give(*p.source.request.Owner)
+	return nil
 }
 
 // evenIfDenied also gets over what a job of another user left, which an ordinary user cannot remove: a crash kept that

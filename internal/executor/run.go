@@ -141,7 +141,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 		s, err = e.create(limited, tr, p, w, sv)
 	}
 	if err == nil && p.imageUser {
-		if err = e.giveToImageUser(limited, p, w, s); err == nil {
+		if err = w.Give(*p.source.request.Owner); err == nil {
 			fetch()
 		}
 	}
@@ -212,6 +212,11 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	image, err := e.ensureImage(ctx, tr, p, p.image)
 	if err != nil {
 		return nil, orCause(ctx, err)
+	}
+	if p.imageUser {
+		if err := e.findOwner(ctx, p, image); err != nil {
+			return nil, orCause(ctx, err)
+		}
 	}
 	c := p.container
 	c.Image = image.ID

@@ -64,8 +64,8 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	}
 	if s.Account != nil || s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
 		r.Umask = fs.FileMode(0o022)
-		// In a folder that other containers can change, root gives nothing away.
-		p.imageUser = s.Account == nil && os.Geteuid() == 0 && r.Root == ""
+		// In a folder that other containers can change, root gives nothing away; and where users are mapped, it would be to others.
+		p.imageUser = s.Account == nil && os.Geteuid() == 0 && r.Root == "" && !s.Guard.Machine.MapsUsers
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
 }

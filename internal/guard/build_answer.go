@@ -41,7 +41,7 @@ type replacer func(text string) string
 func (r replacer) Replace(text string) string { return r(text) }
 
 func newBuildAnswer(c *call, b *buildRequest) *buildAnswer {
-	return &buildAnswer{c: c, b: b, files: &layercache.Collector{}}
+	return &buildAnswer{c: c, b: b, files: c.collector()}
 }
 
 // The messages of a build's answer.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -33,10 +34,40 @@ const (
 	measureTime = time.Second
 )
 
+// pendingRecords are the builds that are being remembered, by their keys.
+type pendingRecords struct {
+	mu   sync.Mutex
+	kept map[string]chan struct{} // closed when it is
+}
+
+// begin waits until the build before it of the same image is remembered. end must be called.
+func (p *pendingRecords) begin(key string) (end func()) {
+	for {
+		p.mu.Lock()
+		before, ok := p.kept[key]
+		if !ok {
+			mine := make(chan struct{})
+			if p.kept == nil {
+				p.kept = map[string]chan struct{}{}
+			}
+			p.kept[key] = mine
+			p.mu.Unlock()
+			return func() {
+				p.mu.Lock()
+				defer p.mu.Unlock()
+				delete(p.kept, key)
+				close(mine)
+			}
+		}
+		p.mu.Unlock()
+		<-before
+	}
+}
+
 // explain tells the job's author what of a build was cached and why the rest was not, and remembers the build for the next one.
 // Its client waits only for what is told, so that the job's log has it in its place.
 func (g *Guard) explain(r buildRecord) {
-	if r.file == nil {
+	if r.file == nil || g.history == nil {
 		return
 	}
 	if r.told != nil {
@@ -45,34 +76,53 @@ func (g *Guard) explain(r buildRecord) {
 		case <-time.After(toldTime): // the client has gone, or reads slowly
 		}
 	}
-	now := r.build()
-	if g.history == nil {
-		g.tell(now.Compare(nil), r)
-		return
-	}
-	g.remembering.Lock()
-	last, err := g.history.Last(r.key())
+	now, key := r.build(), r.key()
+	g.calls.Add(1)
+	end := sync.OnceFunc(g.records.begin(key))
+	remembers := false
+	defer func() {
+		if !remembers {
+			end()
+			g.calls.Done()
+		}
+	}()
+	last, err := g.history.Last(key)
 	if err != nil {
 		g.log.Warn("the last build cannot be looked up", "error", err)
 	}
-	g.tell(now.Compare(last), r)
-	g.calls.Add(1)
+	report := now.Compare(last, g.shown)
+	g.saved(report.SavedTime, report.SavedBytes)
+	for _, line := range report.Lines(r.name()) {
+		g.report("slipway: " + line)
+	}
+	remembers = true
 	go func() {
 		defer g.calls.Done()
-		defer g.remembering.Unlock()
+		defer end()
 		now.Measure(g.layers(r.image))
-		if err := g.history.Keep(r.key(), now); err != nil {
+		if err := g.history.Keep(key, now); err != nil {
 			g.log.Warn("a build is not remembered: the next one cannot be compared with it", "error", err)
 		}
 	}()
 }
 
-// tell writes a report into the job's log, and counts what was saved.
-func (g *Guard) tell(report layercache.Report, r buildRecord) {
-	g.saved(report.SavedTime, report.SavedBytes)
-	for _, line := range report.Lines(r.name()) {
-		g.report("slipway: " + clean(line))
+// collector is what takes in the files of a build's context; nil if nobody will ask for them.
+func (g *Guard) collector() *layercache.Collector {
+	if g.history == nil {
+		return nil
 	}
+	return &layercache.Collector{}
+}
+
+// shown is a text of a Dockerfile, or the name of a file, for the job's log. It will be cut, so what is to be masked is masked before:
+// half of a secret would not be found any more.
+func (g *Guard) shown(text string) string {
+	for _, s := range g.policy.Secrets {
+		if s.Value != "" {
+			text = strings.ReplaceAll(text, s.Value, "[MASKED]")
+		}
+	}
+	return strings.Map(wire.PrintableRune, text)
 }
 
 // layers is the history of an image; none if there is no image.
@@ -92,11 +142,12 @@ func (g *Guard) layers(image string) (layers []layercache.Layer) {
 // Engine tells it once.
 func (b *grpcBuild) explain(image string, ok bool) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.copies) != 1 || !b.following.Load() {
+	copies, by := b.copies, b.by
+	b.mu.Unlock()
+	if len(copies) != 1 || !b.following.Load() {
 		return
 	}
-	r := buildRecord{file: b.copies[0], by: b.by, steps: &b.vertices, told: b.followed, files: &b.seen, image: image, ok: ok}
+	r := buildRecord{file: copies[0], by: by, steps: &b.vertices, told: b.followed, files: b.seen, image: image, ok: ok}
 	for _, x := range b.exports {
 		r.names = append(r.names, shownNames(x.written)...)
 	}
@@ -176,15 +227,6 @@ func (r buildRecord) outcome(keyword string, v progress.Vertex) (layercache.Outc
 		return layercache.Done, v.Took
 	}
 	return layercache.NotReached, 0
-}
-
-// clean is a line for the job's log: what is in it comes from a Dockerfile and from names of files.
-func clean(line string) string {
-	const most = 1000
-	if len(line) > most {
-		line = line[:most] + "…"
-	}
-	return strings.Map(wire.PrintableRune, line)
 }
 
 // shownNames are names as people write them.

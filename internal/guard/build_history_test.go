@@ -1,10 +1,18 @@
 package guard
 
 import (
+	"archive/tar"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	fstypes "github.com/tonistiigi/fsutil/types"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 )
@@ -124,5 +132,81 @@ func TestWhyNotCachedIsOneLine(t *testing.T) {
 	lines := strings.Split(strings.TrimSpace(r.reports.take()), "\n")
 	if len(lines) != 3 || !strings.HasPrefix(lines[2], "slipway: not cached: line 2, COPY . /x: changed: ?[31m??Job succeeded?yyy") || len(lines[2]) > 200 {
 		t.Errorf("told %q", lines)
+	}
+}
+
+// TestHistoryIsBounded: neither many names nor long links of a context take the runner's memory or its disk.
+func TestHistoryIsBounded(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	r := newRig(t, func(o *Options) { o.History = layercache.NewHistory(dir) })
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	add := func(h *tar.Header, data string) {
+		t.Helper()
+		if err := errors.Join(w.WriteHeader(h), func() error { _, err := io.WriteString(w, data); return err }()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := "FROM " + alpine + "\nRUN true " + r.policy.Token + "\n"
+	add(&tar.Header{Name: "Dockerfile", Size: int64(len(file)), Mode: 0o644}, file)
+	for range 2 {
+		for i := range 100 { // the second time with a link, which means nothing for a plain file
+			add(&tar.Header{Name: fmt.Sprint("f", i), Mode: 0o644, PAXRecords: map[string]string{"linkpath": strings.Repeat("x", 500_000)}}, "")
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if status, out := r.do("POST", "/build", b.Bytes(), "Content-Type", "application/x-tar"); status != 200 || !strings.Contains(out, "Successfully built") {
+		t.Fatalf("%d %.500s", status, out)
+	}
+	if err := r.Close(t.Context()); err != nil { // waits until it is remembered
+		t.Error(err)
+	}
+	all, err := os.ReadDir(dir)
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%d records, %v", len(all), err)
+	}
+	if info, err := all[0].Info(); err != nil || info.Size() > 10_000 {
+		t.Errorf("the record: %v, %v", info, err)
+	}
+}
+
+// TestPassingFilesAreBounded: nothing is held of files that nothing will be told of.
+func TestPassingFilesAreBounded(t *testing.T) {
+	t.Parallel()
+	for name, path := range map[string]func(i int) string{
+		"many":           func(i int) string { return fmt.Sprint(i) },
+		"long":           func(i int) string { return strings.Repeat("x", 4000) + fmt.Sprint(i) },
+		"again the same": func(int) string { return "x" },
+	} {
+		f := passingFiles{files: &layercache.Collector{}}
+		for i := range 100_000 {
+			f.take(&fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: &fstypes.Stat{Path: path(i), Size: 1}})
+		}
+		if len(f.stats) > 0 || f.files != nil {
+			t.Errorf("%s: %d are held", name, len(f.stats))
+		}
+	}
+}
+
+// TestHistoryGoesOn: what goes wrong with one build keeps none after it from being told of.
+func TestHistoryGoesOn(t *testing.T) {
+	t.Parallel()
+	panics := true
+	r := newRig(t, func(o *Options) {
+		o.History = layercache.NewHistory(t.TempDir())
+		o.Saved = func(time.Duration, int64) {
+			if panics {
+				panics = false
+				panic("the first time")
+			}
+		}
+	})
+	dir := folder(t, "Dockerfile", "FROM "+alpine+"\nRUN true "+r.policy.Token+"\n")
+	_, _ = r.try("build", dir)
+	if out, err := r.try("build", dir); err != nil || !strings.Contains(r.reports.String(), "1 of 1 steps cached") {
+		t.Errorf("%v\n%s\n%s", err, out, r.reports)
 	}
 }

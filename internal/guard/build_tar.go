@@ -311,7 +311,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // collect takes an entry in for what is told of the build.
 func (t *buildContext) collect(h *tar.Header, name string, sum uint32) {
-	t.files.Add(name, layercache.File{Mode: uint32(h.FileInfo().Mode()), Size: h.Size, Time: h.ModTime.UnixNano(), Link: h.Linkname, Sum: sum, Summed: true})
+	f := layercache.File{Mode: uint32(h.FileInfo().Mode()), Size: h.Size, Time: h.ModTime.UnixNano(), Sum: sum, Summed: true}
+	if h.Typeflag == tar.TypeSymlink || h.Typeflag == tar.TypeLink { // of others it means nothing
+		f.Link = h.Linkname
+	}
+	t.files.Add(name, f)
 }
 
 // leads reports whether an entry is the symlink that stands for the Dockerfile. It is followed if what it leads to comes

@@ -37,8 +37,8 @@ type grpcBuild struct {
 	asked  chan struct{} // closed when the Engine is about to be asked
 	mu     sync.Mutex
 	copies []*checkedFile
-	by     *buildRequest // the options of the last copy
-	seen   layercache.Collector
+	by     *buildRequest         // the options of the last copy
+	seen   *layercache.Collector // of its context
 	// failure is what the client was told last of a Dockerfile that does not build; gaveUp, that it ended the build for it.
 	failure error
 	gaveUp  bool
@@ -161,7 +161,7 @@ func (c *call) newGRPCBuild(r *control.SolveRequest) (*grpcBuild, error) {
 	if !sessionIDForm.MatchString(r.Ref) {
 		return nil, badRequest("slipway: the build's reference is not of letters, digits, - and _")
 	}
-	b := &grpcBuild{buildRequest: &buildRequest{c: c, options: map[string][]string{}}, ref: r.Ref, asked: make(chan struct{}), followed: make(chan struct{})}
+	b := &grpcBuild{buildRequest: &buildRequest{c: c, options: map[string][]string{}}, ref: r.Ref, asked: make(chan struct{}), followed: make(chan struct{}), seen: c.collector()}
 	client, caller, err := c.sessions.find(c.ctx, r.Session)
 	if err != nil {
 		return nil, err

@@ -65,44 +65,43 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial    func(ctx context.Context) (net.Conn, error)
-	dir     string
-	socket  string
-	policy  Policy
-	images  *ledger.Ledger
-	log     *slog.Logger
-	report  func(string)
-	count   func(rule string, audited bool)
-	built   func(cached bool)
-	saved   func(t time.Duration, bytes int64)
-	history *layercache.History
-	// remembering is held from the lookup of a build's last one until it is itself the last one.
-	remembering sync.Mutex
-	engine      *upstream
-	lease       *ledger.Lease // of the job, for the names that it borrows
-	objects     *objects
-	ports       *ports
-	daemon      daemonPorts
-	making      sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
-	builds      *builds
-	grpc        engineGRPC
-	grpcBuilds  *grpcBuilds
-	made        *made
-	sessions    *sessions
-	copies      copies
-	large       chan struct{} // one for each call at work that takes much memory
-	patience    time.Duration // with clients whose archives others wait for
-	load        chan struct{} // for the one archive of images that is read at a time
-	watching    sync.Once
-	router      *router
-	server      *http.Server
-	listener    net.Listener
-	ctx         context.Context // of everything that the guard does for the job; ends with Close
-	cancel      context.CancelFunc
-	calls       sync.WaitGroup // calls at work, hijacked ones too
-	served      chan struct{}
-	closing     sync.Once
-	closed      error
+	dial       func(ctx context.Context) (net.Conn, error)
+	dir        string
+	socket     string
+	policy     Policy
+	images     *ledger.Ledger
+	log        *slog.Logger
+	report     func(string)
+	count      func(rule string, audited bool)
+	built      func(cached bool)
+	saved      func(t time.Duration, bytes int64)
+	history    *layercache.History
+	records    pendingRecords // of the history
+	engine     *upstream
+	lease      *ledger.Lease // of the job, for the names that it borrows
+	objects    *objects
+	ports      *ports
+	daemon     daemonPorts
+	making     sync.Mutex // networks and volumes, one at a time: two calls at once neither exceed a limit nor make one twice
+	builds     *builds
+	grpc       engineGRPC
+	grpcBuilds *grpcBuilds
+	made       *made
+	sessions   *sessions
+	copies     copies
+	large      chan struct{} // one for each call at work that takes much memory
+	patience   time.Duration // with clients whose archives others wait for
+	load       chan struct{} // for the one archive of images that is read at a time
+	watching   sync.Once
+	router     *router
+	server     *http.Server
+	listener   net.Listener
+	ctx        context.Context // of everything that the guard does for the job; ends with Close
+	cancel     context.CancelFunc
+	calls      sync.WaitGroup // calls at work, hijacked ones too
+	served     chan struct{}
+	closing    sync.Once
+	closed     error
 }
 
 // Open makes the job's socket and serves it until Close. The error says why the Engine or the folder cannot be used.

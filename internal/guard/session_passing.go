@@ -17,7 +17,7 @@ type passingFiles struct {
 	sums  map[uint32]uint32 // of the files that are on their way
 }
 
-// maxPassing bounds the names that are held. With more, nothing would be told of the files anyway.
+// maxPassing bounds the files whose contents are waited for.
 const maxPassing = 50_000
 
 func (f *passingFiles) take(p *fstypes.Packet) {
@@ -29,8 +29,8 @@ func (f *passingFiles) take(p *fstypes.Packet) {
 		if p.Stat == nil {
 			return
 		}
-		if len(f.stats) >= maxPassing {
-			f.files = nil
+		if len(f.stats) >= maxPassing { // only a client that tells of a file twice comes here
+			*f = passingFiles{}
 			return
 		}
 		f.stats = append(f.stats, &fstypes.Stat{Path: p.Stat.Path, Mode: p.Stat.Mode, Size: p.Stat.Size, ModTime: p.Stat.ModTime, Linkname: p.Stat.Linkname})
@@ -46,8 +46,9 @@ func (f *passingFiles) take(p *fstypes.Packet) {
 			f.sums[p.ID] = crc32.Update(f.sums[p.ID], castagnoli, p.Data)
 			return
 		}
-		f.add(f.stats[p.ID], f.sums[p.ID], true)
+		sum := f.sums[p.ID]
 		delete(f.sums, p.ID)
+		f.add(f.stats[p.ID], sum, true)
 	}
 }
 
@@ -56,5 +57,7 @@ func (f *passingFiles) add(s *fstypes.Stat, sum uint32, summed bool) {
 	if !os.FileMode(s.Mode).IsRegular() || s.Size == 0 { // it has no contents
 		file.Size, file.Summed = 0, true
 	}
-	f.files.Add(s.Path, file)
+	if !f.files.Add(s.Path, file) {
+		*f = passingFiles{} // nothing will be told of them
+	}
 }

@@ -28,12 +28,15 @@ type Miss struct {
 const maxMisses = 3
 
 // Compare says what became of a build's steps, and why. last is the last build of the same image, nil if there is none. What
-// last knows of steps and files that are the same is taken over, so that now can be the next one's last.
-func (now *Build) Compare(last *Build) Report {
+// last knows of steps and files that are the same is taken over, so that now can be the next one's last. shown makes texts of the
+// Dockerfile and names of files fit for people, before they are cut to a length that fits into a line.
+func (now *Build) Compare(last *Build, shown func(string) string) Report {
 	if last != nil && !now.alike(last) {
 		last = nil
 	}
 	var r Report
+	c := comparison{now: now, last: last, shown: func(text string) string { return short(shown(text)) }}
+	places := last.places()
 	if last != nil {
 		r.Since = max(now.Time.Sub(last.Time), 1)
 		now.Files.recall(last.Files)
@@ -47,14 +50,17 @@ func (now *Build) Compare(last *Build) Report {
 		if !stage.Needed {
 			continue
 		}
+		seen := map[string]int{}
 		for j := range stage.Steps {
 			step := &stage.Steps[j]
+			nth := seen[step.Text]
+			seen[step.Text]++
 			if !step.Works {
 				continue
 			}
-			before, at := last.find(now, i, j)
+			before, at := last.find(places, stage.Name, i, step.Text, nth)
 			if before != nil && step.Outcome != Done {
-				step.Took, step.Size = before.Took, cmp.Or(step.Size, before.Size)
+				step.Took, step.Size = max(before.Took, 0), cmp.Or(step.Size, max(before.Size, 0))
 			}
 			switch step.Outcome {
 			case NotReached:
@@ -67,7 +73,7 @@ func (now *Build) Compare(last *Build) Report {
 				follows := missed[i] || slices.ContainsFunc(step.Stages, func(s int) bool { return s >= 0 && s < i && missed[s] })
 				missed[i] = true
 				if !follows && last != nil && !now.NoCache && len(r.Misses) < maxMisses {
-					r.Misses = append(r.Misses, Miss{step.Line, step.Text, now.why(last, i, j, before, at)})
+					r.Misses = append(r.Misses, Miss{step.Line, c.shown(step.Text), c.why(i, j, before, at)})
 				}
 			}
 			r.Total++
@@ -97,38 +103,48 @@ func (now *Build) alike(last *Build) bool {
 	return 2*common >= all
 }
 
+// comparison is of two builds, for people.
+type comparison struct {
+	now, last *Build
+	shown     func(text string) string
+}
+
 // place is where a step is.
 type place struct{ stage, step int }
 
-// find is a step as the last build had it, and where; nil if it had none. The same instruction may stand in a stage twice.
-func (last *Build) find(now *Build, stage, step int) (*Step, place) {
-	if last == nil {
-		return nil, place{}
+// places are those of all steps, by their text, in each stage.
+func (b *Build) places() []map[string][]int {
+	if b == nil {
+		return nil
 	}
-	s, ok := last.stage(now.Stages[stage].Name, stage)
-	if !ok {
-		return nil, place{}
-	}
-	text, nth := now.Stages[stage].Steps[step].Text, 0
-	for _, earlier := range now.Stages[stage].Steps[:step] {
-		if earlier.Text == text {
-			nth++
+	out := make([]map[string][]int, len(b.Stages))
+	for i, s := range b.Stages {
+		out[i] = map[string][]int{}
+		for j, step := range s.Steps {
+			out[i][step.Text] = append(out[i][step.Text], j)
 		}
 	}
-	for i := range last.Stages[s].Steps {
-		if found := &last.Stages[s].Steps[i]; found.Text == text {
-			if nth == 0 {
-				return found, place{s, i}
-			}
-			nth--
-		}
+	return out
+}
+
+// find is a step of another build as this one had it, and where; nil if it had none. The same instruction may stand in a stage more
+// than once: it is the nth.
+func (b *Build) find(places []map[string][]int, stage string, number int, text string, nth int) (*Step, place) {
+	if b == nil {
+		return nil, place{}
 	}
-	return nil, place{}
+	i, ok := b.stage(stage, number)
+	if !ok || nth >= len(places[i][text]) {
+		return nil, place{}
+	}
+	j := places[i][text][nth]
+	return &b.Stages[i].Steps[j], place{i, j}
 }
 
 // why says what a step has that the last build did not have. before is the step there, nil if it was not there. What stood in
 // another Dockerfile than this build's is not told: who reads this log may not have been meant to read that.
-func (now *Build) why(last *Build, stage, step int, before *Step, at place) string {
+func (c comparison) why(stage, step int, before *Step, at place) string {
+	now, last := c.now, c.last
 	s := now.Stages[stage].Steps[step]
 	if before == nil {
 		return "it is new or has changed"
@@ -136,20 +152,20 @@ func (now *Build) why(last *Build, stage, step int, before *Step, at place) stri
 	if base, was := now.root(stage), last.root(at.stage); base.Image != was.Image {
 		return "it has another base"
 	} else if base.ID != was.ID {
-		return fmt.Sprintf("its base %s is a newer image, or another one", base.Image)
+		return fmt.Sprintf("its base %s is a newer image, or another one", c.shown(base.Image))
 	}
-	if changed := s.changedBefore(now.before(stage, step), last.before(at.stage, at.step)); changed != "" {
+	if changed := c.changedBefore(&s, now.before(stage, step), last.before(at.stage, at.step)); changed != "" {
 		return changed
 	}
 	if name := s.changedArg(now.before(stage, step), now.Args, last.Args); name != "" {
-		return fmt.Sprintf("the build argument %s has another value", name)
+		return fmt.Sprintf("the build argument %s has another value", c.shown(name))
 	}
 	if len(s.Sources) > 0 {
 		if now.Files == nil || last.Files == nil {
 			return "files may have changed; there are too many to say which"
 		}
 		if d := now.Files.since(last.Files, s.Sources); d.any() {
-			return d.String()
+			return c.files(d)
 		}
 	}
 	switch {
@@ -182,12 +198,12 @@ func (s *Step) sees(earlier *Step) bool {
 }
 
 // changedBefore names the first instruction before a step that is not as it was.
-func (s *Step) changedBefore(now, last []*Step) string {
+func (c comparison) changedBefore(s *Step, now, last []*Step) string {
 	unseen := func(earlier *Step) bool { return !s.sees(earlier) }
 	now, last = slices.DeleteFunc(now, unseen), slices.DeleteFunc(last, unseen)
 	for i, earlier := range now {
 		if i >= len(last) || last[i].Text != earlier.Text {
-			return fmt.Sprintf("line %d before it, %s, is new or has changed", earlier.Line, Short(earlier.Text))
+			return fmt.Sprintf("line %d before it, %s, is new or has changed", earlier.Line, c.shown(earlier.Text))
 		}
 	}
 	if len(last) > len(now) {
@@ -213,8 +229,8 @@ func (s *Step) changedArg(before []*Step, now, last map[string]string) string {
 	return ""
 }
 
-// String says what has become of the files: "src/main.go and 2 more have changed".
-func (d difference) String() string {
+// files says what has become of some: "changed: src/main.go; new: a, b, c, d and 2 more".
+func (c comparison) files(d difference) string {
 	if d.within(".git") {
 		return "only .git has changed, which .dockerignore can leave out"
 	}
@@ -224,7 +240,7 @@ func (d difference) String() string {
 		what  string
 	}{{d.changed, "changed"}, {d.added, "new"}, {d.removed, "gone"}} {
 		if len(p.names) > 0 {
-			parts = append(parts, p.what+": "+list(p.names))
+			parts = append(parts, p.what+": "+c.list(p.names))
 		}
 	}
 	return strings.Join(parts, "; ")
@@ -233,12 +249,12 @@ func (d difference) String() string {
 // maxListed is how many files are named.
 const maxListed = 4
 
-func list(names []string) string {
-	var short []string
+func (c comparison) list(names []string) string {
+	var first []string
 	for _, n := range names[:min(len(names), maxListed)] {
-		short = append(short, Short(n))
+		first = append(first, c.shown(n))
 	}
-	out := strings.Join(short, ", ")
+	out := strings.Join(first, ", ")
 	if more := len(names) - maxListed; more > 0 {
 		out += fmt.Sprintf(" and %d more", more)
 	}
@@ -248,8 +264,8 @@ func list(names []string) string {
 // maxShown is how much of an instruction, or of a file's name, is shown, in runes.
 const maxShown = 70
 
-// Short is a text that fits into a line of the log.
-func Short(text string) string {
+// short is a text that fits into a line of the log.
+func short(text string) string {
 	if r := []rune(text); len(r) > maxShown {
 		return string(r[:maxShown-1]) + "…"
 	}

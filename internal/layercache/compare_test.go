@@ -31,6 +31,8 @@ func sample() *Build {
 	}
 }
 
+func same(text string) string { return text }
+
 // again is the same build an hour later, with some steps cached: those whose lines are given are not.
 func again(lines ...int) *Build {
 	b := sample()
@@ -127,7 +129,7 @@ func TestReasons(t *testing.T) {
 				c.change(last, now)
 			}
 			var got []string
-			for _, m := range now.Compare(last).Misses {
+			for _, m := range now.Compare(last, same).Misses {
 				got = append(got, fmt.Sprintf("%d: %s", m.Line, m.Why))
 			}
 			if diff := cmp.Diff(c.want, got); diff != "" {
@@ -142,7 +144,7 @@ func TestSaved(t *testing.T) {
 	t.Parallel()
 	second := again(6)
 	second.Files["README.md"] = File{Size: 3, Time: 4} // is not known to be the same, and no step takes it
-	r := second.Compare(sample())
+	r := second.Compare(sample(), same)
 	want := Report{Cached: 3, Total: 4, SavedTime: 61 * time.Second, SavedBytes: 1100, Since: time.Hour, Misses: []Miss{
 		{6, "COPY --from=made /out /", "files that it takes from another stage have changed"},
 	}}
@@ -150,7 +152,7 @@ func TestSaved(t *testing.T) {
 		t.Errorf("second build (-want +got):\n%s", diff)
 	}
 	third := again()
-	if r := third.Compare(second); r.SavedTime != 62*time.Second || r.Cached != 4 {
+	if r := third.Compare(second, same); r.SavedTime != 62*time.Second || r.Cached != 4 {
 		t.Errorf("third build: %+v", r)
 	}
 	if diff := cmp.Diff([]string{
@@ -159,10 +161,10 @@ func TestSaved(t *testing.T) {
 	}, r.Lines("app:1")); diff != "" {
 		t.Errorf("lines (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"the build: 0 of 4 steps cached; it is the first one here"}, again(3, 4, 6, 7).Compare(nil).Lines("")); diff != "" {
+	if diff := cmp.Diff([]string{"the build: 0 of 4 steps cached; it is the first one here"}, again(3, 4, 6, 7).Compare(nil, same).Lines("")); diff != "" {
 		t.Errorf("lines of a first build (-want +got):\n%s", diff)
 	}
-	if lines := (&Build{}).Compare(nil).Lines("x"); lines != nil {
+	if lines := (&Build{}).Compare(nil, same).Lines("x"); lines != nil {
 		t.Errorf("of a build without steps: %q", lines)
 	}
 }
@@ -171,7 +173,7 @@ func TestSaved(t *testing.T) {
 func TestOnlyGit(t *testing.T) {
 	t.Parallel()
 	d := Files{".git/HEAD": {Size: 2}, ".git/index": {}, "a": {}}.since(Files{".git/HEAD": {Size: 1}, "a": {}}, []string{"."})
-	if got := d.String(); got != "only .git has changed, which .dockerignore can leave out" {
+	if got := (comparison{shown: same}).files(d); got != "only .git has changed, which .dockerignore can leave out" {
 		t.Error(got)
 	}
 }
@@ -184,7 +186,7 @@ func TestLongNames(t *testing.T) {
 	now.step(3).Text = "COPY " + strings.Repeat("ä", 10_000)
 	last := sample()
 	last.step(3).Text = now.step(3).Text
-	for _, line := range now.Compare(last).Lines("x") {
+	for _, line := range now.Compare(last, same).Lines("x") {
 		if len(line) > 500 {
 			t.Errorf("a line of %d bytes: %.200s", len(line), line)
 		}
@@ -242,9 +244,50 @@ func TestAnyRecord(t *testing.T) {
 		})
 		last, now := draw.Draw(t, "last"), draw.Draw(t, "now")
 		now.Measure([]Layer{{words.Draw(t, "layer"), 1}})
-		now.Compare(last).Lines("x")
+		now.Compare(last, same).Lines("x")
 		if _, err := json.Marshal(now); err != nil {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestShownBeforeCut: what is to be masked is masked while it is whole.
+func TestShownBeforeCut(t *testing.T) {
+	t.Parallel()
+	last, now := sample(), again(3)
+	secret := strings.Repeat("s", maxShown)
+	last.step(3).Text, now.step(3).Text = "COPY "+secret+" /", "COPY "+secret+" /"
+	now.Files["cmd/"+secret] = File{}
+	r := now.Compare(last, func(text string) string { return strings.ReplaceAll(text, secret, "***") })
+	if diff := cmp.Diff([]Miss{{3, "COPY *** /", "new: cmd/***"}}, r.Misses); diff != "" {
+		t.Errorf("misses (-want +got):\n%s", diff)
+	}
+}
+
+// TestClockSetBack: a duration that cannot be is none.
+func TestClockSetBack(t *testing.T) {
+	t.Parallel()
+	last := sample()
+	last.step(3).Took, last.step(4).Took, last.step(4).Size = -time.Hour, time.Second, -1
+	now := again()
+	now.Time = last.Time.Add(-time.Hour)
+	if r := now.Compare(last, same); r.SavedTime != time.Second || r.SavedBytes != 100 || r.Since <= 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestSameInstructionTwice: the second of two is compared with the second.
+func TestSameInstructionTwice(t *testing.T) {
+	t.Parallel()
+	build := func(outcomes ...Outcome) *Build {
+		b := &Build{Stages: []Stage{{Base: -1, Needed: true}}}
+		for i, o := range outcomes {
+			b.Stages[0].Steps = append(b.Stages[0].Steps, Step{Text: "RUN x", Line: i, Works: true, Run: true, Outcome: o})
+		}
+		return b
+	}
+	r := build(Cached, Done).Compare(build(Done, Failed), same)
+	if diff := cmp.Diff([]Miss{{1, "RUN x", "it failed the last time"}}, r.Misses); diff != "" {
+		t.Errorf("misses (-want +got):\n%s", diff)
+	}
 }

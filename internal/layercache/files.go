@@ -35,36 +35,46 @@ const (
 	maxNames = 2 << 20 // bytes of all paths
 )
 
-// Collector takes in the files of a context while they pass. Its methods may be called from several goroutines.
+// Collector takes in the files of a context while they pass. Its methods may be called from several goroutines. A nil one takes in
+// nothing.
 type Collector struct {
 	mu    sync.Mutex
 	files Files
-	names int  // bytes
+	names int  // bytes, of links too
 	over  bool // there were too many
 }
 
-// Add takes in a file, or what is newly known of it.
-func (c *Collector) Add(name string, f File) {
+// Add takes in a file, or what is newly known of it. It reports whether more is of any use.
+func (c *Collector) Add(name string, f File) bool {
+	if c == nil {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over {
-		return
+		return false
 	}
-	if _, ok := c.files[name]; !ok {
-		c.names += len(name) + len(f.Link)
+	before, ok := c.files[name]
+	if !ok {
+		c.names += len(name)
 	}
-	if c.names > maxNames || len(c.files) >= maxFiles {
+	c.names += len(f.Link) - len(before.Link)
+	if c.names > maxNames || !ok && len(c.files) >= maxFiles {
 		c.files, c.over = nil, true
-		return
+		return false
 	}
 	if c.files == nil {
 		c.files = Files{}
 	}
 	c.files[name] = f
+	return true
 }
 
 // Files are those that were taken in; nil if there were none, or too many.
 func (c *Collector) Files() Files {
+	if c == nil {
+		return nil
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return maps.Clone(c.files)

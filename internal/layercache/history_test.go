@@ -112,14 +112,31 @@ func TestTakes(t *testing.T) {
 // TestCollectorIsBounded: a client may tell of any number of files, of any length.
 func TestCollectorIsBounded(t *testing.T) {
 	t.Parallel()
-	var many, long Collector
+	var many, long, links Collector
+	more := true
 	for i := range 2 * maxFiles {
-		many.Add(fmt.Sprint(i), File{})
+		more = many.Add(fmt.Sprint(i), File{})
 	}
 	for i := range 10 {
-		long.Add(strings.Repeat("x", maxNames/5)+fmt.Sprint(i), File{Link: "x"})
+		more = long.Add(strings.Repeat("x", maxNames/5)+fmt.Sprint(i), File{Link: "x"}) || more
 	}
-	for name, c := range map[string]*Collector{"many": &many, "long": &long} {
+	for i := range 10 { // of names that are there already
+		links.Add(fmt.Sprint(i), File{})
+	}
+	for i := range 10 {
+		more = links.Add(fmt.Sprint(i), File{Link: strings.Repeat("x", maxNames/5)}) || more && i == 9
+	}
+	if more {
+		t.Error("more is asked for")
+	}
+	var one Collector
+	for range 10 { // the same file again and again is one
+		one.Add("x", File{Link: strings.Repeat("y", maxNames/2)})
+	}
+	if len(one.Files()) != 1 {
+		t.Error("a file that comes again counts again")
+	}
+	for name, c := range map[string]*Collector{"many": &many, "long": &long, "links": &links} {
 		if f := c.Files(); f != nil || c.files != nil {
 			t.Errorf("%s: %d files are kept", name, len(f))
 		}

@@ -31,7 +31,7 @@ func (r Report) Lines(name string) []string {
 	}
 	out := []string{first}
 	for _, m := range r.Misses {
-		out = append(out, fmt.Sprintf("not cached: line %d, %s: %s", m.Line, Short(m.Text), m.Why))
+		out = append(out, fmt.Sprintf("not cached: line %d, %s: %s", m.Line, m.Text, m.Why))
 	}
 	return out
 }

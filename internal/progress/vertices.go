@@ -50,7 +50,7 @@ func (s *Vertices) Take(status *control.StatusResponse, count func(cached bool))
 		v.Cached = v.Cached || told.Cached
 		v.Failed = told.Error != ""
 		if told.Started != nil && told.Completed != nil {
-			v.Took = told.Completed.AsTime().Sub(told.Started.AsTime())
+			v.Took = max(told.Completed.AsTime().Sub(told.Started.AsTime()), 0) // the clock may be set back meanwhile
 		}
 		v.Ended = v.Ended || told.Completed != nil
 		if v.counts && v.Ended && !v.Failed {
@@ -79,10 +79,36 @@ type vertexIndex struct {
 	instructions []dockerfile.Instruction
 	stages       []dockerfile.Stage
 	byDigest     map[string]int // of those that were found: their place in instructions
+	counted      [][]candidate  // what BuildKit may count, by stage
+}
+
+// candidate is something that BuildKit may count: an instruction, or a trigger of a FROM.
+type candidate struct {
+	at      int // the instruction's place
+	keyword string
+	text    string // "" = not known
 }
 
 func newVertexIndex(f *dockerfile.File) *vertexIndex {
-	return &vertexIndex{instructions: f.Instructions(), stages: f.Stages(), byDigest: map[string]int{}}
+	x := &vertexIndex{instructions: f.Instructions(), stages: f.Stages(), byDigest: map[string]int{}}
+	x.counted = make([][]candidate, len(x.stages))
+	for at, in := range x.instructions {
+		if in.Stage < 0 {
+			continue
+		}
+		of := &x.counted[in.Stage]
+		if in.Works() {
+			*of = append(*of, candidate{at, in.Keyword, in.Text})
+		}
+		if in.Keyword == "FROM" {
+			for _, k := range x.stages[in.Stage].Triggers {
+				if k != "ARG" && k != "ENV" {
+					*of = append(*of, candidate{at, k, ""})
+				}
+			}
+		}
+	}
+	return x
 }
 
 // vertexName is how BuildKit's own frontend names what it does for an instruction: "[build 2/3] RUN make".
@@ -130,27 +156,7 @@ func (x *vertexIndex) stage(label string) int {
 // instruction finds that of a stage which BuildKit counts as number. It counts FROM, triggers, and what works on files, but
 // leaves out a WORKDIR that is there in any case.
 func (x *vertexIndex) instruction(stage, number int, keyword, text string) (int, bool) {
-	type candidate struct {
-		at      int
-		keyword string
-		text    string // "" = not known
-	}
-	var all []candidate
-	for at, in := range x.instructions {
-		if in.Stage != stage {
-			continue
-		}
-		if in.Works() {
-			all = append(all, candidate{at, in.Keyword, in.Text})
-		}
-		if in.Keyword == "FROM" {
-			for _, k := range x.stages[stage].Triggers {
-				if k != "ARG" && k != "ENV" {
-					all = append(all, candidate{at, k, ""})
-				}
-			}
-		}
-	}
+	all := x.counted[stage]
 	for i := number - 1; i >= 0 && i < len(all); i++ {
 		c := all[i]
 		sure := c.keyword != "WORKDIR" || c.text == "" || strings.Contains(c.text, "$") || strings.EqualFold(c.text, text)
