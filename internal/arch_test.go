@@ -28,6 +28,7 @@ var homes = map[string][]string{
 	"github.com/google/go-containerregistry": {"demo"},
 	"github.com/google/uuid":                 {"gitlab"},
 	"github.com/klauspost/compress":          {"archive", "tarball"},
+	"github.com/klauspost/readahead":         {"guard"},
 	"github.com/minio/minio-go/v7":           {"objects"},
 	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress"},
 	"github.com/moby/moby/api":               {"docker", "guard"},

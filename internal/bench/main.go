@@ -21,21 +21,31 @@ func main() {
 	slipway := flag.String("slipway", "bin/slipway", "the command to measure")
 	socket := flag.String("socket", "guarded", "the socket of jobs: guarded or raw")
 	runs := flag.Int("runs", 21, "runs of each row that is measured in turn")
-	only := flag.Bool("archives", false, "measure only how archives are packed and unpacked")
+	only := flag.String("only", "", "measure only the guard beside the Engine's socket (guard), or how archives are packed and unpacked (archives)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	measure := func() error { return run(ctx, *slipway, *socket, *runs, os.Stdout) }
-	if *only {
-		measure = func() error {
-			var t table
-			return errors.Join(archives(ctx, max(*runs/7, 1), &t), t.write(os.Stdout))
-		}
-	}
-	if err := measure(); err != nil {
+	if err := measure(ctx, *only, *slipway, *socket, *runs, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: error:", err)
 		os.Exit(1)
 	}
+}
+
+func measure(ctx context.Context, only, slipway, socket string, runs int, out io.Writer) error {
+	var t table
+	switch only {
+	case "":
+		return run(ctx, slipway, socket, runs, out)
+	case "archives":
+		return errors.Join(archives(ctx, max(runs/7, 1), &t), t.write(out))
+	case "guard":
+		r, err := newRig(ctx, slipway, socket)
+		if err != nil {
+			return err
+		}
+		return errors.Join(r.guard(ctx, slipway, runs, &t), r.close(context.WithoutCancel(ctx)), t.write(out))
+	}
+	return fmt.Errorf("-only %s: guard or archives", only)
 }
 
 func run(ctx context.Context, slipway, socket string, runs int, out io.Writer) (err error) {

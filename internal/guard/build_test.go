@@ -203,7 +203,7 @@ func TestBuildForms(t *testing.T) {
 				continue
 			}
 			out, code := r.buildWith(docker, c.stdin, append([]string{"-q"}, strings.Fields(c.args)...)...)
-			id := strings.TrimSpace(out[strings.LastIndex(out, "sha256:")+len("sha256:")-7:])
+			id := strings.TrimSpace(out[max(strings.LastIndex(out, "sha256:"), 0):])
 			if code != 0 || len(id) != 71 {
 				t.Errorf("%s build %s: %d\n%s", docker, c.args, code, out)
 				continue
