@@ -21,13 +21,13 @@ const maxUsers = 1 << 20
 var ErrNoUser = errors.New("the image has no such user")
 
 // UserOf is whom the processes of a container run as, by number, as Docker finds it: by the image's own /etc/passwd and
-// /etc/group where a name stands. To read them it makes a container of the name, image and labels of c, which has nothing else of c and is
+// /etc/group where a name stands. To read them it makes a container of the name, image, platform and labels of c, which has nothing else of c and is
 // never started: to copy files out of one that shares places with others can lead the Engine astray (CVE-2026-42306). The error may be ErrNoUser.
 func (e *Engine) UserOf(ctx context.Context, c Container, spec string) (uid, gid int, err error) {
 	if spec == "" {
 		return 0, 0, nil
 	}
-	id, err := e.Create(ctx, Container{Name: c.Name, Image: c.Image, Labels: c.Labels, Network: "none", Cmd: []string{"true"}})
+	id, err := e.Create(ctx, Container{Name: c.Name, Image: c.Image, Platform: c.Platform, Labels: c.Labels, Network: "none", Cmd: []string{"true"}})
 	if err != nil {
 		return 0, 0, err
 	}
@@ -39,8 +39,12 @@ func (e *Engine) UserOf(ctx context.Context, c Container, spec string) (uid, gid
 	var files [2]io.Reader
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
 		data, err := e.readFile(ctx, id, name)
-		if err != nil && !IsNotFound(err) { // an image without users has numbers only
+		switch {
+		case err == nil, IsNotFound(err): // an image without users has numbers only
+		case ctx.Err() != nil, IsUnreachable(err):
 			return 0, 0, fmt.Errorf("read %s of the image: %w", name, err)
+		default: // the Engine's words name places of the machine
+			return 0, 0, fmt.Errorf("%w: its %s cannot be read", ErrNoUser, name)
 		}
 		files[i] = bytes.NewReader(data)
 	}
@@ -77,5 +81,5 @@ func (e *Engine) readFile(ctx context.Context, id, name string) ([]byte, error) 
 		r.Content.Close()
 		return data, err
 	}
-	return nil, fmt.Errorf("%s is a chain of links", name)
+	return nil, errors.New("a chain of links")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -54,16 +55,21 @@ func (e *Executor) workspace(ctx context.Context, tr *trace.Trace, p *plan) (w *
 // findOwner finds the user of the job's container, who is to own the sources, caches and artifacts: under a umask of 0022 he could
 // change none of them.
 func (e *Executor) findOwner(ctx context.Context, p *plan, image docker.Image) error {
-	probe := docker.Container{Name: p.container.Name + "-user", Image: image.ID, Labels: p.container.Labels}
+	name := p.container.Name + "-user"
+	labels := maps.Clone(p.container.Labels)
+	labels[labelName] = name // by which a sweep knows it
+	probe := docker.Container{Name: name, Image: image.ID, Platform: p.container.Platform, Labels: labels}
 	// Not to be interrupted: the Engine would go on, and leave a container that nobody knows.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	uid, gid, err := e.Engine.UserOf(ctx, probe, cmp.Or(p.container.User, image.User))
-	switch {
-	case errors.Is(err, docker.ErrNoUser):
+	if err != nil {
+		e.forget(ctx, name) // if it was left
+	}
+	if errors.Is(err, docker.ErrNoUser) {
 		return configurationError("check image: docker: user: in .gitlab-ci.yml, or user in [runners.docker]", "%w", err)
-	case err != nil:
-		e.forget(ctx, probe.Name)
+	}
+	if err != nil {
 		return err
 	}
 	p.source.request.Owner = &source.Owner{UID: uid, GID: gid}

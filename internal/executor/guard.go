@@ -60,7 +60,7 @@ func (e *Executor) openSocket(ctx context.Context, tr *trace.Trace, p *plan, c *
 		Daemon: daemon,
 		Dial:   e.Engine.Dial, Dir: socket.dir, Policy: s.guardPolicy(p, *c, mounts, token),
 		Images: s.Guard.Ledger, Log: e.Log.With("job", p.spec.ID, "project", p.spec.JobInfo.ProjectID), Report: reporter(tr),
-		Denied: p.slot.Watch.Denied, Built: p.slot.Watch.Built, Saved: p.slot.Watch.Saved, History: s.buildHistory(p.spec),
+		Denied: p.slot.Watch.Denied, Built: p.slot.Watch.Built, Saved: p.slot.Watch.Saved, History: s.buildHistory(p.spec), Masked: p.masked(),
 	})
 	if err != nil {
 		socket.removeCgroup()

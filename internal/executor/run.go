@@ -26,7 +26,7 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 	return trace.Options{
 		Dir:               fmt.Sprintf("%s/%d-%s", e.SpoolDir, p.spec.ID, randomHex(4)),
 		Record:            trace.Record{URL: s.ServerURL, RunnerToken: s.ShortToken, JobID: p.spec.ID, Token: p.spec.Token, FailureReasons: p.spec.Features.FailureReasons},
-		Masked:            slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues(), p.source.git.MaskedValues(), proxySecrets()),
+		Masked:            p.masked(),
 		MaskPrefixes:      p.spec.Features.TokenMaskPrefixes,
 		MaskDefaultTokens: s.flag("FF_MASK_ALL_DEFAULT_TOKENS", p.vars),
 		Limit:             s.OutputLimit,
@@ -36,6 +36,11 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 		FinalTries:        s.FinalTries,
 		Log:               log,
 	}
+}
+
+// masked are the values that the job's log does not show.
+func (p *plan) masked() []string {
+	return slices.Concat(p.vars.MaskedValues(), p.spec.Variables.MaskedValues(), p.source.git.MaskedValues(), proxySecrets())
 }
 
 // run is the job between its first log line and its last. What need not be done before the job's end is told goes to later.

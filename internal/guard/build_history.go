@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -40,8 +41,8 @@ type pendingRecords struct {
 	kept map[string]chan struct{} // closed when it is
 }
 
-// begin waits until the build before it of the same image is remembered. end must be called.
-func (p *pendingRecords) begin(key string) (end func()) {
+// begin waits until the build before it of the same image is remembered, or ctx ends: then it is nil. Else end must be called.
+func (p *pendingRecords) begin(ctx context.Context, key string) (end func()) {
 	for {
 		p.mu.Lock()
 		before, ok := p.kept[key]
@@ -60,7 +61,11 @@ func (p *pendingRecords) begin(key string) (end func()) {
 			}
 		}
 		p.mu.Unlock()
-		<-before
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
@@ -76,10 +81,13 @@ func (g *Guard) explain(r buildRecord) {
 		case <-time.After(toldTime): // the client has gone, or reads slowly
 		}
 	}
-	now, key := r.build(), r.key()
+	key := r.key()
+	end := g.records.begin(g.ctx, key)
+	if end == nil {
+		return // the job is over
+	}
 	g.calls.Add(1)
-	end := sync.OnceFunc(g.records.begin(key))
-	remembers := false
+	now, remembers := r.build(), false
 	defer func() {
 		if !remembers {
 			end()
@@ -99,6 +107,11 @@ func (g *Guard) explain(r buildRecord) {
 	go func() {
 		defer g.calls.Done()
 		defer end()
+		defer func() {
+			if p := recover(); p != nil { // one job's build must not end the runner
+				g.log.Error("a build is not remembered", "panic", p, "stack", string(debug.Stack()))
+			}
+		}()
 		now.Measure(g.layers(r.image))
 		if err := g.history.Keep(key, now); err != nil {
 			g.log.Warn("a build is not remembered: the next one cannot be compared with it", "error", err)
@@ -117,10 +130,8 @@ func (g *Guard) collector() *layercache.Collector {
 // shown is a text of a Dockerfile, or the name of a file, for the job's log. It will be cut, so what is to be masked is masked before:
 // half of a secret would not be found any more.
 func (g *Guard) shown(text string) string {
-	for _, s := range g.policy.Secrets {
-		if s.Value != "" {
-			text = strings.ReplaceAll(text, s.Value, "[MASKED]")
-		}
+	for _, value := range g.masked {
+		text = strings.ReplaceAll(text, value, "[MASKED]")
 	}
 	return strings.Map(wire.PrintableRune, text)
 }

@@ -191,6 +191,21 @@ func TestPassingFilesAreBounded(t *testing.T) {
 	}
 }
 
+// TestMaskedBeforeCut: half of a secret would not be found any more by who masks the log, nor one that another one begins.
+func TestMaskedBeforeCut(t *testing.T) {
+	t.Parallel()
+	secret := strings.Repeat("s", 50)
+	r := newRig(t, func(o *Options) {
+		o.History, o.Masked = layercache.NewHistory(t.TempDir()), []string{"", secret, secret + "-and-more"}
+	})
+	file := "FROM " + alpine + "\nRUN true " + strings.Repeat("x", 50) + " " + secret + "-and-more " + r.policy.Token + "\n"
+	r.docker("build", folder(t, "Dockerfile", file))
+	r.docker("build", "--build-arg", "X=1", folder(t, "Dockerfile", strings.Replace(file, "RUN", "ARG X\nRUN", 1)))
+	if got := r.reports.String(); !strings.Contains(got, "not cached: line 3, RUN true x") || strings.Contains(got, "sss") || strings.Contains(got, "more") {
+		t.Errorf("told\n%s", got)
+	}
+}
+
 // TestHistoryGoesOn: what goes wrong with one build keeps none after it from being told of.
 func TestHistoryGoesOn(t *testing.T) {
 	t.Parallel()

@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,6 +55,8 @@ type Options struct {
 	// History remembers the last builds of the project, so that the job's author can be told why a step was not cached; nil = it
 	// is not told.
 	History *layercache.History
+	// Masked are values that the job's log does not show: Report is given lines that are cut.
+	Masked []string
 	// Report tells the job's author: what was refused, what was left behind. Called from several goroutines; may be nil.
 	Report func(line string)
 
@@ -77,6 +80,7 @@ type Guard struct {
 	saved      func(t time.Duration, bytes int64)
 	history    *layercache.History
 	records    pendingRecords // of the history
+	masked     []string       // the longest first: one may begin another
 	engine     *upstream
 	lease      *ledger.Lease // of the job, for the names that it borrows
 	objects    *objects
@@ -113,6 +117,8 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
+	g.masked = slices.DeleteFunc(slices.Clone(o.Masked), func(v string) bool { return v == "" })
+	slices.SortFunc(g.masked, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
 	if g.report == nil {
 		g.report = func(string) {}
 	}

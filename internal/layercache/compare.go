@@ -31,7 +31,7 @@ const maxMisses = 3
 // last knows of steps and files that are the same is taken over, so that now can be the next one's last. shown makes texts of the
 // Dockerfile and names of files fit for people, before they are cut to a length that fits into a line.
 func (now *Build) Compare(last *Build, shown func(string) string) Report {
-	if last != nil && !now.alike(last) {
+	if now.large = !now.bound(); now.large || last != nil && !now.alike(last) {
 		last = nil
 	}
 	var r Report
@@ -160,8 +160,8 @@ func (c comparison) why(stage, step int, before *Step, at place) string {
 	if name := s.changedArg(now.before(stage, step), now.Args, last.Args); name != "" {
 		return fmt.Sprintf("the build argument %s has another value", c.shown(name))
 	}
-	if len(s.Sources) > 0 {
-		if now.Files == nil || last.Files == nil {
+	if len(s.Sources) > 0 || s.Unsure {
+		if now.Files == nil || last.Files == nil || s.Unsure {
 			return "files may have changed; there are too many to say which"
 		}
 		if d := now.Files.since(last.Files, s.Sources); d.any() {

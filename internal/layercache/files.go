@@ -29,12 +29,6 @@ func (f File) same(other File) bool {
 	return f.Summed && other.Summed && f.Sum == other.Sum || (!f.Summed || !other.Summed) && f.Time == other.Time
 }
 
-// The bounds of what is remembered of a context.
-const (
-	maxFiles = 20_000
-	maxNames = 2 << 20 // bytes of all paths
-)
-
 // Collector takes in the files of a context while they pass. Its methods may be called from several goroutines. A nil one takes in
 // nothing.
 type Collector struct {
@@ -54,6 +48,7 @@ func (c *Collector) Add(name string, f File) bool {
 	if c.over {
 		return false
 	}
+	name, f.Link = validName(name), validName(f.Link)
 	before, ok := c.files[name]
 	if !ok {
 		c.names += len(name)
@@ -96,8 +91,9 @@ type difference struct{ changed, added, removed []string }
 
 func (f Files) since(last Files, sources []string) difference {
 	var d difference
+	take := compile(sources)
 	for name, now := range f {
-		if !takes(sources, name) {
+		if !take.takes(name) {
 			continue
 		}
 		if before, ok := last[name]; !ok {
@@ -107,7 +103,7 @@ func (f Files) since(last Files, sources []string) difference {
 		}
 	}
 	for name := range last {
-		if _, ok := f[name]; !ok && takes(sources, name) {
+		if _, ok := f[name]; !ok && take.takes(name) {
 			d.removed = append(d.removed, name)
 		}
 	}
@@ -129,19 +125,53 @@ func (d difference) within(folder string) bool {
 	return d.any()
 }
 
-// takes reports whether one of the sources of COPY or ADD takes a file: it is the file, a folder above it, or a pattern for
-// either.
-func takes(sources []string, name string) bool {
+// compiled are the sources of an instruction, made so that many names can be looked up.
+type compiled struct {
+	all   bool
+	paths map[string]bool
+	globs []string
+	deep  []int // how many parts the paths and globs have, each once
+}
+
+func isGlob(source string) bool { return strings.ContainsAny(source, `*?[\`) }
+
+func compile(sources []string) compiled {
+	c := compiled{paths: map[string]bool{}}
 	for _, s := range sources {
-		s = strings.TrimPrefix(path.Clean("/"+s), "/")
+		s = strings.TrimPrefix(path.Clean("/"+validName(s)), "/")
 		if s == "" {
-			return true
+			return compiled{all: true}
 		}
-		at := name // the part of the name that is as deep as the source
-		if parts, deep := strings.Split(name, "/"), strings.Count(s, "/")+1; len(parts) > deep {
-			at = strings.Join(parts[:deep], "/")
+		c.paths[s] = true // a name may have such a character, too
+		if isGlob(s) {
+			c.globs = append(c.globs, s)
 		}
-		if ok, err := path.Match(s, at); at == s || ok && err == nil {
+		if deep := strings.Count(s, "/") + 1; !slices.Contains(c.deep, deep) {
+			c.deep = append(c.deep, deep)
+		}
+	}
+	slices.Sort(c.deep)
+	return c
+}
+
+// takes reports whether COPY or ADD takes a file: a source is the file, a folder above it, or a pattern for either.
+func (c compiled) takes(name string) bool {
+	if c.all {
+		return true
+	}
+	var ends []int // of the parts of the name
+	for i := range len(name) {
+		if name[i] == '/' {
+			ends = append(ends, i)
+		}
+	}
+	ends = append(ends, len(name))
+	for _, deep := range c.deep {
+		if deep > len(ends) {
+			break // the name is not as deep
+		}
+		at := name[:ends[deep-1]]
+		if c.paths[at] || slices.ContainsFunc(c.globs, func(g string) bool { ok, err := path.Match(g, at); return ok && err == nil }) {
 			return true
 		}
 	}

@@ -1,12 +1,12 @@
 package layercache
 
 import (
+	"bytes"
 	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -27,11 +27,16 @@ const Unused = 30 * 24 * time.Hour
 // maxBuilds bounds what is remembered of a project.
 const maxBuilds = 50
 
-// maxRecord bounds what is read of a file, in bytes.
-const maxRecord = 64 << 20
+// maxRecord bounds a file, in bytes.
+const maxRecord = 1 << 20
+
+// working bounds how many records are read or written at once in this process, whoever's they are: it is done in memory.
+var working = make(chan struct{}, 2)
 
 // Last is the last build of an image, nil if none is known. key may be any name of a file.
 func (h *History) Last(key string) (*Build, error) {
+	working <- struct{}{}
+	defer func() { <-working }()
 	f, err := os.Open(h.path(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -45,37 +50,56 @@ func (h *History) Last(key string) (*Build, error) {
 		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	var b Build
-	if err := json.NewDecoder(io.LimitReader(unzip, maxRecord)).Decode(&b); err != nil {
+	if err := json.NewDecoder(unzip).Decode(&b); err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	return &b, nil
 }
 
-// Keep remembers a build as the last one of its image.
-func (h *History) Keep(key string, b *Build) (err error) {
+// Keep remembers a build as the last one of its image; without its files if they are too many, and not at all if it is still too
+// large.
+func (h *History) Keep(key string, b *Build) error {
+	if b.large {
+		return nil
+	}
+	working <- struct{}{}
+	defer func() { <-working }()
+	data, err := b.encode()
+	if err == nil && len(data) > maxRecord {
+		smaller := *b
+		smaller.Files = nil
+		data, err = smaller.encode()
+	}
+	if err != nil || len(data) > maxRecord {
+		return err
+	}
 	if err := os.MkdirAll(h.dir, 0o700); err != nil {
 		return err
 	}
+	return errors.Join(h.write(key, data), h.trim())
+}
+
+func (b *Build) encode() ([]byte, error) {
+	var out bytes.Buffer
+	zip, _ := gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level is a valid one
+	err := errors.Join(json.NewEncoder(zip).Encode(b), zip.Close())
+	return out.Bytes(), err
+}
+
+// write puts a record in its place at once.
+func (h *History) write(key string, data []byte) error {
 	f, err := os.CreateTemp(h.dir, ".new-*")
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	zip, _ := gzip.NewWriterLevel(f, gzip.BestSpeed) // the level is a valid one
-	if err := json.NewEncoder(zip).Encode(b); err != nil {
-		return err
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), h.path(key))
 	}
-	if err := zip.Close(); err != nil {
-		return err
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
-	if err := os.Rename(f.Name(), h.path(key)); err != nil {
-		return err
-	}
-	return errors.Join(f.Close(), h.trim())
+	return nil
 }
 
 func (h *History) path(key string) string { return filepath.Join(h.dir, key+".json.gz") }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestHistory(t *testing.T) {
@@ -26,7 +27,7 @@ func TestHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Build{})); diff != "" {
 		t.Errorf("read again (-want +got):\n%s", diff)
 	}
 	if info, err := os.Stat(filepath.Join(root, "project")); err != nil || info.Mode().Perm() != 0o700 {
@@ -102,8 +103,15 @@ func TestTakes(t *testing.T) {
 		{"cmd/*", "cmd/x/y", true},
 		{"[", "x", false},
 		{"../a", "a", true},
+		{"a/*/c", "a/b/c/x", true},
+		{"a/*/c", "a/b", false},
+		{"x[1]", "x[1]", true},
+		{"x[1]", "x1", true},
+		{"a/b", "a/bc", false},
+
+		{"caf\xe9", "caf?/x", true},
 	} {
-		if got := takes([]string{"none", c.source}, c.name); got != c.want {
+		if got := compile([]string{"none", "a/b/c/d", c.source}).takes(c.name); got != c.want {
 			t.Errorf("%s takes %s: %v", c.source, c.name, got)
 		}
 	}
@@ -139,6 +147,63 @@ func TestCollectorIsBounded(t *testing.T) {
 	for name, c := range map[string]*Collector{"many": &many, "long": &long, "links": &links} {
 		if f := c.Files(); f != nil || c.files != nil {
 			t.Errorf("%s: %d files are kept", name, len(f))
+		}
+	}
+}
+
+// TestRecordsAreBounded: whatever a build is made of, its record is small, and is compared in no time.
+func TestRecordsAreBounded(t *testing.T) {
+	t.Parallel()
+	much := strings.Repeat("&", 4<<20)
+	var paths []string
+	files := Files{}
+	for i := range maxFiles {
+		paths = append(paths, fmt.Sprint("q/", i))
+		files[fmt.Sprint("all/", i)] = File{Link: strings.Repeat("\x01", maxNames/maxFiles-10)}
+	}
+	args := map[string]string{}
+	for i := range 10_000 {
+		args[fmt.Sprint("A", i)] = "x"
+	}
+	step := func(s Step) *Build {
+		s.Works, s.Outcome = true, Done
+		return &Build{Time: time.Now(), Args: args, Files: files, Stages: []Stage{
+			{Base: -1, Steps: []Step{{Text: "RUN " + much}}}, // is not needed
+			{Base: -1, Needed: true, Steps: []Step{s}},
+		}}
+	}
+	for name, build := range map[string]func() *Build{
+		"text":    func() *Build { return step(Step{Text: "RUN " + much}) },
+		"sources": func() *Build { return step(Step{Text: "COPY x", Sources: paths}) },
+		"globs":   func() *Build { return step(Step{Text: "COPY x", Sources: []string{strings.Repeat("*a", 1<<20)}}) },
+		"stages":  func() *Build { return step(Step{Text: "RUN x", Stages: make([]int, 1<<20)}) },
+		"images":  func() *Build { return step(Step{Text: "RUN x", Images: []string{much}}) },
+		"steps": func() *Build {
+			b := step(Step{Text: "RUN x"})
+			for i := range 10_000 {
+				b.Stages[1].Steps = append(b.Stages[1].Steps, Step{Text: fmt.Sprintf("RUN %d %s", i, much[:1000])})
+			}
+			return b
+		},
+	} {
+		h := NewHistory(t.TempDir())
+		last, now := build(), build()
+		last.Compare(nil, same)
+		if err := h.Keep("k", last); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if info, err := os.Stat(h.path("k")); err == nil && info.Size() > maxRecord {
+			t.Errorf("%s: %d bytes", name, info.Size())
+		}
+		kept, err := h.Last("k")
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		now.Files["all/x"] = File{}
+		for _, m := range now.Compare(kept, same).Misses {
+			if strings.HasPrefix(m.Text, "COPY") && m.Why != "files may have changed; there are too many to say which" {
+				t.Errorf("%s: %+v", name, m)
+			}
 		}
 	}
 }

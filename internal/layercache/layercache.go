@@ -26,6 +26,8 @@ type Build struct {
 	Files Files
 	// NoCache says that the client asked for all steps anew.
 	NoCache bool
+
+	large bool // too large to be remembered
 }
 
 // Stage is what begins with a FROM.
@@ -48,6 +50,7 @@ type Step struct {
 	Run bool
 	// Sources are the files and folders of the context that it takes, as patterns; "." is all of it.
 	Sources []string
+	Unsure  bool     // there are too many sources to say which files they take
 	Stages  []int    // those that it takes files from
 	Images  []string // those that it takes files from, by their IDs
 	Fetches bool     // it takes files from the network

@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -80,6 +81,7 @@ type vertexIndex struct {
 	stages       []dockerfile.Stage
 	byDigest     map[string]int // of those that were found: their place in instructions
 	counted      [][]candidate  // what BuildKit may count, by stage
+	byLabel      map[string]int // the stages, by the names that BuildKit gives them
 }
 
 // candidate is something that BuildKit may count: an instruction, or a trigger of a FROM.
@@ -91,7 +93,10 @@ type candidate struct {
 
 func newVertexIndex(f *dockerfile.File) *vertexIndex {
 	x := &vertexIndex{instructions: f.Instructions(), stages: f.Stages(), byDigest: map[string]int{}}
-	x.counted = make([][]candidate, len(x.stages))
+	x.counted, x.byLabel = make([][]candidate, len(x.stages)), map[string]int{}
+	for i, s := range x.stages { // of two of a name the last one counts
+		x.byLabel[cmp.Or(s.Name, fmt.Sprintf("stage-%d", i))] = i
+	}
 	for at, in := range x.instructions {
 		if in.Stage < 0 {
 			continue
@@ -144,11 +149,8 @@ func (x *vertexIndex) stage(label string) int {
 		}
 		return -1
 	}
-	name := fields[len(fields)-1]
-	for i := len(x.stages) - 1; i >= 0; i-- {
-		if x.stages[i].Name == name || x.stages[i].Name == "" && name == fmt.Sprintf("stage-%d", i) {
-			return i
-		}
+	if i, ok := x.byLabel[fields[len(fields)-1]]; ok {
+		return i
 	}
 	return -1
 }
