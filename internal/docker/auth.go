@@ -25,7 +25,8 @@ type AuthSource struct {
 	Name    string // for the log: "DOCKER_AUTH_CONFIG"
 	entries map[string]Credentials
 	helpers map[string]credentialHelper
-	store   credentialHelper // of all registries that it lists; "" = none
+	store   credentialHelper             // of all registries that it lists; "" = none
+	may     func(credentialHelper) error // says why one must not be started; nil = all may be
 }
 
 // AuthFromJSON reads the content of a config.json (DOCKER_AUTH_CONFIG).
@@ -44,6 +45,22 @@ func AuthFromHome(dir string) (AuthSource, error) {
 		return AuthSource{}, fmt.Errorf("read the runner's docker configuration: %w", err)
 	}
 	return authFromFile(f.Filename, f), nil
+}
+
+// HelpersOf returns the source with none but those programs started that another one names, too: a job that writes
+// DOCKER_AUTH_CONFIG has no say in what runs on the runner's machine.
+func (s AuthSource) HelpersOf(other AuthSource) AuthSource {
+	named := map[credentialHelper]bool{other.store: true}
+	for _, h := range other.helpers {
+		named[h] = true
+	}
+	s.may = func(h credentialHelper) error {
+		if err := h.check(); err != nil || named[h] {
+			return err
+		}
+		return fmt.Errorf("%s is not asked: the runner's own docker configuration does not name it", h.program())
+	}
+	return s
 }
 
 // AuthFromList takes credentials that are known already, keyed by their Server.
@@ -92,43 +109,74 @@ func FindAuth(ctx context.Context, image string, sources ...AuthSource) (c Crede
 	return Credentials{}, "", err
 }
 
+// mostKeys is how many keys of one source a helper is asked for, for one image: there is no end of ways to write a registry's.
+const mostKeys = 5
+
 // place is where credentials for a registry, or a path below it, are. Of the same path the higher rank counts.
 type place struct {
-	path string
-	rank int
-	get  func() (Credentials, error)
+	path, key string
+	rank      int
+	helper    credentialHelper // "" = c has them
+	c         Credentials
 }
 
 func (s AuthSource) find(ctx context.Context, image string) (Credentials, error) {
 	var places []place
 	var errs []error
-	add := func(key string, rank int, get func() (Credentials, error)) {
+	add := func(key string, rank int, helper credentialHelper, c Credentials) {
 		if path := normalHost(key); image == path || strings.HasPrefix(image, path+"/") {
-			places = append(places, place{path, rank, get})
+			places = append(places, place{path, key, rank, helper, c})
 		}
 	}
 	for key, c := range s.entries {
-		add(key, 0, func() (Credentials, error) { return c, nil })
+		add(key, 0, "", c)
 	}
 	if s.store != "" {
-		keys, err := s.store.list(ctx)
+		err := s.refuses(s.store)
+		var keys []string
+		if err == nil {
+			keys, err = s.store.list(ctx)
+		}
 		errs = append(errs, err)
 		for _, key := range keys {
-			add(key, 1, func() (Credentials, error) { return s.store.get(ctx, key) })
+			add(key, 1, s.store, Credentials{})
 		}
 	}
 	for key, h := range s.helpers {
-		add(key, 2, func() (Credentials, error) { return h.get(ctx, key) })
+		add(key, 2, h, Credentials{})
 	}
-	slices.SortFunc(places, func(a, b place) int { return cmp.Or(len(b.path)-len(a.path), b.rank-a.rank) })
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(len(b.path)-len(a.path), b.rank-a.rank, strings.Compare(a.key, b.key))
+	})
+	asked := map[credentialHelper]int{}
 	for _, p := range places {
-		c, err := p.get()
+		c, err := p.c, error(nil)
+		if p.helper != "" {
+			asked[p.helper]++
+			if asked[p.helper] > mostKeys+1 { // was told
+				continue
+			}
+			if err = s.refuses(p.helper); err != nil {
+				asked[p.helper] = mostKeys + 1
+			} else if asked[p.helper] > mostKeys {
+				err = fmt.Errorf("%s is asked for no more than %d keys", p.helper.program(), mostKeys)
+			} else {
+				c, err = p.helper.get(ctx, p.key)
+			}
+		}
 		if err == nil && c != (Credentials{}) {
 			return c, errors.Join(errs...)
 		}
 		errs = append(errs, err)
 	}
 	return Credentials{}, errors.Join(errs...)
+}
+
+func (s AuthSource) refuses(h credentialHelper) error {
+	if s.may == nil {
+		return nil
+	}
+	return s.may(h)
 }
 
 // normalHost brings the many ways to write a registry's key to host[/path].

@@ -162,3 +162,69 @@ func TestFindAuthAsks(t *testing.T) {
 		t.Errorf("of a canceled job: %v", err)
 	}
 }
+
+// TestFindAuthBoundsHelpers: in number of keys and in what they print, of which the log gets what is no secret.
+func TestFindAuthBoundsHelpers(t *testing.T) {
+	dir := t.TempDir()
+	asked := filepath.Join(dir, "asked")
+	none := "echo credentials not found in native keychain; exit 1"
+	for name, script := range map[string]string{
+		"none": `echo "$1 $(cat)" >>` + asked + "; " + none, "other": none,
+		"long":  `head -c 70000 /dev/zero | tr '\0' x`,
+		"noisy": `head -c 70000 /dev/zero >&2; echo '{"Username":"noisy","Secret":"x"}'`,
+		"loud":  `echo the key is gone >&2; head -c 70000 /dev/zero >&2; exit 3`,
+		"leaky": `echo "secret"; exit 4`,
+		"both":  `echo "secret"; echo the key is gone >&2; exit 4`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "docker-credential-"+name), []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	source := func(content string) AuthSource {
+		t.Helper()
+		s, err := AuthFromJSON("config", content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	var keys []string
+	for _, key := range []string{"reg.example", "REG.example", "Reg.example", "rEg.example"} {
+		keys = append(keys, `"`+key+`":"none"`, `"https://`+key+`":"none"`, `"`+key+`/":"none"`)
+	}
+	s := source(`{"auths":{"reg.example":{"auth":"aG9zdDpi"}},"credHelpers":{` + strings.Join(keys, ",") + "}}")
+	got, _, err := FindAuth(t.Context(), "reg.example/x", s)
+	if got.Username != "host" || err == nil || strings.Count(err.Error(), "is asked for no more than 5 keys") != 1 {
+		t.Errorf("got %q, %v", got.Username, err)
+	}
+	calls, err := os.ReadFile(asked)
+	if n := strings.Count(string(calls), "get "); n != 5 || err != nil {
+		t.Errorf("%d calls, %v", n, err)
+	}
+
+	for name, want := range map[string]string{
+		"long": "docker-credential-long get: its answer is too long", "loud": "the key is gone", "leaky": "docker-credential-leaky get: exit status 4",
+		"both": "docker-credential-both get: exit status 4: the key is gone",
+	} {
+		_, _, err := FindAuth(t.Context(), "reg.example/x", source(`{"credHelpers":{"reg.example":"`+name+`"}}`))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") || len(err.Error()) > 5<<10 {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+
+	if got, _, err := FindAuth(t.Context(), "reg.example/x", source(`{"credHelpers":{"reg.example":"noisy"}}`)); got.Username != "noisy" || err != nil {
+		t.Errorf("got %q, %v", got.Username, err)
+	}
+
+	own := source(`{"credHelpers":{"elsewhere.example":"other"}}`)
+	for content, refused := range map[string]bool{
+		`{"credHelpers":{"reg.example":"other"}}`: false, `{"credHelpers":{"reg.example":"leaky"}}`: true, `{"credsStore":"leaky"}`: true,
+		`{"credHelpers":{"elsewhere.example":"leaky"}}`: false,
+	} {
+		_, _, err := FindAuth(t.Context(), "reg.example/x", source(content).HelpersOf(own))
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "docker-credential-leaky is not asked: ") {
+			t.Errorf("%s: got %v", content, err)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os/exec"
 	"regexp"
@@ -21,6 +22,9 @@ type credentialHelper string
 const (
 	// helperTimeout bounds one call: some helpers ask a cloud.
 	helperTimeout = time.Minute
+	// longestAnswer and longestError bound what a helper may print.
+	longestAnswer = 64 << 10
+	longestError  = 4 << 10
 	// noCredentials is what a helper prints when it has none for a registry.
 	noCredentials = "credentials not found in native keychain"
 	// tokenUser stands in a user's place when the secret is an identity token.
@@ -64,17 +68,19 @@ func (h credentialHelper) list(ctx context.Context) ([]string, error) {
 
 // call runs the helper and returns what it printed, nil if it has no credentials.
 func (h credentialHelper) call(ctx context.Context, action, in string) ([]byte, error) {
-	if !helperName.MatchString(string(h)) {
-		return nil, fmt.Errorf("%q is no name of a credential helper", string(h))
+	if err := h.check(); err != nil {
+		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, helperTimeout)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, h.program(), action)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = strings.NewReader(in), &stdout, &stderr, time.Second
+	stdout, stderr := &beginning{limit: longestAnswer, refuse: true}, &beginning{limit: longestError}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.WaitDelay = strings.NewReader(in), stdout, stderr, time.Second
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
+	case stdout.over:
+		return nil, h.failed(action, errors.New("its answer is too long"))
 	case err == nil:
 		return stdout.Bytes(), nil
 	case ctx.Err() != nil:
@@ -82,13 +88,42 @@ func (h credentialHelper) call(ctx context.Context, action, in string) ([]byte, 
 	case errors.As(err, &exit) && strings.TrimSpace(stdout.String()) == noCredentials:
 		return nil, nil
 	}
-	for _, text := range []string{stdout.String(), stderr.String()} { // helpers tell errors on either
-		if line, _, _ := strings.Cut(strings.TrimSpace(text), "\n"); line != "" {
-			err = fmt.Errorf("%w: %s", err, line)
-			break
-		}
+	// Helpers tell errors on stdout, too, but that is where they print secrets.
+	if line, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n"); line != "" {
+		err = fmt.Errorf("%w: %s", err, line)
 	}
 	return nil, h.failed(action, err)
+}
+
+// beginning keeps the first bytes written to it. The rest is dropped, or refused.
+type beginning struct {
+	buf    bytes.Buffer
+	limit  int
+	refuse bool
+	over   bool
+}
+
+func (b *beginning) Write(p []byte) (int, error) {
+	room := b.limit - b.buf.Len()
+	if len(p) <= room {
+		return b.buf.Write(p)
+	}
+	b.buf.Write(p[:room])
+	b.over = true
+	if b.refuse {
+		return room, io.ErrShortWrite
+	}
+	return len(p), nil
+}
+
+func (b *beginning) Bytes() []byte  { return b.buf.Bytes() }
+func (b *beginning) String() string { return b.buf.String() }
+
+func (h credentialHelper) check() error {
+	if !helperName.MatchString(string(h)) {
+		return fmt.Errorf("%q is no name of a credential helper", string(h))
+	}
+	return nil
 }
 
 func (h credentialHelper) program() string { return "docker-credential-" + string(h) }

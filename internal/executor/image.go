@@ -88,10 +88,12 @@ func (e *Executor) auth(ctx context.Context, tr *trace.Trace, p *plan, name stri
 		}
 		sources = append(sources, s)
 	}
+	home, homeErr := docker.AuthFromHome("")
 	if text := p.vars.Get("DOCKER_AUTH_CONFIG"); text != "" {
-		add(docker.AuthFromJSON("DOCKER_AUTH_CONFIG", text))
+		s, err := docker.AuthFromJSON("DOCKER_AUTH_CONFIG", text)
+		add(s.HelpersOf(home), err)
 	}
-	add(docker.AuthFromHome(""))
+	add(home, homeErr)
 	var payload []docker.Credentials
 	for _, c := range p.spec.Credentials {
 		if c.Type == "registry" {

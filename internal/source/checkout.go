@@ -55,17 +55,45 @@ func (w *Workspace) Checkout(ctx context.Context, out io.Writer) (err error) {
 	}
 	err = w.bring(ctx, out)
 	if lacksObjects(err) && w.store.git.refetch && !w.refetch {
-		w.store.log.WarnContext(ctx, "a mirror is damaged, fetching all of it again", slog.String("dir", w.mirror.dir), slog.Any("error", err))
-		notice(out, "What this machine has of the repository is damaged, fetching all of it...")
-		w.refetch = true
-		w.closeModules()
-		err = w.bring(ctx, out)
+		err = w.repair(ctx, out, begin, err)
 	}
 	var ge *gitError
 	if errors.As(err, &ge) {
 		fmt.Fprintln(out, strings.TrimRight(ge.stderr, "\n")) // what Git said, in full
 	}
 	return err
+}
+
+// repair tries again after damage was found: with all of the job's branch, unless that was tried not long ago and did not help.
+func (w *Workspace) repair(ctx context.Context, out io.Writer, begin time.Time, damage error) error {
+	due, done := false, false
+	all := []*Workspace{w}
+	for _, m := range w.modules {
+		all = append(all, m.Workspace)
+	}
+	for _, one := range all {
+		refetches, err := one.mirror.refetches()
+		if err != nil {
+			return err
+		}
+		at := refetches[one.req.refetchName()]
+		due = due || !lately(at)
+		done = done || at.After(begin) // by a neighbour that found the same
+	}
+	log := w.store.log.With(slog.String("dir", w.mirror.dir), slog.Any("error", damage))
+	switch {
+	case due:
+		log.WarnContext(ctx, "a mirror is damaged, fetching all of it again")
+		notice(out, "What this machine has of the repository is damaged, fetching all of it...")
+	case done:
+		notice(out, "What this machine had of the repository was damaged, trying again...")
+	default:
+		log.WarnContext(ctx, "a mirror is damaged although all that the job needs was fetched again not long ago")
+		return damage
+	}
+	w.refetch = true
+	w.closeModules()
+	return w.bring(ctx, out)
 }
 
 func (w *Workspace) bring(ctx context.Context, out io.Writer) error {

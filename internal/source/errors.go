@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -128,10 +129,23 @@ func explainFetch(err error, remote string) error {
 	return fmt.Errorf("fetch %s: %w", remote, e)
 }
 
+// lackingObject is a line in which Git says so. Git quotes names of files, which are the choice of whoever wrote the repository, but
+// seldom where one of its own lines begins: that takes a name with a line feed in it.
+var lackingObject = regexp.MustCompile(`(?m)^(?:error|fatal): (?:` + strings.Join([]string{
+	`unable to read sha1 file of `,
+	`unable to read (?:tree |tree entries |blob object |[a-z]+ blob )?\(?[0-9a-f]{40}`,
+	`failed to unpack tree object `,
+	`pack has \d+ unresolved deltas?$`,
+	`unresolved deltas left after unpacking$`,
+	`\S+ did not send all necessary objects$`,
+	`(?:pack has )?bad object `,
+	`Could not read [0-9a-f]{40}`,
+}, "|") + `)`)
+
 // lacksObjects reports whether Git did not find what the mirror should have, as its refs or its other objects say.
 func lacksObjects(err error) bool {
 	var e *gitError
-	return errors.As(err, &e) && e.says("unable to read", "failed to unpack tree object", "unresolved delta", "did not send all necessary objects", "bad object")
+	return errors.As(err, &e) && lackingObject.MatchString(e.stderr)
 }
 
 // missingRef reports whether the server said that it does not have what was asked for.

@@ -1,13 +1,21 @@
 package source
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // stopsAfter is a context that ends when it was asked so many times.
@@ -144,4 +152,171 @@ func TestDamagedMirror(t *testing.T) {
 	next := srv.commit(t, "refs/heads/main", r.Git.SHA, map[string]string{"a": "a3", "b": "b"})
 	r.Git = srv.pipeline(t, 3, next).Git
 	checkout(t, store, r)
+}
+
+// TestDamageIsFetchedOnce: also if several jobs find it at once, and not again within an hour, unless for another branch.
+func TestDamageIsFetchedOnce(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	if !store.git.refetch {
+		t.Skip("this Git fetches nothing that it believes to have")
+	}
+	first := srv.commit(t, "refs/heads/main", "", map[string]string{"a": "a", "b": "b"})
+	r := srv.pipeline(t, 1, first)
+	w, _ := checkout(t, store, r)
+	second := srv.commit(t, "refs/heads/main", first, map[string]string{"a": "a2", "b": "b"})
+	gitIn(t, srv.Repo, "branch", "other", second)
+	known, err := w.mirror.packs()
+	if err != nil || len(known) != 1 {
+		t.Fatal(known, err)
+	}
+	r.Git = srv.pipeline(t, 2, second).Git
+	checkout(t, store, r)
+	r.Git.Depth = 1    // nothing lacks that is looked at before a checkout
+	damage := func() { // only what second has more than first stays
+		t.Helper()
+		for _, pack := range known {
+			files, err := filepath.Glob(strings.TrimSuffix(pack, "pack") + "*")
+			for _, f := range files {
+				err = errors.Join(err, os.Remove(f))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	damage()
+	small, err := w.mirror.packs()
+	if err != nil || len(small) != 1 {
+		t.Fatal(small, err)
+	}
+
+	const jobs = 4
+	var found atomic.Int64
+	all := make(chan struct{})
+	srv.taken()
+	srv.set(testToken, func(http.ResponseWriter, *http.Request) bool {
+		select {
+		case <-all:
+		case <-time.After(20 * time.Second):
+			t.Error("not all jobs found the damage")
+		}
+		return false
+	})
+	var wait sync.WaitGroup
+	for i := range jobs {
+		r := r
+		r.Slot = fmt.Sprintf("at-once-%d", i)
+		w := open(t, store, r)
+		wait.Go(func() {
+			var log bytes.Buffer
+			if err := w.Checkout(t.Context(), io.MultiWriter(&log, writerFunc(func(line []byte) {
+				if bytes.Contains(line, []byte("is damaged")) && found.Add(1) == jobs {
+					close(all)
+				}
+			}))); err != nil {
+				t.Errorf("%v\n%s", err, log.String())
+			}
+		})
+	}
+	wait.Wait()
+	fetches := func() (n int) {
+		for _, q := range srv.taken() {
+			if strings.Contains(q.URL.RawQuery, "git-upload-pack") && q.Header.Get("Authorization") != "" {
+				n++
+			}
+		}
+		return n
+	}
+	if n := fetches(); n != 1 {
+		t.Errorf("%d fetches by %d jobs", n, jobs)
+	}
+
+	if known, err = w.mirror.packs(); err != nil {
+		t.Fatal(err)
+	}
+	known = slices.DeleteFunc(known, func(pack string) bool { return pack == small[0] })
+	damage()
+	r.Slot = "again"
+	w = open(t, store, r)
+	var log bytes.Buffer
+	if err := w.Checkout(t.Context(), &log); err == nil || fetches() != 0 || strings.Contains(log.String(), "is damaged") {
+		t.Errorf("got %v\n%s", err, log.String())
+	}
+	other := r
+	other.Slot, other.Git.Ref, other.Git.Refspecs = "other", "other", []string{"+refs/heads/other:refs/remotes/origin/other"}
+	checkout(t, store, other)
+	if fetches() == 0 {
+		t.Error("nothing was fetched for another branch")
+	}
+
+	if known, err = w.mirror.packs(); err != nil {
+		t.Fatal(err)
+	}
+	known = slices.DeleteFunc(known, func(pack string) bool { return pack == small[0] })
+	damage()
+	for _, past := range []time.Duration{2 * time.Hour, -2 * time.Hour} { // the clock was set back
+		text, err := json.Marshal(map[string]time.Time{r.refetchName(): time.Now().Add(-past)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(w.mirror.dir, refetchNote), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if _, out := checkout(t, store, r); !strings.Contains(out, "is damaged") {
+			t.Errorf("after %s the log has\n%s", past, out)
+		}
+		if known, err = w.mirror.packs(); err != nil {
+			t.Fatal(err)
+		}
+		known = slices.DeleteFunc(known, func(pack string) bool { return pack == small[0] })
+		damage()
+		r.Slot += "x"
+	}
+}
+
+type writerFunc func([]byte)
+
+func (f writerFunc) Write(p []byte) (int, error) { f(p); return len(p), nil }
+
+// TestNamesAreNoDamage: Git quotes names of files in what it says.
+func TestNamesAreNoDamage(t *testing.T) {
+	t.Parallel()
+	srv, store := newGitServer(t), newStore(t)
+	for _, name := range []string{"unable to read ", "error: bad object ", "fatal: unable to read tree "} {
+		sha := srv.commit(t, "refs/heads/main", "", map[string]string{name + strings.Repeat("x", 300): "x"})
+		w := open(t, store, srv.pipeline(t, 1, sha))
+		var log bytes.Buffer
+		err := w.Checkout(t.Context(), &log)
+		w.Close()
+		if err == nil || !strings.Contains(log.String(), "File name too long") || strings.Contains(log.String(), "damaged") {
+			t.Errorf("%q: got %v\n%s", name, err, log.String())
+		}
+	}
+}
+
+// TestLacksObjects: in Git's own words.
+func TestLacksObjects(t *testing.T) {
+	t.Parallel()
+	oid := strings.Repeat("0123abcd", 5)
+	for _, line := range []string{
+		"error: unable to read sha1 file of dir/a (" + oid + ")", "fatal: unable to read tree " + oid, "fatal: unable to read tree (" + oid + ")",
+		"error: unable to read tree (" + oid + strings.Repeat("0", 24) + ")", "fatal: unable to read " + oid, "fatal: failed to unpack tree object " + oid,
+		"fatal: pack has 1 unresolved delta", "fatal: pack has 12 unresolved deltas", "fatal: unresolved deltas left after unpacking",
+		"error: https://gitlab.example/a/b.git did not send all necessary objects", "fatal: remote did not send all necessary objects",
+		"fatal: bad object refs/heads/main", "error: Could not read " + oid,
+	} {
+		if !lacksObjects(&gitError{stderr: "warning: x\n" + line + "\nfatal: the end\n"}) {
+			t.Errorf("not taken for damage: %s", line)
+		}
+	}
+	for _, line := range []string{
+		"error: unable to create file unable to read tree " + oid + ": File name too long", "error: invalid path 'error: bad object " + oid + "'",
+		"fatal: unable to read askpass response from 'x'", "remote: fatal: bad object " + oid, "fatal: remote error: did not send all necessary objects",
+	} {
+		if lacksObjects(&gitError{stderr: line + "\n"}) {
+			t.Errorf("taken for damage: %s", line)
+		}
+	}
 }

@@ -2,10 +2,12 @@ package source
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -133,6 +135,58 @@ func (m *mirror) fetch(ctx context.Context, r *Request, flags fetchFlags, refspe
 	}
 	if err != nil {
 		return explainFetch(err, u.String())
+	}
+	return nil
+}
+
+// refetchNote is a file of a mirror that tells what was fetched again, as if there were nothing, because something was lacking: branches
+// or tags, or a submodule's commits, and when that was. It is a fetch of one of them that brings what belongs to it.
+const (
+	refetchNote  = "refetched"
+	refetchPause = time.Hour // until it is tried again: what Git says may be wrong, and another fetch is no cure then
+)
+
+// refetchName is what a fetch for the request brings all of.
+func (r *Request) refetchName() string {
+	if len(r.Git.Refspecs) == 0 {
+		return r.Git.SHA
+	}
+	return r.Git.RefType + " " + r.Git.Ref
+}
+
+// refetches reads the note. One that cannot be understood says nothing.
+func (m *mirror) refetches() (map[string]time.Time, error) {
+	text, err := os.ReadFile(filepath.Join(m.dir, refetchNote))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read mirror: %w", err)
+	}
+	at := map[string]time.Time{}
+	if json.Unmarshal(text, &at) != nil || at == nil {
+		return map[string]time.Time{}, nil
+	}
+	return at, nil
+}
+
+// lately reports whether what was fetched again then need not be now. A time to come is of a clock that has been set since.
+func lately(refetched time.Time) bool {
+	past := time.Since(refetched)
+	return past >= 0 && past < refetchPause
+}
+
+// noteRefetch says that it was now. The caller holds fetch.lock.
+func (m *mirror) noteRefetch(name string) error {
+	at, err := m.refetches()
+	if err != nil {
+		return err
+	}
+	maps.DeleteFunc(at, func(_ string, t time.Time) bool { return !lately(t) })
+	at[name] = time.Now()
+	text, err := json.Marshal(at)
+	if err != nil {
+		return fmt.Errorf("note in mirror: %w", err)
+	}
+	if err := writeWhole(filepath.Join(m.dir, refetchNote), string(text)); err != nil {
+		return fmt.Errorf("note in mirror: %w", err)
 	}
 	return nil
 }

@@ -114,7 +114,7 @@ func (m *module) fetch(ctx context.Context, mp modulePlan) error {
 		return err
 	}
 	defer o.close()
-	if m.src, err = m.look(o, p); err != nil || m.src.complete {
+	if m.src, err = m.look(o, p); err != nil || m.src.complete && !m.refetch {
 		return err
 	}
 	if err := m.settle(ctx); err != nil {

@@ -67,7 +67,7 @@ func (w *Workspace) look(o *objects, p plan) (sources, error) {
 	}
 	var all bool
 	s.refs, all = w.visible(p, known, past)
-	s.complete = past.found && !s.past.short && all && !w.refetch
+	s.complete = past.found && !s.past.short && all
 	return s, nil
 }
 
@@ -130,7 +130,7 @@ func (w *Workspace) visible(p plan, known map[string]ref, past history) (refs ma
 // obtain makes sure that the mirror has what the job needs, without the network if it can.
 func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, error) {
 	s, err := w.look(o, p)
-	if err != nil || s.complete {
+	if err != nil || s.complete && !w.refetch {
 		return s, err
 	}
 	l, err := acquire(ctx, filepath.Join(w.mirror.dir, fetchLock), exclusive)
@@ -138,15 +138,23 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 		return sources{}, err
 	}
 	defer l.release()
-	// Another job may have brought it while this one waited.
-	if s, err = w.look(o, p); err != nil || s.complete {
+	// Another job may have brought it, or mended the mirror, while this one waited.
+	refetch := w.refetch
+	if refetch {
+		at, err := w.mirror.refetches()
+		if err != nil {
+			return sources{}, err
+		}
+		refetch = !lately(at[w.req.refetchName()])
+	}
+	if s, err = w.look(o, p); err != nil || s.complete && !refetch {
 		return s, err
 	}
 	var lines []string
 	for _, r := range p.refspecs {
 		lines = append(lines, "+"+r.src+":"+r.mirrorRef(w.req.Git.Ref))
 	}
-	if w.refetch {
+	if refetch {
 		p.fetch.args = append(slices.Clone(p.fetch.args), "--refetch")
 	}
 	if len(lines) > 0 {
@@ -173,6 +181,11 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 		}
 		if !s.past.found {
 			return sources{}, noCommit(sha)
+		}
+	}
+	if refetch {
+		if err := w.mirror.noteRefetch(w.req.refetchName()); err != nil {
+			return sources{}, err
 		}
 	}
 	return s, w.mirror.packRefs(ctx, s.loose)

@@ -74,7 +74,7 @@ type Workspace struct {
 	use      *lock
 	modules  []*module // laid out, parents first
 	attempts int
-	refetch  bool     // the mirror lacks something that it should have: all is fetched as if there were nothing
+	refetch  bool     // the mirror lacks something that it should have: all is fetched as if there were nothing, if it was not lately
 	stale    []string // in the project folder: files of former jobs that could not be removed
 }
 
