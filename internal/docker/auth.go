@@ -25,8 +25,8 @@ type AuthSource struct {
 	Name    string // for the log: "DOCKER_AUTH_CONFIG"
 	entries map[string]Credentials
 	helpers map[string]credentialHelper
-	store   credentialHelper             // of all registries that it lists; "" = none
-	may     func(credentialHelper) error // says why one must not be started; nil = all may be
+	store   credentialHelper                           // of all registries that it lists; "" = none
+	may     func(h credentialHelper, key string) error // says why one must not be asked for a key; nil = all may be
 }
 
 // AuthFromJSON reads the content of a config.json (DOCKER_AUTH_CONFIG).
@@ -47,21 +47,25 @@ func AuthFromHome(dir string) (AuthSource, error) {
 	return authFromFile(f.Filename, f), nil
 }
 
-// HelpersOf returns the source with none but those programs started that another one names, too: a job that writes
-// DOCKER_AUTH_CONFIG has no say in what runs on the runner's machine.
+// HelpersOf returns the source with none but those programs started that another one names for the same registry, too: a job that
+// writes DOCKER_AUTH_CONFIG has no say in what runs on the runner's machine, nor in which registry gets the secrets of another.
 func (s AuthSource) HelpersOf(other AuthSource) AuthSource {
-	named := map[credentialHelper]bool{other.store: true}
-	for _, h := range other.helpers {
-		named[h] = true
-	}
-	s.may = func(h credentialHelper) error {
-		if err := h.check(); err != nil || named[h] {
+	s.may = func(h credentialHelper, key string) error {
+		if err := h.check(); err != nil || h == other.store {
 			return err
 		}
-		return fmt.Errorf("%s is not asked: the runner's own docker configuration does not name it", h.program())
+		for named, helper := range other.helpers {
+			if helper == h && key != "" && covers(normalHost(named), normalHost(key)) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s is not asked: the runner's own docker configuration does not name it for that registry", h.program())
 	}
 	return s
 }
+
+// covers reports whether what is meant for a registry, or a path below it, is meant for another one.
+func covers(path, other string) bool { return other == path || strings.HasPrefix(other, path+"/") }
 
 // AuthFromList takes credentials that are known already, keyed by their Server.
 func AuthFromList(name string, list []Credentials) AuthSource {
@@ -124,7 +128,7 @@ func (s AuthSource) find(ctx context.Context, image string) (Credentials, error)
 	var places []place
 	var errs []error
 	add := func(key string, rank int, helper credentialHelper, c Credentials) {
-		if path := normalHost(key); image == path || strings.HasPrefix(image, path+"/") {
+		if path := normalHost(key); covers(path, image) {
 			places = append(places, place{path, key, rank, helper, c})
 		}
 	}
@@ -132,7 +136,7 @@ func (s AuthSource) find(ctx context.Context, image string) (Credentials, error)
 		add(key, 0, "", c)
 	}
 	if s.store != "" {
-		err := s.refuses(s.store)
+		err := s.refuses(s.store, "")
 		var keys []string
 		if err == nil {
 			keys, err = s.store.list(ctx)
@@ -156,7 +160,7 @@ func (s AuthSource) find(ctx context.Context, image string) (Credentials, error)
 			if asked[p.helper] > mostKeys+1 { // was told
 				continue
 			}
-			if err = s.refuses(p.helper); err != nil {
+			if err = s.refuses(p.helper, p.key); err != nil {
 				asked[p.helper] = mostKeys + 1
 			} else if asked[p.helper] > mostKeys {
 				err = fmt.Errorf("%s is asked for no more than %d keys", p.helper.program(), mostKeys)
@@ -172,11 +176,12 @@ func (s AuthSource) find(ctx context.Context, image string) (Credentials, error)
 	return Credentials{}, errors.Join(errs...)
 }
 
-func (s AuthSource) refuses(h credentialHelper) error {
+// refuses says why a helper is not asked for a key; "" stands for all that it has.
+func (s AuthSource) refuses(h credentialHelper, key string) error {
 	if s.may == nil {
 		return nil
 	}
-	return s.may(h)
+	return s.may(h, key)
 }
 
 // normalHost brings the many ways to write a registry's key to host[/path].

@@ -217,13 +217,15 @@ func TestFindAuthBoundsHelpers(t *testing.T) {
 		t.Errorf("got %q, %v", got.Username, err)
 	}
 
-	own := source(`{"credHelpers":{"elsewhere.example":"other"}}`)
+	own := source(`{"credHelpers":{"https://Reg.example/v1/":"other", "elsewhere.example":"noisy", "reg.example/group":"noisy"},"credsStore":"none"}`)
 	for content, refused := range map[string]bool{
-		`{"credHelpers":{"reg.example":"other"}}`: false, `{"credHelpers":{"reg.example":"leaky"}}`: true, `{"credsStore":"leaky"}`: true,
-		`{"credHelpers":{"elsewhere.example":"leaky"}}`: false,
+		`{"credHelpers":{"reg.example":"other"}}`: false, `{"credHelpers":{"reg.example/x":"other"}}`: false, `{"credsStore":"none"}`: false,
+		`{"credHelpers":{"reg.example":"leaky"}}`: true, `{"credsStore":"leaky"}`: true, `{"credsStore":"other"}`: true,
+		`{"credHelpers":{"elsewhere.example":"leaky"}}`: false, // the image is not there
+		`{"credHelpers":{"reg.example":"noisy"}}`:       true,  // it has the secrets of another registry
 	} {
 		_, _, err := FindAuth(t.Context(), "reg.example/x", source(content).HelpersOf(own))
-		if (err != nil) != refused || refused && !strings.Contains(err.Error(), "docker-credential-leaky is not asked: ") {
+		if (err != nil) != refused || refused && !strings.Contains(err.Error(), " is not asked: ") {
 			t.Errorf("%s: got %v", content, err)
 		}
 	}

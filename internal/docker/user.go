@@ -39,12 +39,8 @@ func (e *Engine) UserOf(ctx context.Context, c Container, spec string) (uid, gid
 	var files [2]io.Reader
 	for i, name := range []string{"/etc/passwd", "/etc/group"} {
 		data, err := e.readFile(ctx, id, name)
-		switch {
-		case err == nil, IsNotFound(err): // an image without users has numbers only
-		case ctx.Err() != nil, IsUnreachable(err):
+		if err != nil && !IsNotFound(err) { // an image without users has numbers only
 			return 0, 0, fmt.Errorf("read %s of the image: %w", name, err)
-		default: // the Engine's words name places of the machine
-			return 0, 0, fmt.Errorf("%w: its %s cannot be read", ErrNoUser, name)
 		}
 		files[i] = bytes.NewReader(data)
 	}
@@ -81,5 +77,5 @@ func (e *Engine) readFile(ctx context.Context, id, name string) ([]byte, error) 
 		r.Content.Close()
 		return data, err
 	}
-	return nil, errors.New("a chain of links")
+	return nil, fmt.Errorf("%w: it is a chain of links", ErrNoUser)
 }

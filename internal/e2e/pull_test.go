@@ -304,21 +304,26 @@ esac
 			"",
 		},
 		{
-			"of the job", `{"credHelpers":{"other.example":"works"}}`, "group/poor", `{"credHelpers":{"%s":"works"}}`,
+			"of the job", `{"credHelpers":{"%s":"works"}}`, "group/poor", `{"credHelpers":{"%s":"works"}}`,
 			[]string{"Authenticating with credentials from DOCKER_AUTH_CONFIG\n"},
 			"get %s\n",
 		},
 		{
+			"of the job, with another registry's", `{"credHelpers":{"other.example":"works"}}`, "group/demo", `{"credHelpers":{"%s":"works"}}`,
+			[]string{"docker-credential-works is not asked: ", "from job payload (GitLab Registry)\n"},
+			"",
+		},
+		{
 			"of the job alone", `{"credHelpers":{"other.example":"broken"}}`, "group/demo", `{"credHelpers":{"%s":"works"}}`,
 			[]string{
-				"WARNING: the credentials of DOCKER_AUTH_CONFIG: docker-credential-works is not asked: the runner's own docker configuration does not name it\n",
+				"WARNING: the credentials of DOCKER_AUTH_CONFIG: docker-credential-works is not asked: the runner's own docker configuration does not name it for that registry\n",
 				"from job payload (GitLab Registry)\n",
 			},
 			"",
 		},
 		{
 			"store of the job alone", "{}", "group/demo", `{"credsStore":"works"}`,
-			[]string{"docker-credential-works is not asked: the runner's own docker configuration does not name it\n", "from job payload (GitLab Registry)\n"},
+			[]string{"docker-credential-works is not asked: the runner's own docker configuration does not name it for that registry\n", "from job payload (GitLab Registry)\n"},
 			"",
 		},
 		{

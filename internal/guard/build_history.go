@@ -31,8 +31,9 @@ type buildRecord struct {
 
 // The bounds of what is waited for: the end of the progress, and what the Engine says of an image.
 const (
-	toldTime    = 200 * time.Millisecond
-	measureTime = time.Second
+	toldTime     = 200 * time.Millisecond
+	measureTime  = time.Second
+	rememberTime = callsTimeout - measureTime // Close waits no longer
 )
 
 // pendingRecords are the builds that are being remembered, by their keys.
@@ -81,20 +82,20 @@ func (g *Guard) explain(r buildRecord) {
 		case <-time.After(toldTime): // the client has gone, or reads slowly
 		}
 	}
-	key := r.key()
+	now, key := r.build(), r.key()
 	end := g.records.begin(g.ctx, key)
 	if end == nil {
 		return // the job is over
 	}
 	g.calls.Add(1)
-	now, remembers := r.build(), false
+	remembers := false
 	defer func() {
 		if !remembers {
 			end()
 			g.calls.Done()
 		}
 	}()
-	last, err := g.history.Last(key)
+	last, err := g.history.Last(g.ctx, key)
 	if err != nil {
 		g.log.Warn("the last build cannot be looked up", "error", err)
 	}
@@ -112,8 +113,10 @@ func (g *Guard) explain(r buildRecord) {
 				g.log.Error("a build is not remembered", "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
-		now.Measure(g.layers(r.image))
-		if err := g.history.Keep(key, now); err != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), rememberTime)
+		defer cancel()
+		now.Measure(g.layers(ctx, r.image))
+		if err := g.history.Keep(ctx, key, now); err != nil {
 			g.log.Warn("a build is not remembered: the next one cannot be compared with it", "error", err)
 		}
 	}()
@@ -137,11 +140,11 @@ func (g *Guard) shown(text string) string {
 }
 
 // layers is the history of an image; none if there is no image.
-func (g *Guard) layers(image string) (layers []layercache.Layer) {
+func (g *Guard) layers(ctx context.Context, image string) (layers []layercache.Layer) {
 	if image == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), measureTime)
+	ctx, cancel := context.WithTimeout(ctx, measureTime)
 	defer cancel()
 	if err := g.engine.getJSON(ctx, "/images/"+image+"/history", nil, &layers); err != nil {
 		g.log.Debug("the sizes of an image's layers are not known", "image", image, "error", err)

@@ -20,8 +20,9 @@ const (
 	maxArgs    = 16 << 10  // bytes of the names of build arguments, and of what stands for their values
 )
 
-// bound cuts a build to what may be remembered. It reports whether what is left is of any use.
-func (b *Build) bound() bool {
+// bound cuts a build to what may be remembered. It reports whether what is left is of any use. shown is applied to what is cut,
+// while it is whole.
+func (b *Build) bound(shown func(string) string) bool {
 	size := 0
 	for i := range b.Stages {
 		stage := &b.Stages[i]
@@ -31,7 +32,7 @@ func (b *Build) bound() bool {
 		}
 		for j := range stage.Steps {
 			s := &stage.Steps[j]
-			if s.Text = brief(s.Text); tooMany(s.Sources) {
+			if s.Text = brief(s.Text, shown); tooMany(s.Sources) {
 				s.Sources, s.Unsure = nil, true
 			}
 			size += len(s.Text) + len(strings.Join(s.Images, "")) + 8*len(s.Stages)
@@ -48,12 +49,12 @@ func (b *Build) bound() bool {
 }
 
 // brief is a text that is no longer than it may be, and still another one than all others.
-func brief(text string) string {
+func brief(text string, shown func(string) string) string {
 	if len(text) <= maxText {
 		return text
 	}
 	sum := sha256.Sum256([]byte(text))
-	return strings.ToValidUTF8(text[:maxText/2], "") + "… " + hex.EncodeToString(sum[:8])
+	return short(shown(text)) + " " + hex.EncodeToString(sum[:8])
 }
 
 // tooMany reports whether it would take too long to look which files some sources take.

@@ -31,7 +31,7 @@ const maxMisses = 3
 // last knows of steps and files that are the same is taken over, so that now can be the next one's last. shown makes texts of the
 // Dockerfile and names of files fit for people, before they are cut to a length that fits into a line.
 func (now *Build) Compare(last *Build, shown func(string) string) Report {
-	if now.large = !now.bound(); now.large || last != nil && !now.alike(last) {
+	if now.large = !now.bound(shown); now.large || last != nil && !now.alike(last) {
 		last = nil
 	}
 	var r Report

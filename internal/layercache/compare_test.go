@@ -262,6 +262,14 @@ func TestShownBeforeCut(t *testing.T) {
 	if diff := cmp.Diff([]Miss{{3, "COPY *** /", "new: cmd/***"}}, r.Misses); diff != "" {
 		t.Errorf("misses (-want +got):\n%s", diff)
 	}
+	// One that is too long to be remembered is cut before.
+	long := strings.Repeat("s", 2*maxText)
+	now = again(3)
+	now.step(3).Text = "COPY " + long
+	r = now.Compare(sample(), func(text string) string { return strings.ReplaceAll(text, long, "***") })
+	if len(r.Misses) != 1 || !strings.HasPrefix(r.Misses[0].Text, "COPY *** ") || strings.Contains(now.step(3).Text, "ss") {
+		t.Errorf("misses %+v", r.Misses)
+	}
 }
 
 // TestClockSetBack: a duration that cannot be is none.

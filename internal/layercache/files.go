@@ -129,24 +129,25 @@ func (d difference) within(folder string) bool {
 type compiled struct {
 	all   bool
 	paths map[string]bool
-	globs []string
-	deep  []int // how many parts the paths and globs have, each once
+	globs map[int][]string // by how many parts they have
+	deep  []int            // how many parts paths and globs have, each once
 }
 
 func isGlob(source string) bool { return strings.ContainsAny(source, `*?[\`) }
 
 func compile(sources []string) compiled {
-	c := compiled{paths: map[string]bool{}}
+	c := compiled{paths: map[string]bool{}, globs: map[int][]string{}}
 	for _, s := range sources {
 		s = strings.TrimPrefix(path.Clean("/"+validName(s)), "/")
 		if s == "" {
 			return compiled{all: true}
 		}
 		c.paths[s] = true // a name may have such a character, too
+		deep := strings.Count(s, "/") + 1
 		if isGlob(s) {
-			c.globs = append(c.globs, s)
+			c.globs[deep] = append(c.globs[deep], s)
 		}
-		if deep := strings.Count(s, "/") + 1; !slices.Contains(c.deep, deep) {
+		if !slices.Contains(c.deep, deep) {
 			c.deep = append(c.deep, deep)
 		}
 	}
@@ -171,7 +172,7 @@ func (c compiled) takes(name string) bool {
 			break // the name is not as deep
 		}
 		at := name[:ends[deep-1]]
-		if c.paths[at] || slices.ContainsFunc(c.globs, func(g string) bool { ok, err := path.Match(g, at); return ok && err == nil }) {
+		if c.paths[at] || slices.ContainsFunc(c.globs[deep], func(g string) bool { ok, err := path.Match(g, at); return ok && err == nil }) {
 			return true
 		}
 	}

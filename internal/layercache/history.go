@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -30,13 +32,29 @@ const maxBuilds = 50
 // maxRecord bounds a file, in bytes.
 const maxRecord = 1 << 20
 
+// maxDecoded bounds what is read out of one.
+const maxDecoded = 16 << 20
+
 // working bounds how many records are read or written at once in this process, whoever's they are: it is done in memory.
 var working = make(chan struct{}, 2)
 
+// work waits for its turn. end must be called.
+func work(ctx context.Context) (end func(), err error) {
+	select {
+	case working <- struct{}{}:
+		return func() { <-working }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
 // Last is the last build of an image, nil if none is known. key may be any name of a file.
-func (h *History) Last(key string) (*Build, error) {
-	working <- struct{}{}
-	defer func() { <-working }()
+func (h *History) Last(ctx context.Context, key string) (*Build, error) {
+	end, err := work(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
 	f, err := os.Open(h.path(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -50,7 +68,7 @@ func (h *History) Last(key string) (*Build, error) {
 		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	var b Build
-	if err := json.NewDecoder(unzip).Decode(&b); err != nil {
+	if err := json.NewDecoder(io.LimitReader(unzip, maxDecoded)).Decode(&b); err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	return &b, nil
@@ -58,12 +76,15 @@ func (h *History) Last(key string) (*Build, error) {
 
 // Keep remembers a build as the last one of its image; without its files if they are too many, and not at all if it is still too
 // large.
-func (h *History) Keep(key string, b *Build) error {
+func (h *History) Keep(ctx context.Context, key string, b *Build) error {
 	if b.large {
 		return nil
 	}
-	working <- struct{}{}
-	defer func() { <-working }()
+	end, err := work(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
 	data, err := b.encode()
 	if err == nil && len(data) > maxRecord {
 		smaller := *b

@@ -16,14 +16,14 @@ func TestHistory(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
 	h := NewHistory(filepath.Join(root, "project"))
-	if b, err := h.Last("k"); b != nil || err != nil {
+	if b, err := h.Last(t.Context(), "k"); b != nil || err != nil {
 		t.Fatalf("before the first build: %v, %v", b, err)
 	}
 	want := sample()
-	if err := h.Keep("k", want); err != nil {
+	if err := h.Keep(t.Context(), "k", want); err != nil {
 		t.Fatal(err)
 	}
-	got, err := h.Last("k")
+	got, err := h.Last(t.Context(), "k")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,15 +37,15 @@ func TestHistory(t *testing.T) {
 	if err := os.WriteFile(h.path("k"), []byte("rubbish"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := h.Last("k"); b != nil || err == nil || !strings.Contains(err.Error(), h.path("k")) {
+	if b, err := h.Last(t.Context(), "k"); b != nil || err == nil || !strings.Contains(err.Error(), h.path("k")) {
 		t.Errorf("a broken record: %v, %v", b, err)
 	}
-	if err := h.Keep("k", want); err != nil {
+	if err := h.Keep(t.Context(), "k", want); err != nil {
 		t.Errorf("a broken record is not replaced: %v", err)
 	}
 
 	for i := range maxBuilds + 5 {
-		if err := h.Keep(fmt.Sprint(i), want); err != nil {
+		if err := h.Keep(t.Context(), fmt.Sprint(i), want); err != nil {
 			t.Fatal(err)
 		}
 		at := time.Now().Add(time.Duration(i-maxBuilds) * time.Hour)
@@ -53,14 +53,14 @@ func TestHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := h.Keep("last", want); err != nil {
+	if err := h.Keep(t.Context(), "last", want); err != nil {
 		t.Fatal(err)
 	}
 	all, err := os.ReadDir(h.dir)
 	if err != nil || len(all) != maxBuilds {
 		t.Errorf("%d records are kept, %v", len(all), err)
 	}
-	if b, err := h.Last("0"); b != nil || err != nil {
+	if b, err := h.Last(t.Context(), "0"); b != nil || err != nil {
 		t.Errorf("the oldest record is there still: %v, %v", b, err)
 	}
 
@@ -81,7 +81,7 @@ func TestHistory(t *testing.T) {
 	if err := Expire(filepath.Join(root, "none"), time.Now(), Unused); err != nil {
 		t.Error(err)
 	}
-	if err := h.Keep("k", want); err != nil {
+	if err := h.Keep(t.Context(), "k", want); err != nil {
 		t.Errorf("after the folder has gone: %v", err)
 	}
 }
@@ -189,13 +189,13 @@ func TestRecordsAreBounded(t *testing.T) {
 		h := NewHistory(t.TempDir())
 		last, now := build(), build()
 		last.Compare(nil, same)
-		if err := h.Keep("k", last); err != nil {
+		if err := h.Keep(t.Context(), "k", last); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if info, err := os.Stat(h.path("k")); err == nil && info.Size() > maxRecord {
 			t.Errorf("%s: %d bytes", name, info.Size())
 		}
-		kept, err := h.Last("k")
+		kept, err := h.Last(t.Context(), "k")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 		}

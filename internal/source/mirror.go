@@ -139,8 +139,8 @@ func (m *mirror) fetch(ctx context.Context, r *Request, flags fetchFlags, refspe
 	return nil
 }
 
-// refetchNote is a file of a mirror that tells what was fetched again, as if there were nothing, because something was lacking: branches
-// or tags, or a submodule's commits, and when that was. It is a fetch of one of them that brings what belongs to it.
+// refetchNote is a file of a mirror that tells what was fetched again, as if there were nothing, because something was lacking: commits of
+// branches or tags, or of a submodule, and when that was. It is a fetch of one of them that brings what belongs to it.
 const (
 	refetchNote  = "refetched"
 	refetchPause = time.Hour // until it is tried again: what Git says may be wrong, and another fetch is no cure then
@@ -151,7 +151,7 @@ func (r *Request) refetchName() string {
 	if len(r.Git.Refspecs) == 0 {
 		return r.Git.SHA
 	}
-	return r.Git.RefType + " " + r.Git.Ref
+	return fmt.Sprintf("%s %s %s %d", r.Git.RefType, r.Git.Ref, r.Git.SHA, r.Git.Depth) // of another commit, or deeper, is more
 }
 
 // refetches reads the note. One that cannot be understood says nothing.
