@@ -208,9 +208,15 @@ func TestSectionAttempts(t *testing.T) {
 	lost := func(attempts string) *coordinator.Job {
 		j := r.enqueue(needs(withVariables(withDocker("cat file; docker ps >/dev/null && echo a socket"), "EXECUTOR_JOB_SECTION_ATTEMPTS", attempts), build))
 		r.eventually("the container is there", func() bool { return len(r.containers(j)) == 1 })
-		if err := r.engine.Remove(t.Context(), r.containers(j)[0].ID); err != nil {
-			t.Fatal(err)
-		}
+		// The Engine lists one that it is making before it knows it by its ID.
+		r.eventually("the container is gone", func() bool {
+			for _, c := range r.containers(j) {
+				if err := r.engine.Remove(t.Context(), c.ID); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return len(r.containers(j)) == 0
+		})
 		return j
 	}
 	once, again := lost("1"), lost("2")
