@@ -35,8 +35,9 @@ type buildContext struct {
 	in *bufio.Reader // the client's bytes
 	// ahead reads the client's bytes while those before them go to the Engine, which makes the guard nearly as fast as none. It alone
 	// reads the request's body.
-	ahead io.ReadCloser
-	bare  bool // they are a Dockerfile and no archive
+	ahead  io.ReadCloser
+	pooled []*[]byte // its buffers
+	bare   bool      // they are a Dockerfile and no archive
 
 	gate gate
 	err  error         // why it is not whole, once done is closed
@@ -72,8 +73,13 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 
 // open looks at the first bytes.
 func (t *buildContext) open() error {
+	var bufs [][]byte
+	for range aheadBuffers {
+		b := buffers.Get().(*[]byte)
+		t.pooled, bufs = append(t.pooled, b), append(bufs, *b)
+	}
 	var err error
-	if t.ahead, err = readahead.NewReaderSize(t.c.r.Body, aheadBuffers, streamBuffer); err != nil {
+	if t.ahead, err = readahead.NewReaderBuffer(t.c.r.Body, bufs); err != nil {
 		return err
 	}
 	t.in = bufio.NewReaderSize(struct{ io.Reader }{t.ahead}, streamBuffer) // its WriteTo calls the end an error
@@ -102,7 +108,7 @@ func (t *buildContext) open() error {
 }
 
 // aheadBuffers is how many buffers of the client's bytes are read ahead.
-const aheadBuffers = 4
+const aheadBuffers = 3
 
 // isTar reports whether that is a header by its sum, or the zeros at the end of an archive.
 func isTar(head []byte) bool {
@@ -220,6 +226,9 @@ func (t *buildContext) drain() {
 	if t.ahead != nil {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.ahead})
 		_ = t.ahead.Close() // it has come to the end, or to the deadline
+		for _, b := range t.pooled {
+			buffers.Put(b)
+		}
 	}
 	_ = client.SetReadDeadline(time.Time{})
 }
