@@ -242,7 +242,7 @@ func (a *buildAnswer) succeed() error {
 			return err
 		}
 		a.send(&buildMessage{Aux: aux})
-		a.stream("Successfully built " + shortID(a.id) + "\n")
+		a.stream("Successfully built " + progress.ShortID(a.id) + "\n")
 	}
 	for _, t := range tags {
 		a.stream("Successfully tagged " + t.written + "\n")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/buildlog"
 	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // folder makes a build's context of names and contents.
@@ -114,7 +115,7 @@ func TestClassicBuild(t *testing.T) {
 			if raw := strings.TrimSpace(r.host("image", "inspect", "--format", "{{.Id}}", id)); raw != id {
 				t.Errorf("the ID is %q, the Engine has %q", id, raw)
 			}
-			base := shortID(r.imageID(alpine))
+			base := progress.ShortID(r.imageID(alpine))
 			told := fmt.Sprintf(`Step 1/11 : ARG BASE=%[1]s
 Step 2/11 : FROM $BASE AS build
  ---> %[2]s
@@ -142,7 +143,7 @@ Step 11/11 : CMD ["x"]
  ---> Done
 Successfully built %[3]s
 Successfully tagged app:latest
-`, alpine, base, shortID(id))
+`, alpine, base, progress.ShortID(id))
 			got := regexp.MustCompile(`Done in [0-9.]+s`).ReplaceAllString(out[strings.Index(out, "Step 1/"):], "Done in T")
 			// What only copies files is shared by all scopes, so it may be cached already.
 			got = regexp.MustCompile(`((?:ENV A=b|WORKDIR /app|/out /out)\n ---> )(?:Done in T|Done|Using cache)`).ReplaceAllString(got, "${1}C")
@@ -162,7 +163,7 @@ Successfully tagged app:latest
 			if len(builds) != 1 || builds[0].Cached() != 6 || builds[0].Total() != 6 {
 				t.Errorf("%+v\n%s", builds, out)
 			}
-			wants(t, out, "---> Using cache\n", "Successfully built "+shortID(id))
+			wants(t, out, "---> Using cache\n", "Successfully built "+progress.ShortID(id))
 			if got := r.docker("run", "--rm", "app", "cat", "/out"); got != "built\n" {
 				t.Errorf("%q", got)
 			}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
+
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // plannedNet is which networks a container will be on.
@@ -151,7 +153,7 @@ func (p *planner) links(in []string) ([]string, error) {
 		}
 		name := other.Name
 		if name == "" || other.Job {
-			name = shortID(other.ID)
+			name = progress.ShortID(other.ID)
 		}
 		if name != alias {
 			out = append(out, name+":"+alias)

@@ -9,6 +9,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/progress"
 )
 
 // removed is one row of the answer to a removal.
@@ -123,7 +124,7 @@ func (c *call) removeByID(ctx context.Context, doc imageDoc, force bool) ([]remo
 		}
 	}
 	if len(repos) > 1 && !force {
-		return nil, &apiError{http.StatusConflict, fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", shortID(doc.ID))}
+		return nil, &apiError{http.StatusConflict, fmt.Sprintf("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories", progress.ShortID(doc.ID))}
 	}
 	out := []removed{}
 	for _, n := range names {
@@ -164,11 +165,6 @@ func (g *Guard) removeNameless(ctx context.Context, id string) (gone bool, err e
 		g.objects.dropImage(id)
 	} // else a container is made of it: it goes with the job
 	return !found, nil
-}
-
-func shortID(id string) string {
-	id = strings.TrimPrefix(id, "sha256:")
-	return id[:min(12, len(id))]
 }
 
 // imagePrune removes nameless images that the job made. Names are left: other jobs of the scope may use them, and they

@@ -60,7 +60,7 @@ type Step struct {
 	Size    int64         // bytes of its layer, 0 = not known
 }
 
-// steps gives the steps of a stage, after those of the stages that it is made from.
+// chain gives the steps of a stage, after those of the stages that it is made from.
 func (b *Build) chain(stage int) []*Step {
 	var out []*Step
 	if base := b.Stages[stage].Base; base >= 0 && base < stage { // the last stages first would never end

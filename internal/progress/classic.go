@@ -140,8 +140,8 @@ func (s *Classic) tell(step *classicStep) {
 	s.remember(step)
 }
 
-// shortID is an image's ID as the classic builder shows it.
-func shortID(id string) string {
+// ShortID is an image's ID as Docker shows it: its first 12 digits.
+func ShortID(id string) string {
 	id = strings.TrimPrefix(id, "sha256:")
 	return id[:min(12, len(id))]
 }
@@ -159,7 +159,7 @@ func (s *Classic) verdict(step *classicStep) string {
 	case !step.Needed:
 		return skippedStep
 	case step.Keyword == "FROM" && step.image != "":
-		return " ---> " + shortID(step.image) + "\n"
+		return " ---> " + ShortID(step.image) + "\n"
 	case step.Keyword == "FROM", step.Stage < 0, step.Works():
 		return ""
 	case step.cached || s.cached[step.Stage] == (cacheState{true, true}):
