@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -36,7 +35,7 @@ func enter(t *testing.T, d coordinator.Door, authorization string) (*websocket.C
 func TestWebTerminal(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig) {
-		r.global += "[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 60\n"
+		r.global += "[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 3600\n"
 	})
 	j := r.enqueue(withVariables(spec("echo $$ >/tmp/here; echo begun", untilTold, "cat /tmp/from-the-terminal"), "GREETING", "hello from the job"))
 	r.until(j, "\nbegun\n")
@@ -51,7 +50,7 @@ func TestWebTerminal(t *testing.T) {
 	if _, status := enter(t, d, d.Authorization); status != http.StatusLocked {
 		t.Errorf("a second one: %d", status)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	var seen bytes.Buffer
 	expect := func(text string) {
@@ -74,7 +73,7 @@ func TestWebTerminal(t *testing.T) {
 	expect("hello from the job, 42.")
 	wants(t, seen.String(), "/builds/group/demo", "/dev/pts/")
 	r.tell(j)
-	r.until(j, "Terminal is connected, will time out in 1m0s...")
+	r.until(j, "Terminal is connected, will time out in 1h0m0s...")
 	if s := j.State(); s != job.Running {
 		t.Errorf("somebody is inside, and the job is %s", s)
 	}
