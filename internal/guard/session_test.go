@@ -131,7 +131,7 @@ func write(t *testing.T, dir string, files ...string) string {
 }
 
 func (r *rig) read(id, dir string, names ...string) (map[string][]byte, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	_, client, err := r.sessions.find(ctx, id)
 	if err != nil {
@@ -378,7 +378,7 @@ func TestSessionAudit(t *testing.T) {
 	dir := write(t, t.TempDir(), "Dockerfile", "FROM scratch\nCOPY data /x\n", "data", "audited")
 	out := t.TempDir()
 	id, _ := r.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir, dirContext: dir}), filesync.NewFSSyncTarget(filesync.WithFSSyncDir(0, out)))
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if _, err := r.grpc().Solve(ctx, &control.SolveRequest{
 		Ref: "slipway-" + r.policy.Token, Session: id, Frontend: "dockerfile.v0", ExporterDeprecated: "local",
