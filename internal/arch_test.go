@@ -16,7 +16,7 @@ import (
 const module = "github.com/slipway-ci/slipway"
 
 // homes are the packages that may import a third-party module: one each, so that replacing one changes one package.
-// moby's API types have two by design, BuildKit's three. Tests may import what they like of the test-only ones.
+// moby's API types have two by design, BuildKit's four. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
@@ -30,7 +30,7 @@ var homes = map[string][]string{
 	"github.com/klauspost/compress":          {"archive", "tarball"},
 	"github.com/klauspost/readahead":         {"guard"},
 	"github.com/minio/minio-go/v7":           {"objects"},
-	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress"},
+	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress", "session"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
 	"github.com/moby/sys/user":               {"docker"},
@@ -39,11 +39,11 @@ var homes = map[string][]string{
 	"github.com/coreos/go-systemd/v22":       {"cli"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"github.com/spf13/pflag":                 {"cli"},
-	"github.com/tonistiigi/fsutil":           {"guard"},
+	"github.com/tonistiigi/fsutil":           {"session"},
 	"go.yaml.in/yaml/v3":                     {"pipeline"},
 	"golang.org/x/net":                       {"guard"},
-	"google.golang.org/grpc":                 {"guard"},
-	"google.golang.org/protobuf":             {"guard"},
+	"google.golang.org/grpc":                 {"guard", "session"},
+	"google.golang.org/protobuf":             {"guard", "session"},
 	"golang.org/x/term":                      {"cli"},
 	"golang.org/x/sys":                       nil, // the kernel: everywhere
 	"golang.org/x/sync":                      nil,

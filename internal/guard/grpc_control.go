@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipway-ci/slipway/internal/session"
 )
 
 // Solve makes a build's result. What is built is said over LLBBridge meanwhile.
@@ -43,7 +45,7 @@ func (c *call) solve(r *control.SolveRequest) (*control.SolveResponse, error) {
 	if c.policy.Audit { // what would have been refused goes on as it came
 		request.Frontend, request.FrontendAttrs, request.Definition, request.FrontendInputs = r.Frontend, r.FrontendAttrs, r.Definition, r.FrontendInputs
 		request.Entitlements, request.SourcePolicy = r.Entitlements, r.SourcePolicy
-		b.files.rest = b.caller
+		b.files.OfferRest(b.caller)
 	}
 	if err := b.readExports(r, request); err != nil {
 		return nil, err
@@ -196,7 +198,7 @@ func (s *grpcServer) ListWorkers(ctx context.Context, _ *control.ListWorkersRequ
 	}
 	resp, err := control.NewControlClient(conn).ListWorkers(ctx, &control.ListWorkersRequest{})
 	if err != nil {
-		return nil, plainError(err)
+		return nil, session.PlainError(err)
 	}
 	return &control.ListWorkersResponse{Record: shownWorkers(resp.Record)}, nil
 }
@@ -233,7 +235,7 @@ func (s *grpcServer) Info(ctx context.Context, _ *control.InfoRequest) (*control
 	}
 	resp, err := control.NewControlClient(conn).Info(ctx, &control.InfoRequest{})
 	if err != nil {
-		return nil, plainError(err)
+		return nil, session.PlainError(err)
 	}
 	return &control.InfoResponse{BuildkitVersion: shownVersion(resp.BuildkitVersion)}, nil
 }
