@@ -43,7 +43,7 @@ var homes = map[string][]string{
 	"go.yaml.in/yaml/v3":                     {"pipeline"},
 	"golang.org/x/net":                       {"guard"},
 	"google.golang.org/grpc":                 {"guard", "session"},
-	"google.golang.org/protobuf":             {"guard", "session"},
+	"google.golang.org/protobuf":             {"guard", "progress", "session"},
 	"golang.org/x/term":                      {"cli"},
 	"golang.org/x/sys":                       nil, // the kernel: everywhere
 	"golang.org/x/sync":                      nil,

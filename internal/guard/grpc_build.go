@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/progress"
 	"github.com/slipway-ci/slipway/internal/session"
 )
 
@@ -30,7 +31,7 @@ type grpcBuild struct {
 	files   *session.Files
 	exports []*grpcExport
 
-	progress  buildProgress
+	progress  progress.Followers
 	following atomic.Bool   // somebody has asked for the progress
 	followed  chan struct{} // closed when the Engine has told it to the end
 	follow    sync.Once     // closes followed

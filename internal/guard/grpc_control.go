@@ -112,12 +112,12 @@ func clientPolicy() *Denial {
 }
 
 // Status tells how a build goes on, until its end.
-func (s *grpcServer) Status(r *control.StatusRequest, client statusStream) error {
+func (s *grpcServer) Status(r *control.StatusRequest, client grpc.ServerStreamingServer[control.StatusResponse]) error {
 	c := s.c.onMethod(client.Context(), control.Control_Status_FullMethodName)
 	return c.told(c.status(r.Ref, client))
 }
 
-func (c *call) status(ref string, client statusStream) error {
+func (c *call) status(ref string, client grpc.ServerStreamingServer[control.StatusResponse]) error {
 	b, err := c.grpcBuilds.find(c.ctx, ref)
 	if err != nil {
 		c.log.Debug("answered", "call", c.row, "error", err)
@@ -139,7 +139,7 @@ func (c *call) status(ref string, client statusStream) error {
 	if err != nil {
 		return b.engineError(err)
 	}
-	told := b.progress.listen(client)
+	told := b.progress.Add(client)
 	defer told()
 	for {
 		m, err := engine.Recv()
@@ -156,7 +156,7 @@ func (c *call) status(ref string, client statusStream) error {
 			return b.engineError(err)
 		}
 		b.vertices.Take(m, c.built)
-		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
+		if err := b.progress.Send(client, b.shownStatus(m)); err != nil {
 			return err
 		}
 	}

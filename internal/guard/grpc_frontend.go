@@ -95,7 +95,7 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 	if err != nil {
 		return err
 	}
-	line, done := b.progress.step("[internal] pull base images")
+	line, done := b.progress.Step("[internal] pull base images")
 	served, checked, err := one.readDockerfile(source, o.source, line)
 	done(err)
 	if err != nil {
