@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	grpcmeta "google.golang.org/grpc/metadata"
 
+	"github.com/slipway-ci/slipway/internal/rawconn"
 	"github.com/slipway-ci/slipway/internal/session"
 )
 
@@ -94,7 +95,7 @@ func (r *rig) openRaw(ctx context.Context, path, protocol string, header http.He
 		text, _ := io.ReadAll(resp.Body)
 		return nil, fmt.Errorf("%s: %s", resp.Status, text)
 	}
-	return &stream{Conn: conn, r: br}, nil
+	return rawconn.New(conn, br), nil
 }
 
 // dirs are folders of a client, as docker's client offers them.

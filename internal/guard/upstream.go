@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // upstream is the Engine as the guard speaks to it: always in one version, with requests made from nothing.
@@ -165,28 +167,9 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &a) && a.Status == status
 }
 
-// stream is a raw connection with the Engine, after it agreed to one.
-type stream struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-// Read takes first what came along with the answer's head.
-func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
-
-// CloseWrite ends our direction only.
-func (s *stream) CloseWrite() error { return closeWrite(s.Conn) }
-
-func closeWrite(c net.Conn) error {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
-		return h.CloseWrite()
-	}
-	return nil
-}
-
 // upgrade asks for a raw connection. Without the Engine's 101 there is none, and the answer is returned to be relayed. ctx
 // ends the asking only: the caller closes the connection.
-func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*stream, *http.Response, error) {
+func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*rawconn.Conn, *http.Response, error) {
 	r, err := u.request(ctx, http.MethodPost, path, query, header, body)
 	if err != nil {
 		return nil, nil, err
@@ -220,7 +203,7 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 		conn.Close()
 		return nil, nil, context.Cause(ctx)
 	}
-	return &stream{Conn: conn, r: br}, resp, nil
+	return rawconn.New(conn, br), resp, nil
 }
 
 type closeBoth struct {
