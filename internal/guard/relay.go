@@ -14,19 +14,14 @@ import (
 	"sync"
 
 	"github.com/slipway-ci/slipway/internal/rawconn"
+	"github.com/slipway-ci/slipway/internal/tarball"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
-// streamBuffer is the size of the buffers of archives: with it a proxied one is as fast as the Engine takes it.
-const streamBuffer = 256 << 10
-
-// talkBuffer is the size of the buffers of all other streams, of which a job may have hundreds open.
+// talkBuffer is the size of the buffers of all streams but archives, of which a job may have hundreds open.
 const talkBuffer = 16 << 10
 
-var (
-	buffers     = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
-	talkBuffers = sync.Pool{New: func() any { b := make([]byte, talkBuffer); return &b }}
-)
+var talkBuffers = sync.Pool{New: func() any { b := make([]byte, talkBuffer); return &b }}
 
 // kept are the Engine's headers that a client gets to see.
 var kept = []string{"Content-Type", "X-Docker-Container-Path-Stat", "Builder-Version"}
@@ -70,7 +65,7 @@ func (c *call) head(resp *http.Response) {
 func (c *call) copyOut(body io.Reader, archive bool) error {
 	pool := &talkBuffers
 	if archive {
-		pool = &buffers
+		pool = &tarball.Buffers
 	}
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
