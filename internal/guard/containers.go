@@ -293,7 +293,7 @@ func containerRemove(c *call) error {
 // forget ends what the guard keeps for a container that is gone.
 func (g *Guard) forget(id string) {
 	g.ports.stopped(id)
-	g.made.unpin(id)
+	g.unpin(id)
 	g.objects.dropContainer(id)
-	g.made.unpin(id)
+	g.unpin(id)
 }

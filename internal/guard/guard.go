@@ -25,6 +25,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/pin"
 	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
@@ -90,7 +91,9 @@ type Guard struct {
 	builds     *builds
 	grpc       engineGRPC
 	grpcBuilds *grpcBuilds
-	made       *made
+	room       room
+	pins       *pin.Held
+	folders    folderVolumes
 	sessions   *sessions
 	copies     copies
 	large      chan struct{} // one for each call at work that takes much memory
@@ -151,7 +154,8 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
 	g.grpcBuilds = newGRPCBuilds()
-	g.made = newMade(g)
+	g.room.g = g
+	g.pins = pin.NewHeld(o.Dir)
 	if g.sessions, err = newSessions(); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"github.com/slipway-ci/slipway/internal/rawconn"
 )
@@ -25,6 +26,9 @@ type upstream struct {
 	platform  string     // that it builds for if nobody says otherwise: linux/amd64
 	// containerd says that it keeps images in containerd, and not in a store of its own.
 	containerd bool
+
+	mu   sync.Mutex
+	info *engineInfo
 }
 
 // newUpstream asks the Engine for its versions.
@@ -67,6 +71,20 @@ func storesInContainerd(driverStatus [][2]string) bool {
 		}
 	}
 	return false
+}
+
+// settings are asked for once.
+func (u *upstream) settings(ctx context.Context) (engineInfo, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.info == nil {
+		var i engineInfo
+		if err := u.getJSON(ctx, "/info", nil, &i); err != nil {
+			return engineInfo{}, fmt.Errorf("ask the Engine for its settings: %w", err)
+		}
+		u.info = &i
+	}
+	return *u.info, nil
 }
 
 func (u *upstream) close() { u.transport.CloseIdleConnections() }
