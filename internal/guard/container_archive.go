@@ -1,8 +1,6 @@
 package guard
 
 import (
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 
@@ -46,61 +44,9 @@ func archivePut(c *call) error {
 	}
 	defer release()
 	body, end := streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, false) })
-	err = c.forwardBody(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), body)
+	err = c.forward(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), body)
 	if werr := end(); werr != nil && err != nil {
 		return werr
 	}
 	return err
 }
-
-// streamed is what write writes, as a body of a request. end must be called when the Engine has answered, which it may do before
-// it has read all; it returns what was wrong with the writing itself.
-func streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
-	r, w := io.Pipe()
-	written := make(chan error, 1)
-	go func() {
-		err := write(w)
-		w.CloseWithError(err)
-		written <- err
-	}()
-	return r, func() error {
-		r.CloseWithError(errCopied)
-		err := <-written
-		if errors.Is(err, errCopied) || errors.Is(err, io.ErrClosedPipe) {
-			return nil
-		}
-		return archiveError(err)
-	}
-}
-
-var errCopied = errors.New("the Engine has answered")
-
-// archiveError is what is wrong with a client's archive, as a refusal where a rule is about it.
-func archiveError(err error) error {
-	var e *tarball.Error
-	var a *apiError
-	switch {
-	case !errors.As(err, &e):
-		return err
-	case errors.As(err, &a): // of the client's body
-		return a
-	case e.Rule == "":
-		return badRequest("%s", e.What)
-	}
-	return &Denial{Rule: e.Rule, What: e.What, Cure: e.Cure}
-}
-
-// forwardBody is forward for a stream: the answer is relayed when the Engine has read it.
-func (c *call) forwardBody(method, path string, q map[string][]string, body io.Reader) error {
-	resp, err := c.engine.do(c.ctx, method, path, q, nil, body)
-	if err != nil {
-		return err
-	}
-	return c.relay(resp)
-}
-
-// patchedCopy is the first Engine whose copies cannot be led astray by what runs in the container.
-const patchedCopy = "29.5.1"
-
-// copyCure is what to do where copying would not be safe.
-var copyCure = fmt.Sprintf("copy through the workspace, which is mounted with -v, or ask for a Docker Engine of at least %s", patchedCopy)

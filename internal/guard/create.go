@@ -92,8 +92,6 @@ func containerCreate(c *call) error {
 	return nil
 }
 
-var errClosing = &apiError{http.StatusServiceUnavailable, "slipway: the job has ended"}
-
 // containerName is what the client wants to call the container. A client that leaves the name to the Engine gets one from
 // the guard: it is known to be the job's then, and names say whose a container is where the record is gone.
 func (c *call) containerName() (string, error) {

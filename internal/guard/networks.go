@@ -272,14 +272,6 @@ func (g *Guard) removeNetwork(ctx context.Context, id string) error {
 	return err
 }
 
-// joinErrors keeps the first error's answer for the client: it is the one that the client asked for.
-func joinErrors(err, second error) error {
-	if second != nil {
-		return fmt.Errorf("%w (and then: %v)", err, second)
-	}
-	return err
-}
-
 // users counts the running containers on a network without the job's own, which is on all of them.
 func (g *Guard) users(ctx context.Context, id string) (others int, job bool, err error) {
 	var n struct{ Containers map[string]any }
