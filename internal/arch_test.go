@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -88,6 +89,34 @@ func checkHome(t *testing.T, name, path string) {
 		}
 	}
 	t.Errorf("%s imports %s, which has no home: add it to this test and say why in the commit", name, path)
+}
+
+// TestGuardsMap holds the package comment of guard, which says what is in which file, against the folder, both ways.
+func TestGuardsMap(t *testing.T) {
+	files, err := filepath.Glob("guard/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") || f == "guard/doc.go" })
+	text, err := os.ReadFile("guard/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := regexp.MustCompile(`[a-z_]+\*?\.go`).FindAllString(string(text), -1)
+	is := func(pattern, file string) bool {
+		ok, err := filepath.Match("guard/"+pattern, file)
+		return ok && err == nil
+	}
+	for _, f := range files {
+		if !slices.ContainsFunc(told, func(pattern string) bool { return is(pattern, f) }) {
+			t.Errorf("guard/doc.go does not say what is in %s", f)
+		}
+	}
+	for _, pattern := range told {
+		if !slices.ContainsFunc(files, func(f string) bool { return is(pattern, f) }) {
+			t.Errorf("guard/doc.go tells of %s, which is not there", pattern)
+		}
+	}
 }
 
 // readTable reads the rows "| `name` | duty | imports |".

@@ -1,8 +1,3 @@
-// Package guard gives one job a Docker socket of its own. It is a policy proxy in front of the Docker Engine: every call
-// is decoded, decided upon and made anew, so that the job sees and touches only what it made itself. The guard is given
-// an upstream, a Policy and a list of mounts; it knows nothing of jobs, GitLab or configuration files.
-//
-// docs/guard.md lists what it refuses and why.
 package guard
 
 import (
