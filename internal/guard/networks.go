@@ -77,12 +77,24 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 			return err
 		}
 	}
-	if req.IPAM != nil && (req.IPAM.Driver != "" && req.IPAM.Driver != "default" || len(req.IPAM.Config) > 0 || len(req.IPAM.Options) > 0) {
+	if i := req.IPAM; i != nil && (i.Driver != "" && i.Driver != "default" || len(i.Config) > 0 || len(i.Options) > 0) {
 		if err := c.refuse(deny("network-ipam", "leave addresses to the Engine and use the containers' names",
 			"a network with addresses of its own may hide those of others")); err != nil {
 			return err
 		}
 	}
+	if err := c.checkNetworkOptions(req); err != nil {
+		return err
+	}
+	if !c.policy.Audit {
+		req.Scope, req.ConfigFrom, req.EnableIPv4, req.IPAM = "", nil, nil, nil
+	}
+	req.Attachable = false // only a swarm knows what it means; compose always sets it
+	return nil
+}
+
+// checkNetworkOptions refuses all options of a network but its MTU.
+func (c *call) checkNetworkOptions(req *network.CreateRequest) error {
 	for _, k := range slices.Sorted(maps.Keys(req.Options)) {
 		if mtu, err := strconv.Atoi(req.Options[k]); k == networkMTU && err == nil && mtu >= 68 && mtu <= 65535 {
 			continue
@@ -110,10 +122,6 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 			return err
 		}
 	}
-	if !c.policy.Audit {
-		req.Scope, req.ConfigFrom, req.EnableIPv4, req.IPAM = "", nil, nil, nil
-	}
-	req.Attachable = false // only a swarm knows what it means; compose always sets it
 	return nil
 }
 
