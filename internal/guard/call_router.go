@@ -117,7 +117,7 @@ func routes() []route {
 		raw(put("/containers/{id}/archive", archivePut)),
 		post("/commit", commit),
 
-		// networks.go
+		// networks.go, network_*.go
 		get("/networks", networkList),
 		get("/networks/", networkList),
 		post("/networks/create", networkCreate),

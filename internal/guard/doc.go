@@ -29,8 +29,9 @@
 //     create_config.go, create_host.go, create_limits.go, create_mounts.go, create_tmpfs.go and create_network.go; then
 //     create_room.go counts and create_binds.go makes what is mounted
 //   - containers.go, container_*.go: all else of /containers; /exec and /commit, which are about a container
-//   - networks.go, volumes.go: /networks, /volumes
-//   - ports.go, ports_open.go: what containers publish; ports_daemon.go: the job's socket on TCP
+//   - networks.go, network_*.go, volumes.go: /networks, /volumes
+//   - ports.go, ports_open.go: what containers publish, in the network that ports_place.go finds; ports_daemon.go: the
+//     job's socket on TCP, there too
 //   - images.go, image_*.go: /images, /distribution. image_names.go says which image a name means to the job;
 //     registry.go, which registries may be asked; secrets.go, what must not become part of an image
 //   - build.go: /build. build_query.go is what is asked, by whichever way; build_tar.go the context; build_base.go the
