@@ -64,7 +64,6 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial       func(ctx context.Context) (net.Conn, error)
 	dir        string
 	socket     string
 	policy     Policy
@@ -112,7 +111,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	g.masked = slices.DeleteFunc(slices.Clone(o.Masked), func(v string) bool { return v == "" })
