@@ -162,7 +162,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	out.release()
 	err, wait = wait(), nil
 	if err == nil && sv != nil {
-		err = sv.waitWith(limited, s)
+		err = sv.waitWith(limited, s, w)
 	}
 	end()
 	tr.Flush()
