@@ -217,7 +217,7 @@ func (s *service) connect(r *config.Runner) (runner.Server, error) {
 	}
 	s.clients.Store(credentials{r.URL, r.Token.Reveal()}, client)
 	if r.Executor == config.ShellExecutor {
-		return &server{client: client, log: s.log, ready: func(context.Context) error {
+		return &server{client: client, log: s.log, doors: s, ready: func(context.Context) error {
 			_, err := executor.FindAccount(s.user)
 			return err
 		}}, nil
@@ -325,7 +325,7 @@ func refuse(ctx context.Context, remote *gitlab.Job, why error, log *slog.Logger
 type server struct {
 	client *gitlab.Client
 	ready  func(ctx context.Context) error
-	doors  *service // nil = jobs have no web terminal
+	doors  *service
 	log    *slog.Logger
 }
 
@@ -339,7 +339,7 @@ func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 	}
 	var door *terminal.Door
 	var told *gitlab.Door
-	if s.doors != nil && s.doors.terminals != nil {
+	if s.doors.terminals != nil {
 		door = s.doors.terminals.Open()
 		told = &gitlab.Door{URL: door.URL, Certificate: door.Certificate, Authorization: door.Authorization}
 	}

@@ -44,7 +44,7 @@ type Slot struct {
 	Leave func()
 	// Watch is told how the job gets on; may be nil.
 	Watch Watcher
-	// Door lets people into the job's container; nil = nobody.
+	// Door lets people into the job; nil = nobody.
 	Door Door
 }
 
