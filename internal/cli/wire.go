@@ -282,6 +282,10 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	place := executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}
 	if door != nil {
 		place.Door = door
+		place.Leave = func() {
+			door.Close() // before GitLab hears of the job's end, which may take a while
+			slot.Leave()
+		}
 	}
 	err = e.Run(ctx, remote, place, spec)
 	if undelivered := (*trace.UndeliveredError)(nil); errors.As(err, &undelivered) && s.life.Err() == nil {
