@@ -6,7 +6,9 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +137,9 @@ func TestWebTerminal(t *testing.T) {
 	s.ends()
 }
 
+// nap is a command that lasts, and that no other test on this machine has.
+func nap(n int) string { return fmt.Sprintf("sleep %d.%ds", 77100+n, os.Getpid()) }
+
 // TestWebTerminalOfShellJob: the same in a job without a container, as the job's user. Nothing that is begun there outlives the job.
 func TestWebTerminalOfShellJob(t *testing.T) {
 	t.Parallel()
@@ -159,17 +164,17 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	in.expect("\n42.")
 	wants(t, in.seen.String(), "nobody\r\n/dev/pts/", "\nit's\r\nthe job's\r", "\n/usr/bin:/bin:/job /", "\nhere\r", "\nto its name\r", "\nto the tty\r")
 	lacks(t, in.seen.String(), "no job control", "ermission denied")
-	in.types("sleep 77101\n")
-	r.eventually("a command in the foreground", func() bool { return lives("sleep 77101") })
+	in.types(nap(1) + "\n")
+	r.eventually("a command in the foreground", func() bool { return lives(nap(1)) })
 	in.types("\x03")
-	r.eventually("Ctrl-C reaches it", func() bool { return !lives("sleep 77101") })
+	r.eventually("Ctrl-C reaches it", func() bool { return !lives(nap(1)) })
 
 	// Who goes away leaves the place, and ends what is in the foreground; what else they began goes on.
-	in.types("setsid sleep 77102 & env -i sleep 77103 & exec sleep 77104\n")
-	r.eventually("all of it", func() bool { return lives("sleep 77102") && lives("sleep 77103") && lives("sleep 77104") })
+	in.types("setsid " + nap(2) + " & env -i " + nap(3) + " & exec " + nap(4) + "\n")
+	r.eventually("all of it", func() bool { return lives(nap(2)) && lives(nap(3)) && lives(nap(4)) })
 	_ = in.conn.CloseNow()
-	r.eventually("the shell is hung up", func() bool { return !lives("sleep 77104") })
-	if !lives("sleep 77102") || !lives("sleep 77103") {
+	r.eventually("the shell is hung up", func() bool { return !lives(nap(4)) })
+	if !lives(nap(2)) || !lives(nap(3)) {
 		t.Error("nothing is left for the job's end")
 	}
 	in = r.enter(j)
@@ -182,7 +187,7 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	if o, log := r.end(j); o.State != job.Success || !strings.Contains(log, "\ntyped\n") {
 		t.Errorf("%+v:\n%s", o, log)
 	}
-	if lives("sleep 7710") {
+	if lives(nap(2)) || lives(nap(3)) {
 		t.Error("something is left")
 	}
 	if _, status := enter(t, j.Door(), j.Door().Authorization); status != http.StatusNotFound {
@@ -190,11 +195,11 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	}
 
 	// Who is inside when a job is canceled is put out, and the job's own shell need not be killed for that.
-	j = r.enqueue(withAfter(spec(ticking, "echo begun in $$.; sleep 77111"), "echo after in $$."))
+	j = r.enqueue(withAfter(spec(ticking, "echo begun in $$.; "+nap(5)), "echo after in $$."))
 	r.until(j, "\nbegun in ")
 	in = r.enter(j)
-	in.types("sleep 77112\n")
-	r.eventually("a command in the foreground", func() bool { return lives("sleep 77112") })
+	in.types(nap(6) + "\n")
+	r.eventually("a command in the foreground", func() bool { return lives(nap(6)) })
 	j.Cancel(true)
 	o, log := r.end(j)
 	_, rest, _ := strings.Cut(log, "\nbegun in ")
@@ -202,7 +207,7 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	in.ends()
-	if lives("sleep 7711") {
+	if lives(nap(5)) || lives(nap(6)) {
 		t.Error("something is left")
 	}
 }
@@ -214,13 +219,15 @@ func TestWebTerminalTimeout(t *testing.T) {
 	j := r.enqueue(spec("echo begun", untilTold))
 	r.until(j, "\nbegun\n")
 	in := r.enter(j)
-	in.types("trap '' HUP TERM; touch go-on; setsid sleep 77121 & sleep 77122\n")
+	in.types("trap '' HUP TERM; setsid " + nap(7) + " & " + nap(8) + " &\n")
+	r.eventually("both", func() bool { return lives(nap(7)) && lives(nap(8)) })
+	in.types("touch go-on\n")
 	r.until(j, "Terminal is connected, will time out in 1s...")
 	if o, log := r.end(j); o.State != job.Success {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	in.ends()
-	if lives("sleep 7712") {
+	if lives(nap(7)) || lives(nap(8)) {
 		t.Error("something is left")
 	}
 }
