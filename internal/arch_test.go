@@ -23,6 +23,7 @@ var homes = map[string][]string{
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
 	"github.com/coder/websocket":             {"terminal"},
 	"github.com/containerd/errdefs":          {"docker"},
+	"github.com/creack/pty":                  {"executor"},
 	"github.com/distribution/reference":      {"docker", "guard", "ledger", "dockerfile", "executor", "tarball"}, // the Engine's own grammar of names
 	"github.com/docker/cli":                  {"docker"},
 	"github.com/docker/go-units":             {"config", "disk", "docker", "executor", "layercache", "source"},
