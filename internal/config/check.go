@@ -31,8 +31,8 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 	if cfg.Concurrent < 1 {
 		c.fail("concurrent", "write concurrent = 1 or more", "%d would let no job run", cfg.Concurrent)
 	}
-	levels := []string{"", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
-	c.oneOf("log_level", cfg.LogLevel, levels)
+	levels := []string{"", "trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
+	c.oneOf("log_level", strings.ToLower(cfg.LogLevel), levels) // GitLab: in any case
 	c.oneOf("log_format", cfg.LogFormat, []string{"", "runner", "text", "json"})
 	address, err := ListenAddress(cfg.ListenAddress)
 	if err != nil {
@@ -100,11 +100,14 @@ func (c *checker) runner(at string, r *Runner) {
 	r.URL, r.Token = os.Expand(rawURL, c.getenv), Secret(os.Expand(rawToken, c.getenv))
 	r.defaults()
 	var key string
-	if key, r.Unsupported = unsupported(r); r.Unsupported != "" {
-		c.warnings = append(c.warnings, Warning{
-			Position: r.Pos, Key: key, Msg: r.Unsupported + ": this [[runners]] is skipped",
-			Hint: "the others run; GitLab's own runner can serve it with a config.toml of its own",
-		})
+	var unknown bool
+	if key, r.Unsupported, unknown = unsupported(r); r.Unsupported != "" {
+		hint := "the others run; GitLab's own runner can serve it with a config.toml of its own"
+		if unknown {
+			hint = `write executor = "docker" or executor = "shell"`
+		}
+		c.warn(child(at, key), hint, "%s: this [[runners]] is skipped", r.Unsupported)
+		c.warnings[len(c.warnings)-1].Unknown = unknown
 		return
 	}
 	if r.Executor == ShellExecutor {
@@ -132,27 +135,27 @@ func (c *checker) runner(at string, r *Runner) {
 	}
 }
 
-// unsupported says why no job of this runner can run, and which key is to blame; "" if they can.
-func unsupported(r *Runner) (key, reason string) {
+// unsupported says why no job of this runner can run, which key is to blame, and whether that is of no runner; "" if they can.
+func unsupported(r *Runner) (key, reason string, unknown bool) {
 	others := []string{
 		"ssh", "parallels", "virtualbox", "docker+machine", "docker-ssh", "docker-ssh+machine", "docker-windows",
 		"docker-autoscaler", "instance", "kubernetes", "custom",
 	}
-	key = "runners.executor"
+	key = "executor"
 	switch e := r.Executor; {
 	case implemented(e) && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
-		return "runners.shell", fmt.Sprintf("shell %q is not supported", r.Shell)
+		return "shell", fmt.Sprintf("shell %q is not supported", r.Shell), false
 	case implemented(e):
-		return "", ""
+		return "", "", false
 	case e == "":
-		return key, "no executor is named"
+		return key, "no executor is named", true
 	case slices.Contains(others, e):
-		return key, fmt.Sprintf("executor %q is not supported", e)
+		return key, fmt.Sprintf("executor %q is not supported", e), false
 	default:
 		if near, ok := nearest(e, append(others, dockerExecutor, ShellExecutor)); ok {
-			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near)
+			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near), true
 		}
-		return key, fmt.Sprintf("executor %q is not known", e)
+		return key, fmt.Sprintf("executor %q is not known", e), true
 	}
 }
 
@@ -250,6 +253,11 @@ func (c *checker) docker(at string, d *Docker) {
 	for key, value := range map[string]string{"gpus": d.GPUs, "service_gpus": d.ServiceGPUs} {
 		if value != "" && !gpuForm.MatchString(value) {
 			c.fail(child(at, key), key+` = "all", a number, or "device=0,1" in quotes of its own: '"device=0,1"'`, "%q is nothing that docker run --gpus takes", value)
+		}
+	}
+	for glob := range d.ServicesDevices {
+		if !doublestar.ValidatePattern(glob) {
+			c.fail(child(child(at, "services_devices"), glob), `write it like "emulator:*" = ["/dev/kvm"]`, "%q is no pattern for images", glob)
 		}
 	}
 	for i := range d.Services {

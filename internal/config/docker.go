@@ -58,7 +58,6 @@ type Docker struct {
 	ServiceGPUs                string            `toml:"service_gpus,omitempty"`        // as gpus
 	ServicesPrivileged         *bool             `toml:"services_privileged,omitempty"` // nil = privileged
 	ServicesSecurityOpt        []string          `toml:"services_security_opt,omitempty"`
-	ServicesDevices            []string          `toml:"services_devices,omitempty"`
 	WaitForServicesTimeout     int               `toml:"wait_for_services_timeout,omitzero"` // s; 30 by default, -1 = do not wait
 	AllowedImages              []string          `toml:"allowed_images,omitempty"`           // doublestar patterns; none = all
 	AllowedPrivilegedImages    []string          `toml:"allowed_privileged_images,omitempty"`
@@ -70,9 +69,11 @@ type Docker struct {
 	NetworkMTU                 int               `toml:"network_mtu"`                           // of jobs' own networks, bytes; 0 = as the Engine's own bridge
 	Tmpfs                      map[string]string `toml:"tmpfs,omitempty"`                       // path = mount options
 	ServicesTmpfs              map[string]string `toml:"services_tmpfs,omitempty"`
-	Sysctls                    map[string]string `toml:"sysctls,omitempty"`
-	ContainerLabels            map[string]string `toml:"container_labels,omitempty"`
-	Ulimit                     map[string]string `toml:"ulimit,omitempty"` // name = "soft[:hard]"; see ParseUlimit
+	// ServicesDevices are those of the services whose image a doublestar pattern matches.
+	ServicesDevices map[string][]string `toml:"services_devices,omitempty"`
+	Sysctls         map[string]string   `toml:"sysctls,omitempty"`
+	ContainerLabels map[string]string   `toml:"container_labels,omitempty"`
+	Ulimit          map[string]string   `toml:"ulimit,omitempty"` // name = "soft[:hard]"; see ParseUlimit
 
 	Services []Service `toml:"services,omitempty"` // which every job has, before its own
 }

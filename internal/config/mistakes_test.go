@@ -70,6 +70,13 @@ var mistakes = []struct {
 		errs: []string{`f:1: concurrent: is the string "4", must be a whole number (write concurrent = 4, without quotes)`},
 	},
 	{
+		name: "a point in a number", src: "concurrent = 4.0\ncheck_interval = 2.5\n",
+		errs: []string{
+			"f:1: concurrent: is the number 4.0, must be a whole number (write concurrent = 4)",
+			"f:2: check_interval: is the number 2.5, must be a whole number (write check_interval = 1)",
+		},
+	},
+	{
 		name: "words for a number", src: "concurrent = \"four\"\n",
 		errs: []string{`f:1: concurrent: is a string, must be a whole number (write concurrent = 1)`},
 	},
@@ -174,9 +181,25 @@ var mistakes = []struct {
 	{
 		name: "log", src: "log_level = \"loud\"\nlog_format = \"xml\"\n",
 		errs: []string{
-			`f:1: log_level: "loud" is not known (write debug, info, warn, warning, error, fatal or panic)`,
+			`f:1: log_level: "loud" is not known (write trace, debug, info, warn, warning, error, fatal or panic)`,
 			`f:2: log_format: "xml" is not known (write runner, text or json)`,
 		},
+	},
+	{name: "log level in capitals", src: "log_level = \"TRACE\"\n" + ok},
+	{
+		name: "devices of services", src: ok + "docker.services_devices = [\"/dev/kvm\"]\n",
+		errs: []string{"f:6: runners.docker.services_devices: is a list, must be a table of lists of strings (write [runners.docker.services_devices] with the values below it)"},
+	},
+	{
+		name: "device of services", src: ok + "[runners.docker.services_devices]\n\"a:*\" = \"/dev/kvm\"\n\"b\" = [1]\n",
+		errs: []string{
+			`f:7: runners.docker.services_devices."a:*": is a string, must be a list of strings (write "a:*" = ["…"])`,
+			"f:8: runners.docker.services_devices.b: its element 1 is the number 1, must be a string (write b = [\"…\"])",
+		},
+	},
+	{
+		name: "pattern of services with devices", src: ok + "docker.services_devices.\"[a\" = [\"/dev/kvm\"]\n",
+		errs: []string{`f:6: runners.docker.services_devices."[a": "[a" is no pattern for images (write it like "emulator:*" = ["/dev/kvm"])`},
 	},
 	{
 		name: "state_dir", src: "[slipway]\nstate_dir = \"state\"\n",
@@ -478,19 +501,22 @@ var mistakes = []struct {
 	{
 		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"kubernetes\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
 		warnings: []string{
-			`f:7: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
-			`f:12: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + skipHint,
-			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + skipHint,
-			`f:15: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + skipHint,
+			`f:8: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
+			`f:13: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + unknownHint,
+			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + unknownHint,
+			`f:16: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + unknownHint,
 		},
 	},
 	{
 		name: "shell of Windows", src: "[[runners]]\nexecutor = \"docker\"\nshell = \"pwsh\"\n",
-		warnings: []string{`f:1: runners.shell: shell "pwsh" is not supported: this [[runners]] is skipped` + skipHint},
+		warnings: []string{`f:3: runners.shell: shell "pwsh" is not supported: this [[runners]] is skipped` + skipHint},
 	},
 }
 
-const skipHint = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
+const (
+	skipHint    = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
+	unknownHint = ` (write executor = "docker" or executor = "shell")`
+)
 
 func TestMistakes(t *testing.T) {
 	t.Parallel()

@@ -44,14 +44,20 @@ func (r *rig) tell(j *coordinator.Job) {
 // jobContainer is the ID of the container that a job runs in.
 func (r *rig) jobContainer(j *coordinator.Job) string {
 	r.t.Helper()
+	return r.containerOf(j, "build")
+}
+
+// containerOf is the ID of a job's only container of that type.
+func (r *rig) containerOf(j *coordinator.Job, kind string) string {
+	r.t.Helper()
 	var ids []string
 	for _, c := range r.containers(j) {
-		if c.Labels["com.gitlab.gitlab-runner.type"] == "build" {
+		if c.Labels["com.gitlab.gitlab-runner.type"] == kind {
 			ids = append(ids, c.ID)
 		}
 	}
 	if len(ids) != 1 {
-		r.t.Fatalf("job %d runs in %d containers:\n%s", j.ID(), len(ids), plain(j.Trace()))
+		r.t.Fatalf("job %d has %d containers of type %s:\n%s", j.ID(), len(ids), kind, plain(j.Trace()))
 	}
 	return ids[0]
 }

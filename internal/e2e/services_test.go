@@ -177,12 +177,7 @@ func TestServiceSettings(t *testing.T) {
 		"docker network prune --force", "docker network connect $CI_BUILD_NETWORK_NAME $HOSTNAME || echo it is there",
 		"wget -qO- http://web:8080/index"), web, "web", "WHO", "beside"), "dockerd")
 	r.until(j, "$ until")
-	var service string
-	for _, c := range r.containers(j) {
-		if c.Labels["com.gitlab.gitlab-runner.type"] == "service" {
-			service = c.ID
-		}
-	}
+	service := r.containerOf(j, "service")
 	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{.HostConfig.DNSSearch}} ` +
 		`{{.Config.OpenStdin}} {{index .Config.Labels "com.gitlab.gitlab-runner.team"}} {{range .Mounts}}{{.Destination}} {{end}}`
 	out := r.raw("inspect", "--format", strings.ReplaceAll(format, "DNSSearch", "DnsSearch"), service)
@@ -202,6 +197,45 @@ func TestServiceSettings(t *testing.T) {
 	}
 	wants(t, shown, "\nit stays\n", "\nso does the job\n", "\nit is there\n")
 	r.cleanAfter()
+}
+
+// TestServiceLimits: every key for services reaches the Engine, and none of those for jobs; in jobs without the Engine's socket.
+func TestServiceLimits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`memory = "128m"
+    cap_add = ["SYS_NICE"]
+    devices = ["/dev/full:/dev/of-the-job"]
+    userns_mode = "host"
+    runtime = "runc"
+    dns = ["192.0.2.53"]
+    extra_hosts = ["registry.test:192.0.2.7"]
+    shm_size = 1048576
+    service_memory = "64m"
+    service_memory_swap = "96m"
+    service_memory_reservation = "32m"
+    service_cpus = "0.5"
+    service_cpu_shares = 256
+    service_cpuset_cpus = "0"
+    service_cgroup_parent = "/slipway-test-services"
+    services_security_opt = ["no-new-privileges"]
+    [runners.docker.services_devices]
+      "*/other:*" = ["/dev/zero:/dev/never"]
+      "slipway.test/**" = ["/dev/zero:/dev/of-the-service:r"]
+    [runners.docker.services_tmpfs]
+      "/scratch" = "size=1m"`))
+	s := withService(spec("echo begun", untilTold), alpine, "beside")
+	s.Services[0].Command = []string{"sleep", "600"}
+	j := r.enqueue(s)
+	r.until(j, "\nbegun\n")
+	const format = "{{with .HostConfig}}{{.Memory}} {{.MemorySwap}} {{.MemoryReservation}} {{.NanoCpus}} {{.CpuShares}} {{.CpusetCpus}} {{.CgroupParent}} {{.SecurityOpt}} " +
+		"{{range .Devices}}{{.PathOnHost}}:{{.PathInContainer}}:{{.CgroupPermissions}}{{end}} {{.Tmpfs}} {{.UsernsMode}} {{.Runtime}} {{.Dns}} {{.ExtraHosts}} {{.ShmSize}} {{json .CapAdd}} {{.Privileged}}{{end}}"
+	want := "67108864 100663296 33554432 500000000 256 0 /slipway-test-services [no-new-privileges] " +
+		"/dev/zero:/dev/of-the-service:r map[/scratch:size=1m] host runc [192.0.2.53] [registry.test:192.0.2.7] 1048576 null false"
+	if got := strings.TrimSpace(r.raw("inspect", "--format", format, r.containerOf(j, "service"))); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r.tell(j)
+	r.succeeds(j)
 }
 
 // TestNetworkOfServicesWithIPv6: enable_ipv6 reaches the Engine, which may have no addresses for it.

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -186,6 +187,9 @@ func TestPlanRefuses(t *testing.T) {
 		{"policy", func(s *Settings, spec *job.Spec) {
 			s.PullPolicies, spec.Image.PullPolicies = []string{"always"}, []string{"never"}
 		}, "image:pull_policy [never] is not allowed on this runner; allowed: [always]"},
+		{"policy of the operator", func(s *Settings, _ *job.Spec) {
+			s.PullPolicies, s.AllowedPullPolicies = []string{"always"}, []string{"never", "if-not-present"}
+		}, "the runner's pull_policy [always] is not among its allowed_pull_policies [never if-not-present]"},
 		{"service without a name", func(_ *Settings, spec *job.Spec) { spec.Services = servicesOf("") }, "the name of a service's image is not valid"},
 		{"service not allowed", func(s *Settings, spec *job.Spec) {
 			s.Services.AllowedImages, spec.Services = []string{"postgres:*"}, servicesOf("postgres:16", "redis:7")
@@ -224,6 +228,29 @@ func TestPlanRefuses(t *testing.T) {
 				t.Errorf("reason %s", r.Reason)
 			}
 		})
+	}
+}
+
+// TestBadSwitches: a variable that is neither true nor false is told, and leaves what it switches as it is by default.
+func TestBadSwitches(t *testing.T) {
+	t.Parallel()
+	for value, on := range map[string]bool{"": true, "no": true, "false": false, "0": false, "TRUE": true} {
+		s, spec := article(), payload(t)
+		spec.Steps = append(spec.Steps, job.Step{Name: "after_script", Script: []string{"false"}})
+		for _, name := range []string{"GIT_CHECKOUT", "AFTER_SCRIPT_IGNORE_ERRORS", "FF_TIMESTAMPS"} {
+			spec.Variables = append(spec.Variables, job.Variable{Key: name, Value: value})
+		}
+		p := planOf(s, spec)
+		after := p.stages[len(p.stages)-1]
+		if p.err != nil || p.source.request.Checkout != on || after.ignoreErrors != on {
+			t.Errorf("%q: %v, checkout %t, errors of after_script are ignored %t", value, p.err, p.source.request.Checkout, after.ignoreErrors)
+		}
+		for _, name := range []string{"GIT_CHECKOUT", "AFTER_SCRIPT_IGNORE_ERRORS", "FF_TIMESTAMPS"} {
+			told := slices.Contains(p.warnings, name+` is "no": not true or false; it is ignored`)
+			if told != (value == "no") {
+				t.Errorf("%s = %q: %q", name, value, p.warnings)
+			}
+		}
 	}
 }
 

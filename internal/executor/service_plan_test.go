@@ -91,6 +91,32 @@ func TestServicePlan(t *testing.T) {
 	}
 }
 
+// TestServiceDevices: a service gets the devices of every pattern that its image matches, and none beside a guarded socket.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.Services.Devices = map[string][]string{
+		"emulator:*": {"/dev/kvm"}, "**/emulator:*": {"/dev/dri", "/dev/net/tun"}, "*/emulator:1": {"/dev/never"}, "registry.example.com/group/emulator:2": {"/dev/fuse"},
+	}
+	spec.Services = servicesOf("emulator:1", "registry.example.com/group/emulator:2", "postgres:16")
+	want := [][]string{{"/dev/dri", "/dev/net/tun", "/dev/kvm"}, {"/dev/dri", "/dev/net/tun", "/dev/fuse"}, nil}
+	for _, socket := range []string{"", socketGuarded} {
+		s.Socket = socket
+		p := planOf(s, spec)
+		if p.err != nil {
+			t.Fatal(p.err)
+		}
+		for i, sp := range p.services {
+			if got := sp.container.Security.Devices; socket == "" && !slices.Equal(got, want[i]) || socket != "" && got != nil {
+				t.Errorf("%q: %s gets %q", socket, sp.image.name, got)
+			}
+		}
+		if withheld := slices.Contains(p.withheld, "services_devices"); withheld != (socket != "") {
+			t.Errorf("%q: withheld %q", socket, p.withheld)
+		}
+	}
+}
+
 // TestServiceNetworks: on the operator's own networks, the job finds its services in other ways.
 func TestServiceNetworks(t *testing.T) {
 	t.Parallel()

@@ -39,9 +39,9 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		Server: s.ServerURL, ProjectID: spec.JobInfo.ProjectID, ProjectPath: spec.JobInfo.ProjectFullPath,
 		Slot: containerName(s.ShortToken) + "-" + strconv.Itoa(p.slot.ProjectID),
 		Git:  spec.GitInfo, Token: spec.Token, RemoteURL: remote,
-		Strategy: strategy, Checkout: boolOr(vars, "GIT_CHECKOUT", true),
+		Strategy: strategy, Checkout: p.boolean("GIT_CHECKOUT", true),
 		CleanFlags: source.Words(vars.Get("GIT_CLEAN_FLAGS")), FetchFlags: source.Words(vars.Get("GIT_FETCH_EXTRA_FLAGS")),
-		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Submodules: submodules(p),
+		SkipLFS: p.boolean("GIT_LFS_SKIP_SMUDGE", false), Submodules: submodules(p),
 		Objects: objectsDir, Modules: modulesDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
 	if s.flag("FF_USE_GITALY_CORRELATION_ID", vars) && correlation.MatchString(spec.RequestID) {
@@ -82,7 +82,7 @@ func submodules(p *plan) source.Submodules {
 	s := source.Submodules{
 		Strategy: vars.Get("GIT_SUBMODULE_STRATEGY"), Depth: p.spec.GitInfo.Depth,
 		Paths: source.Words(vars.Get("GIT_SUBMODULE_PATHS")), Flags: source.Words(vars.Get("GIT_SUBMODULE_UPDATE_FLAGS")),
-		ForceHTTPS: vars.Bool("GIT_SUBMODULE_FORCE_HTTPS"),
+		ForceHTTPS: p.boolean("GIT_SUBMODULE_FORCE_HTTPS", false),
 	}
 	if text := vars.Get("GIT_SUBMODULE_DEPTH"); text != "" {
 		depth, err := strconv.Atoi(text)
@@ -127,11 +127,4 @@ func remoteURL(repo, cloneURL, projectPath string) (string, error) {
 	u.Scheme, u.Host = c.Scheme, c.Host
 	u.Path, u.RawPath = strings.TrimSuffix(c.Path, "/")+"/"+projectPath+".git", ""
 	return u.String(), nil
-}
-
-func boolOr(vars job.Variables, key string, byDefault bool) bool {
-	if vars.Get(key) == "" {
-		return byDefault
-	}
-	return vars.Bool(key)
 }
