@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/state"
 )
 
 // level is how bad a finding is.
@@ -111,10 +112,10 @@ func (d *doctor) examine(ctx context.Context) {
 	if cfg == nil {
 		return
 	}
-	if _, err := exec.LookPath("git"); err != nil {
-		d.bad(broken, "install git, 2.32 or newer", "there is no git, which fetches the sources")
+	if version, err := source.GitVersion(); err != nil {
+		d.bad(broken, "install git, 2.32 or newer", "%v; it fetches the sources", err)
 	} else {
-		d.fine("git is there")
+		d.fine("git is there, %s", version)
 	}
 	dir := d.stateDir(cfg)
 	conn, err := d.app.quietConnector(cfg)
@@ -143,6 +144,9 @@ func (d *doctor) examine(ctx context.Context) {
 		if !asked[o] {
 			asked[o] = true
 			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
+		}
+		if dir != "" {
+			d.containers(ctx, conn, r, dir)
 		}
 	}
 }
@@ -225,7 +229,13 @@ func (d *doctor) space(what, dir string, minFree *config.MinFree) {
 func gib(bytes uint64) float64 { return float64(bytes) / (1 << 30) }
 
 func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
-	err := conn.verify(ctx, r)
+	client, err := conn.client(r)
+	if err != nil {
+		d.bad(broken, "correct tls-ca-file, tls-cert-file and tls-key-file, or what lies in certs beside config.toml", "%s: %v", describe(r), err)
+		return
+	}
+	defer client.Close()
+	_, err = client.Verify(ctx)
 	switch {
 	case err == nil:
 		d.fine("%s: %s takes its token", describe(r), r.URL)
@@ -304,6 +314,26 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	if stateDir != "" {
 		d.place(ctx, e, stateDir, guarded)
 	}
+}
+
+// containers finds out whether the Engine makes the containers that a runner's jobs would have.
+func (d *doctor) containers(ctx context.Context, conn connector, r *config.Runner, stateDir string) {
+	e, err := docker.Connect(ctx, engineOptions(r.Docker))
+	if err != nil {
+		return // which was told
+	}
+	defer e.Close()
+	image, err := probeImage(ctx, e)
+	if err != nil || image == "" {
+		return
+	}
+	x := executor.Executor{Engine: e, Settings: conn.executorSettings(r, &state.Folder{Path: stateDir}, e.Socket(), false)}
+	x.Settings.Guard = guardSettings(r, "", nil, docker.Machine{})
+	if err := x.Try(ctx, image); err != nil {
+		d.bad(broken, cmp.Or(job.ResultOf(err, nil).Hint, "see the message"), "%s: every job will fail: %v", describe(r), err)
+		return
+	}
+	d.fine("%s: the Engine makes the containers of its jobs", describe(r))
 }
 
 // data tells of the disks where an Engine's data lies, and what they are kept to.
