@@ -1,11 +1,111 @@
 package cli
 
 import (
+	stdcmp "cmp"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/slipway-ci/slipway/internal/config"
+	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/gitlab"
+	"github.com/slipway-ci/slipway/internal/state"
 )
+
+// decided is all that is made of a [[runners]] for its jobs and for GitLab, but for functions.
+type decided struct {
+	Settings executor.Settings
+	Guard    executor.GuardSettings
+	Client   gitlab.Options
+	Engine   docker.Options
+	Flag     bool // one that is off by default
+}
+
+func decide(c connector, r *config.Runner) decided {
+	d := decided{
+		Settings: c.executorSettings(r, &state.Folder{}, "/run/docker.sock", false), Guard: guardSettings(r, "", nil, docker.Machine{}),
+		Client: c.options(r), Engine: engineOptions(r.Docker),
+	}
+	d.Flag = d.Settings.FeatureFlag("FF_SCRIPT_SECTIONS", "", false)
+	d.Settings.FeatureFlag, d.Settings.FlagByDefault = nil, nil
+	return d
+}
+
+// TestEveryKeyReachesItsPlace: whatever key of [[runners]] is set, something is different for the jobs, the Engine or GitLab. What is
+// different is for the tests of the keys.
+func TestEveryKeyReachesItsPlace(t *testing.T) {
+	t.Parallel()
+	// Read by the runner package itself, or of the runner in the file only.
+	elsewhere := []string{
+		"limit", "request_concurrency", "strict_check_interval", "unhealthy_requests_limit", "unhealthy_interval", "token_obtained_at", "token_expires_at",
+	}
+	c := connector{certs: t.TempDir()}
+	fresh := func() (*config.Runner, []runnerTable) {
+		r := &config.Runner{Docker: &config.Docker{}, Cache: config.RunnerCache{Type: config.CacheOnS3}}
+		return r, append(runnerTables(r), runnerTable{prefix: "slipway.", v: reflect.ValueOf(&r.Slipway).Elem()}, runnerTable{prefix: "slipway.limits.", v: reflect.ValueOf(&r.Slipway.Limits).Elem()})
+	}
+	r, tables := fresh()
+	base, tried := decide(c, r), 0
+	for n, table := range tables {
+		for i := range table.v.NumField() {
+			key := table.prefix + table.keyAt(i)
+			if key == table.prefix+"-" || slices.Contains(elsewhere, key) {
+				continue
+			}
+			same := true
+			for _, value := range samples(table.keyAt(i), table.v.Field(i).Type()) {
+				r, tables := fresh()
+				tables[n].v.Field(i).Set(reflect.ValueOf(value).Convert(table.v.Field(i).Type()))
+				same = same && cmp.Equal(base, decide(c, r), cmp.Exporter(func(reflect.Type) bool { return true }))
+				tried++
+			}
+			if same && table.v.Field(i).Kind() != reflect.Struct && key != "docker" {
+				t.Errorf("%s makes no difference", key)
+			}
+		}
+	}
+	if tried < 100 {
+		t.Errorf("%d keys were tried", tried)
+	}
+}
+
+// samples are values that a key has in no default. A table has none.
+func samples(key string, t reflect.Type) []any {
+	seven, yes, no := 7, true, false
+	switch t.Kind() {
+	case reflect.String:
+		return []any{stdcmp.Or(map[string]string{"git_dir": config.GitDirOutside, "socket_policy": config.PolicyAudit, "AuthenticationType": config.AuthIAM}[key], "x")}
+	case reflect.Bool:
+		return []any{true}
+	case reflect.Int, reflect.Int64:
+		return []any{7}
+	case reflect.Pointer:
+		switch t.Elem().Kind() {
+		case reflect.Int:
+			return []any{&seven}
+		case reflect.Bool:
+			return []any{&yes, &no}
+		}
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.String {
+			return []any{[]string{"x"}}
+		}
+		return []any{[]config.Service{{Name: "x"}}}
+	case reflect.Map:
+		switch t.Elem().Kind() {
+		case reflect.Bool:
+			return []any{map[string]bool{"FF_SCRIPT_SECTIONS": true}}
+		case reflect.String:
+			return []any{map[string]string{"x": "y"}}
+		}
+		return []any{map[string][]string{"x": {"y"}}}
+	}
+	return nil
+}
 
 // TestServiceSettings: what a key for services stands for that is not a key of the Engine's, too.
 func TestServiceSettings(t *testing.T) {

@@ -231,9 +231,39 @@ func TestPlanRefuses(t *testing.T) {
 	}
 }
 
+// TestAttempts: how often a stage is tried is between once and ten times.
+func TestAttempts(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"": 1, "0": 1, "-3": 1, "3": 3, "10": 10, "11": 10, "many": 1} {
+		spec := payload(t)
+		spec.Variables = append(spec.Variables, job.Variable{Key: "GET_SOURCES_ATTEMPTS", Value: text})
+		if got := planOf(article(), spec).attempts("GET_SOURCES_ATTEMPTS"); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+// TestVariablesOfTheServer: a job's own variables win over what the runner says of GitLab's certificates.
+func TestVariablesOfTheServer(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.ServerTLS = job.Variables{{Key: "CI_SERVER_TLS_CA_FILE", Value: "runner"}, {Key: "CI_SERVER_TLS_KEY_FILE", Value: "runner"}}
+	s.Environment = []string{"CI_SERVER_TLS_KEY_FILE=environment", "CI_SERVER_TLS_CA_FILE=environment"}
+	spec.Variables = append(spec.Variables, job.Variable{Key: "CI_SERVER_TLS_CA_FILE", Value: "job"})
+	vars := planOf(s, spec).vars
+	if ca, key := vars.Get("CI_SERVER_TLS_CA_FILE"), vars.Get("CI_SERVER_TLS_KEY_FILE"); ca != "job" || key != "runner" {
+		t.Errorf("CA of the %s, key of the %s", ca, key)
+	}
+}
+
 // TestBadSwitches: a variable that is neither true nor false is told, and leaves what it switches as it is by default.
 func TestBadSwitches(t *testing.T) {
 	t.Parallel()
+	spec := payload(t)
+	spec.Variables = append(spec.Variables, job.Variable{Key: "GIT_STRATEGY", Value: "shallow"})
+	if p := planOf(article(), spec); p.source.request.Strategy != source.Fetch || !slices.Contains(p.warnings, `GIT_STRATEGY is "shallow": not clone, fetch, none or empty; using fetch`) {
+		t.Errorf("%s, warnings %q", p.source.request.Strategy, p.warnings)
+	}
 	for value, on := range map[string]bool{"": true, "no": true, "false": false, "0": false, "TRUE": true} {
 		s, spec := article(), payload(t)
 		spec.Steps = append(spec.Steps, job.Step{Name: "after_script", Script: []string{"false"}})
