@@ -107,6 +107,24 @@ func samples(key string, t reflect.Type) []any {
 	return nil
 }
 
+// TestClientOptions: what GitLab's client gets beside what jobs get of the same keys.
+func TestClientOptions(t *testing.T) {
+	t.Parallel()
+	r := &config.Runner{Executor: "docker", TLSCAFile: "ca", TLSCertFile: "cert", TLSKeyFile: "key", Docker: &config.Docker{GPUs: "all"}}
+	o := connector{certs: "certs", cfg: &config.Config{ConnectionMaxAge: time.Minute}}.options(r)
+	if want := (gitlab.TLS{CAFile: "ca", CertFile: "cert", KeyFile: "key"}); o.TLS != want || o.CertsDir != "certs" || o.GPUs != "all" || o.ConnectionMaxAge != time.Minute || o.Features != gitlab.DockerFeatures() {
+		t.Errorf("%+v", o)
+	}
+	r.Executor = config.ShellExecutor
+	if o := (connector{terminals: true}).options(r); o.Features != gitlab.ShellFeatures() || o.Shell != "bash" {
+		t.Errorf("%+v", o)
+	}
+	r.Executor, r.Shell = "docker", "sh"
+	if o := (connector{terminals: true}).options(r); !o.Features.Session || !o.Features.Terminal || o.Shell != "sh" {
+		t.Errorf("%+v", o)
+	}
+}
+
 // TestServiceSettings: what a key for services stands for that is not a key of the Engine's, too.
 func TestServiceSettings(t *testing.T) {
 	t.Parallel()
