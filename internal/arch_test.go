@@ -42,8 +42,8 @@ var homes = map[string][]string{
 	"github.com/tonistiigi/fsutil":           {"guard"},
 	"go.yaml.in/yaml/v3":                     {"pipeline"},
 	"golang.org/x/net":                       {"guard"},
-	"google.golang.org/grpc":                 {"guard"},
-	"google.golang.org/protobuf":             {"guard"},
+	"google.golang.org/grpc":                 {"guard", "docker"}, // docker asks containerd one thing
+	"google.golang.org/protobuf":             {"guard", "docker"},
 	"golang.org/x/term":                      {"cli"},
 	"golang.org/x/sys":                       nil, // the kernel: everywhere
 	"golang.org/x/sync":                      nil,

@@ -46,9 +46,7 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 		Dirs: func() []string {
 			dirs := []string{s.folder.Path}
 			for _, k := range s.engines.known() {
-				if root, _ := k.data(); root != "" {
-					dirs = append(dirs, root)
-				}
+				dirs = append(dirs, k.folders()...)
 			}
 			return dirs
 		},
@@ -75,10 +73,7 @@ func (e diskEngine) cache() docker.BuildCache { return e.BuildCache(e.machine) }
 func (e diskEngine) Name() string { return e.Host() }
 
 // DataDir implements disk.Engine.
-func (e diskEngine) DataDir() string {
-	_, layers := e.data()
-	return layers
-}
+func (e diskEngine) DataDir() string { return e.layers() }
 
 // CheapSize implements disk.Engine.
 func (e diskEngine) CheapSize() bool { return e.cache().CheapSize() }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -308,14 +307,19 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 
 // data tells of the disks where an Engine's data lies, and what they are kept to.
 func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
-	d.space("the Engine's data", m.DataRoot, limits.MinFree)
 	layers := layersDir(m)
-	if layers != m.DataRoot && layers != "" {
-		d.space("the Engine's images", layers, limits.MinFree)
+	what := map[string]string{layers: "the Engine's images and build cache", m.ArchivesDir: "what the Engine pulled", m.DataRoot: "the Engine's data"}
+	for _, dir := range dataDirs(m) {
+		if _, err := disk.Look(dir); err == nil {
+			d.space(what[dir], dir, limits.MinFree)
+		} else if !limits.MinFree.Off() {
+			d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+				"%s: %v; nothing is removed when that disk gets full", what[dir], err)
+		}
 	}
-	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
-		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
-			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	if layers == "" && !limits.MinFree.Off() {
+		d.bad(warning, "run slipway as a user who may use containerd's socket, and in a container mount that socket at the same path; or set build_cache in [slipway.limits]",
+			"the Engine keeps images and build cache in a folder of its containerd that is not known, and nothing is removed when that disk gets full: %v", m.LayersUnknown)
 	}
 	if n := limits.BuildCache; n > 0 {
 		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))

@@ -18,6 +18,12 @@ type Machine struct {
 	StorageDriver    string   // overlay2, or the name of containerd's snapshotter
 	Warnings         []string // of the Engine, for people
 	ContainerdSocket string   // "" if an older Engine does not say
+	// LayersDir is where its images' layers and its build cache lie; "" = in a folder of containerd's, which says nothing of it.
+	LayersDir string
+	// ArchivesDir is where containerd has what it pulled; "" = nobody knows.
+	ArchivesDir string
+	// LayersUnknown says why LayersDir is not known.
+	LayersUnknown error
 	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
 	InsecureRegistries []string
 	Experimental       bool
@@ -40,6 +46,10 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	m.Experimental = r.Info.ExperimentalBuild
 	m.MapsUsers = slices.ContainsFunc(r.Info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=userns") })
 	m.ContainerdImages = slices.Contains(r.Info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
+	m.LayersDir = m.DataRoot
+	if m.ContainerdImages {
+		m.LayersDir, m.ArchivesDir, m.LayersUnknown = e.containerdFolders(ctx, m)
+	}
 	if c := r.Info.RegistryConfig; c != nil {
 		for _, block := range c.InsecureRegistryCIDRs {
 			m.InsecureRegistries = append(m.InsecureRegistries, block.String())

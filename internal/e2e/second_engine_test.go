@@ -65,7 +65,6 @@ func newDockerd(t *testing.T) *dockerd {
 			t.Fatal(err)
 		}
 	}
-	d.containerd = d.run("containerd", "--config", d.path("containerd.toml"))
 	d.start()
 	return d
 }
@@ -120,6 +119,9 @@ func (d *dockerd) launch() {
 			return err == nil && its != own
 		})
 	}
+	if d.containerd == nil {
+		d.containerd = d.run("containerd", "--config", d.path("containerd.toml"))
+	}
 	d.process = d.run("nsenter", "--net="+d.namespace(), "dockerd", "--config-file", d.path("dockerd.json"),
 		"--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"), "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
 }
@@ -163,13 +165,19 @@ func (d *dockerd) stop(sig syscall.Signal) {
 	}
 }
 
-// remove ends all processes of the Engine and removes its folder.
-func (d *dockerd) remove() {
-	d.stop(syscall.SIGTERM)
+// stopContainerd ends what the next start starts again.
+func (d *dockerd) stopContainerd() {
 	if d.containerd != nil {
 		_ = d.containerd.Process.Kill()
 		_ = d.containerd.Wait()
+		d.containerd = nil
 	}
+}
+
+// remove ends all processes of the Engine and removes its folder.
+func (d *dockerd) remove() {
+	d.stop(syscall.SIGTERM)
+	d.stopContainerd()
 	d.endShims()
 	if d.netns != nil {
 		_ = d.netns.Process.Kill()

@@ -21,7 +21,9 @@ func guarded(t *testing.T) Settings {
 	s := article()
 	s.Socket, s.EngineSocket = "guarded", filepath.Join(dir, "run", "docker.sock")
 	s.StateDir = filepath.Join(dir, "state")
-	s.Guard = GuardSettings{Dir: filepath.Join(dir, "guards"), CacheScope: "project", Machine: docker.Machine{DataRoot: filepath.Join(dir, "docker")}}
+	s.Guard = GuardSettings{Dir: filepath.Join(dir, "guards"), CacheScope: "project", Machine: docker.Machine{
+		DataRoot: filepath.Join(dir, "docker"), LayersDir: filepath.Join(dir, "containerd", "layers"), ArchivesDir: filepath.Join(dir, "content"),
+	}}
 	for _, d := range []string{"run", "state", "guards", "docker/volumes/x/_data", "srv"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -111,7 +113,7 @@ func TestWaysAroundTheGuard(t *testing.T) {
 			link(filepath.Join(dir, "run"), "r") + "/docker.sock:/s", hard + ":/s", filepath.Join(dir, "srv") + "/../run/docker.sock:/s", "/var/run/docker.sock:/s",
 		},
 		"the Engine's own socket":       {filepath.Join(dir, "run") + ":/run:ro", dir + ":/x", "/:/host:ro", filepath.Join(dir, "r") + ":/x"},
-		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro", "/var/lib/containerd/x:/d", "/run/containerd/io.containerd.runtime.v2.task:/d:ro", "/var/run/docker/runtime-runc:/d"},
+		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro", "/var/lib/containerd/x:/d", filepath.Join(dir, "containerd") + ":/d:ro", filepath.Join(dir, "content/blobs") + ":/d", "/run/containerd/io.containerd.runtime.v2.task:/d:ro", "/var/run/docker/runtime-runc:/d"},
 		"Slipway's own files":           {s.StateDir + ":/s:ro", filepath.Join(s.StateDir, "sources/new") + ":/s", s.Guard.Dir + ":/g"},
 		"of another engine":             {"/run/containerd:/c", "/run/containerd/containerd.sock:/c", "/run/docker:/d"},
 		"the machine's kernel settings": {"/proc:/host/proc", "/sys/fs/cgroup:/cg", "/proc/sys/kernel:/k:rw"},
