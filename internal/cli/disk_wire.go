@@ -9,6 +9,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/disk"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/layercache"
 )
 
 // limits are those of the configuration in effect.
@@ -51,6 +52,9 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 			return dirs
 		},
 		Folders: []disk.Folder{
+			{What: disk.Builds, Dir: s.folder.Builds(), Evict: func(ctx context.Context, need int64) (int, int64, error) {
+				return layercache.Evict(ctx, s.folder.Builds(), need)
+			}},
 			{What: disk.Caches, Dir: caches.Dir, FewFiles: true, Evict: caches.Evict},
 			{What: disk.Sources, Dir: s.folder.Sources(), Evict: s.store.Evict},
 		},

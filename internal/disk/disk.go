@@ -62,6 +62,7 @@ type Folder struct {
 const (
 	BuildCache = "build_cache"
 	Images     = "images"
+	Builds     = "builds" // what is remembered of them
 	Caches     = "caches"
 	Sources    = "sources"
 )
