@@ -27,6 +27,7 @@ type Machine struct {
 	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
 	InsecureRegistries []string
 	Experimental       bool
+	SwapLimit          bool // its kernel can limit swap
 	// ContainerdImages: images and the build cache are containerd's, not in a store of the Engine's own.
 	ContainerdImages bool
 	// MapsUsers: the users of containers have other numbers on the machine (userns-remap).
@@ -43,7 +44,7 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	if r.Info.Containerd != nil {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}
-	m.Experimental = r.Info.ExperimentalBuild
+	m.Experimental, m.SwapLimit = r.Info.ExperimentalBuild, r.Info.SwapLimit
 	m.MapsUsers = slices.ContainsFunc(r.Info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=userns") })
 	m.ContainerdImages = slices.Contains(r.Info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
 	m.LayersDir = m.DataRoot

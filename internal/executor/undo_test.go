@@ -205,6 +205,7 @@ func TestGuardPolicy(t *testing.T) {
 	s := guarded(t)
 	s.Guard.AllowedRegistries = []string{"hub.example"}
 	s.Guard.Limits = guard.Limits{Containers: 7, Memory: 0, NanoCPUs: 5e8}
+	s.Guard.Machine.SwapLimit = true
 	s.Container.Limits = docker.Limits{Memory: 1 << 30, NanoCPUs: 2e9}
 	spec := payload(t)
 	spec.JobInfo.ProjectFullPath = "Group/Demo"
@@ -223,7 +224,7 @@ func TestGuardPolicy(t *testing.T) {
 		Registry: "172.17.0.1:5000", ImagePath: "172.17.0.1:5000/group/demo", AllowedRegistries: []string{"hub.example", "gitlab.example:443"},
 		Mounts:  []guard.Mount{{Destination: "/d", Source: "/s"}},
 		Sockets: slices.Sorted(slices.Values([]string{s.EngineSocket, "/run/docker.sock", "/var/run/docker.sock"})),
-		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
+		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, SwapLimit: true, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
 	}
 	for _, v := range spec.Variables {
 		if v.Masked && v.Value != "" {
