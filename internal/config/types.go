@@ -264,8 +264,11 @@ func wanted(t reflect.Type) string {
 		}
 		return "a list of strings"
 	case reflect.Map:
-		if t.Elem().Kind() == reflect.Bool {
+		switch t.Elem().Kind() {
+		case reflect.Bool:
 			return "a table of true and false"
+		case reflect.Slice:
+			return "a table of lists of strings"
 		}
 		return "a table of strings"
 	case reflect.String:

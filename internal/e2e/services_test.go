@@ -166,6 +166,8 @@ func TestServiceSettings(t *testing.T) {
     service_cpus = "0.5"
     services_security_opt = ["no-new-privileges"]
     dns_search = ["example.test"]
+    [runners.docker.services_devices]
+      "**" = ["/dev/null:/dev/mine"]
     [runners.docker.services_tmpfs]
       "/scratch" = "size=1m"
     [runners.docker.container_labels]
@@ -183,10 +185,10 @@ func TestServiceSettings(t *testing.T) {
 			service = c.ID
 		}
 	}
-	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{.HostConfig.DNSSearch}} ` +
+	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{range .HostConfig.Devices}}{{.}}{{end}} {{.HostConfig.DNSSearch}} ` +
 		`{{.Config.OpenStdin}} {{index .Config.Labels "com.gitlab.gitlab-runner.team"}} {{range .Mounts}}{{.Destination}} {{end}}`
 	out := r.raw("inspect", "--format", strings.ReplaceAll(format, "DNSSearch", "DnsSearch"), service)
-	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m] [example.test] false ci /cache \n"; out != want {
+	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m]  [example.test] false ci /cache \n"; out != want {
 		t.Errorf("%q, want %q", out, want)
 	}
 	r.tell(j)
@@ -202,6 +204,27 @@ func TestServiceSettings(t *testing.T) {
 	}
 	wants(t, shown, "\nit stays\n", "\nso does the job\n", "\nit is there\n")
 	r.cleanAfter()
+}
+
+// TestServiceDevices: a service has the devices that its image is given, and another one has not.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`[runners.docker.services_devices]
+      "slipway.test/*:*" = ["/dev/null:/dev/mine"]
+      "none/*" = ["/dev/null:/dev/others"]`))
+	j := r.enqueue(withService(spec(untilTold), r.image(webServer()), "web"))
+	r.until(j, "$ until")
+	for _, c := range r.containers(j) {
+		want := "[]\n"
+		if c.Labels["com.gitlab.gitlab-runner.type"] == "service" {
+			want = "[{/dev/null /dev/mine rwm}]\n"
+		}
+		if out := r.raw("inspect", "--format", "{{.HostConfig.Devices}}", c.ID); out != want {
+			t.Errorf("%q has the devices %q, not %q", c.Labels, out, want)
+		}
+	}
+	r.tell(j)
+	r.succeeds(j)
 }
 
 // TestNetworkOfServicesWithIPv6: enable_ipv6 reaches the Engine, which may have no addresses for it.

@@ -158,6 +158,32 @@ func TestPrivilegedServices(t *testing.T) {
 	}
 }
 
+// TestServiceDevices: devices are for the images that they were meant for, and for none beside a guarded socket.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.Services.Devices = map[string][]string{"emulator:*": {"/dev/kvm", "/dev/dri"}, "registry.example.com/**": {"/dev/fuse"}, "*:latest": {"/dev/null"}, "db": {"/dev/zero"}, "[": {"/dev/mem"}}
+	for image, want := range map[string][]string{
+		"emulator": {"/dev/null", "/dev/kvm", "/dev/dri"}, "emulator:9": {"/dev/kvm", "/dev/dri"}, "registry.example.com/a/emulator:9": {"/dev/fuse"},
+		"db": {"/dev/null", "/dev/zero"}, "db:1": nil, "other/emulator:9": nil,
+		"emulator@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef": nil,
+	} {
+		if got := s.serviceDevices(image); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, not %q", image, got, want)
+		}
+	}
+	for socket, given := range map[string]bool{socketRaw: true, socketGuarded: false} {
+		s.Socket, spec.Services = socket, servicesOf("emulator:9")
+		p := planOf(s, spec)
+		if p.err != nil {
+			t.Fatal(p.err)
+		}
+		if got := p.services[0].container.Security.Devices; len(got) > 0 != given || slices.Contains(p.withheld, "services_devices") == given {
+			t.Errorf("%s: %q, withheld %q", socket, got, p.withheld)
+		}
+	}
+}
+
 // TestProbes reads the ports that images expose.
 func TestProbes(t *testing.T) {
 	t.Parallel()
