@@ -388,7 +388,18 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n",
+		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n[runners.cache.azure]\n",
+		warnings: []string{
+			`f:8: runners.cache.s3: has no effect without Type: caches stay on this machine, where other runners do not find them (write Type = "s3" below [runners.cache])`,
+			"f:10: runners.cache.gcs: not supported, has no effect: caches on a server go by S3, which Google's storage speaks, too",
+		},
+	},
+	{
+		name: "caches on Azure", src: ok + "[runners.cache]\nType = \"azure\"\n[runners.cache.azure]\nAccountName = \"a\"\n",
+		warnings: []string{
+			`f:7: runners.cache.Type: "azure" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3" for a server that speaks S3, which Azure's storage does not; or take Type out)`,
+			"f:8: runners.cache.azure: not supported, has no effect: caches on a server go by S3, which Azure's storage does not speak",
+		},
 	},
 	{
 		name: "patterns", src: ok + "[runners.docker]\nallowed_images = [\"**\", \"![\", \"! docker:*\", \"!\"]\nallowed_services = [\"{a\"]\nallowed_privileged_images = [\n\"a\",\n\"[\",\n]\nallowed_privileged_services = [\"a[b-\"]\n" +
@@ -443,7 +454,7 @@ var mistakes = []struct {
 			"f:3: session_server.listen_address: there are no web terminals, because GitLab cannot be told a host at which it gets to this machine (write advertise_address = \"runner.example.com:8093\" below it)",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
-			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,
+			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3", and ServerAddress = "storage.googleapis.com", the bucket and an HMAC key of it below [runners.cache.s3])`,
 			"f:16: runners.docker.isolation: not supported, has no effect: Windows containers",
 		},
 	},
