@@ -292,11 +292,16 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		return
 	}
 	d.machine(e.Host(), version, m)
+	d.users(m, os.Geteuid() == 0)
 	if e.Socket() == "" {
-		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
-		return
+		kept := "and nothing is removed when the disk of its images gets full (min_free)"
+		if limits.BuildCache > 0 || limits.MinFree.Off() {
+			kept = "and the disk of its images is not watched"
+		}
+		d.bad(warning, "use the Engine's socket; without one, set build_cache in [slipway.limits]", "the Engine at %s is not reached through a socket: it may be on another machine, %s", e.Host(), kept)
+	} else {
+		d.data(m, limits)
 	}
-	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}

@@ -130,3 +130,28 @@ func TestDoctorNamesWatchedFolders(t *testing.T) {
 		}
 	}
 }
+
+// TestDoctorOnMappedUsers: what does not work with them, and for whom.
+func TestDoctorOnMappedUsers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		machine docker.Machine
+		root    bool
+		want    finding
+	}{
+		{docker.Machine{}, false, finding{}},
+		{docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 100000}, true, finding{fine, "to 100000 and following: jobs' files are given to those", ""}},
+		{docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 100000}, false, finding{warning, "what jobs leave as such users, slipway cannot remove", "run slipway as root"}},
+		{docker.Machine{MapsUsers: true}, true, finding{warning, "nobody knows whom the Engine maps the users of containers to", "use an Engine that runs as root"}},
+	} {
+		d := &doctor{}
+		d.users(c.machine, c.root)
+		var got finding
+		if len(d.findings) > 0 {
+			got = d.findings[0]
+		}
+		if got.Level != c.want.Level || !strings.Contains(got.What, c.want.What) || !strings.Contains(got.Cure, c.want.Cure) {
+			t.Errorf("%+v: %+v", c.machine, d.findings)
+		}
+	}
+}

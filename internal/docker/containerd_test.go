@@ -93,6 +93,34 @@ func TestContainerdsAnswers(t *testing.T) {
 	}
 }
 
+// engineThatSays is one that is asked for its information only.
+func engineThatSays(t *testing.T, network, info string) *Engine {
+	t.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		address = filepath.Join(shortDir(t), "s")
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("API-Version", "1.47")
+		w.Header().Set("Content-Type", "application/json")
+		if strings.HasSuffix(r.URL.Path, "/info") {
+			_, _ = w.Write([]byte("{" + info + "}"))
+		}
+	})}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close() })
+	e, err := Connect(t.Context(), Options{Host: network + "://" + l.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
 // TestLayersDir: where an Engine keeps its images, by what it says of itself.
 func TestLayersDir(t *testing.T) {
 	t.Parallel()
@@ -105,29 +133,7 @@ func TestLayersDir(t *testing.T) {
 		"an older Engine":         {theirs, "unix", "", "does not say where its containerd listens"},
 		"a containerd that's not": {theirs + `,"Containerd":{"Address":"/nowhere/s"}`, "unix", "", "no such file or directory"},
 	} {
-		address := "127.0.0.1:0"
-		if c.network == "unix" {
-			address = filepath.Join(shortDir(t), "s")
-		}
-		l, err := net.Listen(c.network, address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("API-Version", "1.47")
-			w.Header().Set("Content-Type", "application/json")
-			if strings.HasSuffix(r.URL.Path, "/info") {
-				_, _ = w.Write([]byte(`{"DockerRootDir":"/data",` + c.info + `}`))
-			}
-		})}
-		go func() { _ = srv.Serve(l) }()
-		t.Cleanup(func() { srv.Close() })
-		e, err := Connect(t.Context(), Options{Host: c.network + "://" + l.Addr().String()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { e.Close() })
-		m, err := e.Machine(t.Context())
+		m, err := engineThatSays(t, c.network, `"DockerRootDir":"/data",`+c.info).Machine(t.Context())
 		if err != nil || m.LayersDir != c.want || m.DataRoot != "/data" {
 			t.Errorf("%s: %+v, %v", name, m, err)
 		}
