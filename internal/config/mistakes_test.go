@@ -391,14 +391,14 @@ var mistakes = []struct {
 		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n[runners.cache.azure]\n",
 		warnings: []string{
 			`f:8: runners.cache.s3: has no effect without Type: caches stay on this machine, where other runners do not find them (write Type = "s3" below [runners.cache])`,
-			"f:10: runners.cache.gcs: not supported, has no effect: caches on a server go by S3, which Google's storage speaks, too",
+			"f:10: runners.cache.gcs: not implemented yet, has no effect: caches on a server go by S3, which Google's storage speaks, too",
 		},
 	},
 	{
 		name: "caches on Azure", src: ok + "[runners.cache]\nType = \"azure\"\n[runners.cache.azure]\nAccountName = \"a\"\n",
 		warnings: []string{
 			`f:7: runners.cache.Type: "azure" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3" for a server that speaks S3, which Azure's storage does not; or take Type out)`,
-			"f:8: runners.cache.azure: not supported, has no effect: caches on a server go by S3, which Azure's storage does not speak",
+			"f:8: runners.cache.azure: not implemented yet, has no effect: caches on a server go by S3, which Azure's storage does not speak",
 		},
 	},
 	{
