@@ -4,6 +4,8 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -557,5 +559,50 @@ func TestLinksAndKindsOfArchives(t *testing.T) {
 		bent := bytes.Clone(whole)
 		bent[i] ^= 0x55
 		_, _ = Unzip(t.Context(), root, bytes.NewReader(bent), int64(len(bent)), Options{})
+	}
+}
+
+// TestNote: an archive's last file tells of the others what is really in it.
+func TestNote(t *testing.T) {
+	t.Parallel()
+	root, dir := tree(t, "a", "sub/b", "empty.txt", "link->a", "about.json")
+	if err := os.Truncate(filepath.Join(dir, "empty.txt"), 0); err != nil {
+		t.Fatal(err)
+	}
+	big(t, filepath.Join(dir, "big"), 3*blockSize+1)
+	var b bytes.Buffer
+	note := Note{Name: "about.json", Text: func(files []Sum) ([]byte, error) { return json.Marshal(files) }}
+	sum, err := WriteNotedZip(t.Context(), &b, root, []string{"a", "about.json", "big", "empty.txt", "gone", "link", "sub", "sub/b"}, "", note, nil)
+	if err != nil || sum.Files != 7 || len(sum.Skipped) != 1 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want, got []Sum
+	for i, f := range z.File {
+		r, err := f.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(r)
+		switch {
+		case err != nil:
+			t.Fatal(f.Name, err)
+		case i == len(z.File)-1:
+			if err := json.Unmarshal(data, &got); err != nil || f.Name != "about.json" || f.Mode() != 0o644 {
+				t.Errorf("at the end is %s, %s: %v", f.Name, f.Mode(), err)
+			}
+		case f.Mode().IsRegular():
+			want = append(want, Sum{f.Name, fmt.Sprintf("%x", sha256.Sum256(data))})
+		}
+	}
+	if len(want) != 4 || !slices.Equal(got, want) {
+		t.Errorf("told are\n%v\nnot\n%v", got, want)
+	}
+	note.Text = func([]Sum) ([]byte, error) { return nil, io.ErrNoProgress }
+	if _, err := WriteNotedZip(t.Context(), io.Discard, root, []string{"a"}, "", note, nil); !errors.Is(err, io.ErrNoProgress) {
+		t.Error(err)
 	}
 }

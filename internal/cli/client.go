@@ -58,7 +58,7 @@ type connector struct {
 	build     Build
 	log       *slog.Logger
 	observer  *observer // nil = nobody counts the calls
-	terminals bool      // jobs in containers have web terminals
+	terminals bool      // jobs have web terminals
 	roles     *objects.Roles
 }
 
@@ -103,7 +103,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	if r.Docker != nil {
 		o.GPUs = r.Docker.GPUs
 	}
-	if c.terminals && r.Executor != config.ShellExecutor {
+	if c.terminals {
 		o.Features.Session, o.Features.Terminal = true, true
 	}
 	if c.cfg != nil {

@@ -89,6 +89,12 @@ func (r *rig) cleanAfter() {
 	if entries, err := os.ReadDir(filepath.Join(r.stateDir(), "guard")); err != nil || len(entries) > 0 {
 		r.t.Errorf("folders of guards are left: %v (%v)", entries, err)
 	}
+	r.nothingIsMounted()
+}
+
+// nothingIsMounted fails the test if something is mounted in the state folder.
+func (r *rig) nothingIsMounted() {
+	r.t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		r.t.Fatal(err)

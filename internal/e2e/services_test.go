@@ -186,10 +186,14 @@ func TestServiceSettings(t *testing.T) {
 		}
 	}
 	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{range .HostConfig.Devices}}{{.}}{{end}} {{.HostConfig.DNSSearch}} ` +
-		`{{.Config.OpenStdin}} {{index .Config.Labels "com.gitlab.gitlab-runner.team"}} {{range .Mounts}}{{.Destination}} {{end}}`
-	out := r.raw("inspect", "--format", strings.ReplaceAll(format, "DNSSearch", "DnsSearch"), service)
-	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m]  [example.test] false ci /cache \n"; out != want {
+		`{{.Config.OpenStdin}} {{index .Config.Labels "com.gitlab.gitlab-runner.team"}} {{json .Mounts}}`
+	out, mounts, _ := strings.Cut(r.raw("inspect", "--format", strings.ReplaceAll(format, "DNSSearch", "DnsSearch"), service), "[{")
+	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m]  [example.test] false ci "; out != want {
 		t.Errorf("%q, want %q", out, want)
+	}
+	wants(t, mounts, `"Destination":"/cache"`, `"Destination":"/builds/group/demo"`)
+	if n := strings.Count(mounts, `"Destination":`); n != 2 {
+		t.Errorf("%d things are mounted: %s", n, mounts)
 	}
 	r.tell(j)
 	o, log := r.end(j)

@@ -52,6 +52,7 @@ type plan struct {
 	imageUser bool // its files belong to the container's user, who is known when there is a container
 	mapped    bool // the container's users have other numbers on this machine
 
+	began        time.Time
 	dir, tempDir string // in the container
 	files        []job.Variable
 	hostEnv      []string    // of the job's shell without a container

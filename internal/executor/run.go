@@ -162,7 +162,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	out.release()
 	err, wait = wait(), nil
 	if err == nil && sv != nil {
-		err = sv.waitWith(limited, s)
+		err = sv.waitWith(limited, s, w)
 	}
 	end()
 	tr.Flush()
@@ -175,12 +175,16 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 	end := p.section(tr, stagePrepare, `Preparing the "shell" executor`)
 	tr.Printf("Using Shell (%s) executor...", shell)
 	end()
-	s := &session{grace: e.Settings.StopGrace, tr: tr, place: &hostPlace{
+	place := &hostPlace{
 		account: *e.Settings.Account, shell: shell, env: p.hostEnv,
 		mark: e.Settings.Instance + "-" + randomHex(8), log: e.Log,
-	}}
+	}
+	s := &session{grace: e.Settings.StopGrace, tr: tr, place: place}
 	host, _ := os.Hostname()
 	if err := e.prepareFiles(tr, p, w, host); err != nil {
+		return s, err
+	}
+	if err := place.writeTerminalScript(p); err != nil {
 		return s, err
 	}
 	defer tr.Flush()

@@ -14,31 +14,22 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 // entries makes an archive of headers; what Linkname says of plain files is their content.
 func entries(t *testing.T, headers ...tar.Header) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	var files []tartest.File
 	for _, h := range headers {
-		data := ""
+		f := tartest.File{Header: &h}
 		if h.Typeflag == tar.TypeReg {
-			data, h.Linkname = h.Linkname, ""
-			h.Size = int64(len(data))
+			f.Content, h.Linkname = h.Linkname, ""
 		}
-		h.Mode |= 0o644
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(data)); err != nil {
-			t.Fatal(err)
-		}
+		files = append(files, f)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return []byte(tartest.Of(t, files...))
 }
 
 // TestBuildAttacks: none of these is built, and none reaches the Engine.

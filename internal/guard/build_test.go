@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -21,6 +20,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/buildlog"
 	"github.com/slipway-ci/slipway/internal/demo"
 	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 // folder makes a build's context of names and contents.
@@ -42,20 +42,11 @@ func folder(t *testing.T, files ...string) string {
 // contextOf makes a tar archive of names and contents.
 func contextOf(t *testing.T, files ...string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	var all []tartest.File
 	for i := 0; i < len(files); i += 2 {
-		if err := w.WriteHeader(&tar.Header{Name: files[i], Size: int64(len(files[i+1])), Mode: 0o644}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, tartest.File{Name: files[i], Content: files[i+1]})
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return []byte(tartest.Of(t, all...))
 }
 
 // clients are the docker clients of this machine that build in the classic form.

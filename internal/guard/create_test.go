@@ -492,19 +492,19 @@ func TestCreatePins(t *testing.T) {
 	if err != nil || len(rec.Pins) != 1 || rec.Sources["/x"] != jobDir+"/sub" {
 		t.Errorf("%+v %v", rec, err)
 	}
-	r.unpin(rec)
+	r.unpin(rec.ID)
 	r.host("rm", first)
 	if out := r.output(second); out != "mine\n" {
 		t.Errorf("without the first one: %q", out)
 	}
-	if n := r.made.count(); n != 1 {
+	if n := r.pins.Len(); n != 1 {
 		t.Errorf("%d pins", n)
 	}
 	r.host("rm", second)
 	if err := r.forgetGone(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if n := r.made.count(); n != 0 {
+	if n := r.pins.Len(); n != 0 {
 		t.Errorf("%d pins are left", n)
 	}
 	if got, err := os.ReadFile(r.workspace + "/old/mark"); err != nil || string(got) != "mine\n" {
@@ -731,7 +731,7 @@ func TestCreateByClients(t *testing.T) {
 	r.refused("bind-outside", "run", "--volume", "/var/company-secret:/tmp", alpine, "cat", "/tmp/x")
 	r.refused("masked-paths", "run", "--security-opt", "systempaths=unconfined", alpine, "true")
 	r.docker("rm", "--volumes", "web")
-	if n := r.made.count(); n > 1 {
+	if n := r.pins.Len(); n > 1 {
 		t.Errorf("%d pins are left", n)
 	}
 }

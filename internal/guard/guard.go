@@ -1,8 +1,3 @@
-// Package guard gives one job a Docker socket of its own. It is a policy proxy in front of the Docker Engine: every call
-// is decoded, decided upon and made anew, so that the job sees and touches only what it made itself. The guard is given
-// an upstream, a Policy and a list of mounts; it knows nothing of jobs, GitLab or configuration files.
-//
-// docs/guard.md lists what it refuses and why.
 package guard
 
 import (
@@ -25,6 +20,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/pin"
 	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
@@ -68,7 +64,6 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial       func(ctx context.Context) (net.Conn, error)
 	dir        string
 	socket     string
 	policy     Policy
@@ -90,7 +85,9 @@ type Guard struct {
 	builds     *builds
 	grpc       engineGRPC
 	grpcBuilds *grpcBuilds
-	made       *made
+	room       room
+	pins       *pin.Held
+	folders    folderVolumes
 	sessions   *sessions
 	copies     copies
 	large      chan struct{} // one for each call at work that takes much memory
@@ -114,7 +111,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	g.masked = slices.DeleteFunc(slices.Clone(o.Masked), func(v string) bool { return v == "" })
@@ -151,7 +148,8 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
 	g.grpcBuilds = newGRPCBuilds()
-	g.made = newMade(g)
+	g.room.g = g
+	g.pins = pin.NewHeld(o.Dir)
 	if g.sessions, err = newSessions(); err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/forward"
 	"github.com/slipway-ci/slipway/internal/netns"
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // needRoot skips what has to enter namespaces.
@@ -79,7 +80,7 @@ func askTCP(ns *netns.Namespace, address string, length int) (string, error) {
 	if _, err := c.Write(make([]byte, length)); err != nil {
 		return "", err
 	}
-	if err := closeWrite(c); err != nil {
+	if err := rawconn.CloseWrite(c); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(c)

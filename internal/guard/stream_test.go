@@ -19,6 +19,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 func TestExec(t *testing.T) {
@@ -216,20 +218,11 @@ func TestCopy(t *testing.T) {
 // archiveOf is a tar archive of entries.
 func archiveOf(t *testing.T, headers ...*tar.Header) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	var files []tartest.File
 	for _, h := range headers {
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write(bytes.Repeat([]byte("x"), int(h.Size))); err != nil {
-			t.Fatal(err)
-		}
+		files = append(files, tartest.File{Header: h, Content: strings.Repeat("x", int(h.Size))})
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return []byte(tartest.Of(t, files...))
 }
 
 func gzipped(data []byte) []byte {

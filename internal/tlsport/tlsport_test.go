@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // client is what a client has that reads the files of a folder.
@@ -59,7 +61,7 @@ func TestEither(t *testing.T) {
 				defer c.Close()
 				if text, err := io.ReadAll(c); err == nil { // to the end of what the client says
 					_, _ = io.WriteString(c, "got "+string(text))
-					_ = closeWrite(c)
+					_ = rawconn.CloseWrite(c)
 				}
 			}()
 		}
@@ -87,7 +89,7 @@ func TestEither(t *testing.T) {
 		}
 		_, err = io.WriteString(conn, "hello")
 		if err == nil {
-			err = closeWrite(conn)
+			err = rawconn.CloseWrite(conn)
 		}
 		var text []byte
 		if err == nil {
