@@ -155,8 +155,9 @@ func TestShortDiskOfTheEngine(t *testing.T) {
 	fill(t, data, 92*mib)
 	r.must(job.Success, spec("true"))
 	r.logged("removed what can be made again", "what=build_cache", "shall stay free (min_free)")
-	after := buildCache(t, e)
-	if after < before-24*mib || after > before-8*mib {
+	// It may have been looked at while the disk was being filled, too.
+	r.eventually("the build cache has made room", func() bool { return buildCache(t, e) <= before-8*mib })
+	if after := buildCache(t, e); after < before-24*mib {
 		t.Errorf("the build cache took %d bytes, and takes %d", before, after)
 	}
 	lacks(t, r.log.String(), "a disk is short")
@@ -165,9 +166,7 @@ func TestShortDiskOfTheEngine(t *testing.T) {
 	fill(t, data, 20*mib)
 	r.must(job.Success, spec("true"))
 	r.logged("WARN  a disk is short, and there is nothing more on it that slipway may remove", "disk="+data)
-	if size := buildCache(t, e); size > mib {
-		t.Errorf("%d bytes are left", size)
-	}
+	r.eventually("nothing of the build cache is left", func() bool { return buildCache(t, e) <= mib })
 	r.must(job.Success, spec("true"))
 	once(t, r.log.String(), "a disk is short")
 }
@@ -235,7 +234,7 @@ func TestShortDiskOfTheState(t *testing.T) {
 	left("0 records, 1 caches, 2 mirrors, 2 workspaces")
 	wants(t, r.must(job.Success, caching("newer")), "Restored the cache newer")
 
-	fill(t, r.stateDir(), 10*mib)
+	fill(t, r.stateDir(), 11*mib)
 	r.must(job.Success, next)
 	left("0 records, 0 caches, 2 mirrors, 1 workspaces")
 
