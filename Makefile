@@ -21,16 +21,16 @@ demo: build ## watch a real job build and push an image, twice
 
 test: build lint ## everything, on a real Engine
 	scripts/engine tests
-	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 45m ./...
+	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 120m ./...
 
 test-engine: ## the guard's tests on a Docker Engine of today, which is made and started for them; needs root, and some minutes
 	scripts/engine tests
 	go test -c -o bin/guard.test ./internal/guard
-	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 scripts/current-engine sh -c 'cd internal/guard && exec ../../bin/guard.test -test.count=1 -test.timeout 20m $(ARGS)'
+	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 scripts/current-engine sh -c 'cd internal/guard && exec ../../bin/guard.test -test.count=1 -test.timeout 60m $(ARGS)'
 
 soak: ## hundreds of jobs, while Slipway and its Engine are killed and restarted; nothing may be left
 	scripts/engine tests
-	SLIPWAY_NEED_ENGINE=1 SLIPWAY_SOAK=$(JOBS) go test -race -count=1 -timeout 60m -v -run 'TestSoak$$' ./internal/e2e
+	SLIPWAY_NEED_ENGINE=1 SLIPWAY_SOAK=$(JOBS) go test -race -count=1 -timeout 120m -v -run 'TestSoak$$' ./internal/e2e
 
 lint:
 	@out=$$($(GOFUMPT) -l .) && test -z "$$out" || { echo "run make fmt:"; echo "$$out"; exit 1; }

@@ -303,11 +303,16 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		return
 	}
 	d.machine(e.Host(), version, m)
+	d.users(m, os.Geteuid() == 0)
 	if e.Socket() == "" {
-		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
-		return
+		kept := "and nothing is removed when the disk of its images gets full (min_free)"
+		if limits.BuildCache > 0 || limits.MinFree.Off() {
+			kept = "and the disk of its images is not watched"
+		}
+		d.bad(warning, "use the Engine's socket; without one, set build_cache in [slipway.limits]", "the Engine at %s is not reached through a socket: it may be on another machine, %s", e.Host(), kept)
+	} else {
+		d.data(m, limits)
 	}
-	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
@@ -338,14 +343,19 @@ func (d *doctor) containers(ctx context.Context, conn connector, r *config.Runne
 
 // data tells of the disks where an Engine's data lies, and what they are kept to.
 func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
-	d.space("the Engine's data", m.DataRoot, limits.MinFree)
 	layers := layersDir(m)
-	if layers != m.DataRoot && layers != "" {
-		d.space("the Engine's images", layers, limits.MinFree)
+	what := map[string]string{layers: "the Engine's images and build cache", m.ArchivesDir: "what the Engine pulled", m.DataRoot: "the Engine's data"}
+	for _, dir := range dataDirs(m) {
+		if _, err := disk.Look(dir); err == nil {
+			d.space(what[dir], dir, limits.MinFree)
+		} else if !limits.MinFree.Off() {
+			d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+				"%s: %v; nothing is removed when that disk gets full", what[dir], err)
+		}
 	}
-	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
-		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
-			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	if layers == "" && !limits.MinFree.Off() {
+		d.bad(warning, "run slipway as a user who may use containerd's socket, and in a container mount that socket at the same path; or set build_cache in [slipway.limits]",
+			"the Engine keeps images and build cache in a folder of its containerd that is not known, and nothing is removed when that disk gets full: %v", m.LayersUnknown)
 	}
 	if n := limits.BuildCache; n > 0 {
 		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))

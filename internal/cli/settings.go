@@ -150,8 +150,7 @@ func serviceSettings(d *config.Docker) executor.ServiceSettings {
 				ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch, VolumeDriver: d.VolumeDriver, VolumeOptions: d.VolumeDriverOps, Tmpfs: d.ServicesTmpfs,
 			},
 		},
-		Devices: d.ServicesDevices,
-		Limit:   d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices,
+		Limit: d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices, Devices: d.ServicesDevices,
 		Wait: time.Duration(max(d.WaitForServicesTimeout, 0)) * time.Second,
 	}
 	if d.ServicesPrivileged != nil {

@@ -116,7 +116,9 @@ func TestClientOptions(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	r.Executor = config.ShellExecutor
-	if o := (connector{terminals: true}).options(r); o.Features != gitlab.ShellFeatures() || o.Shell != "bash" {
+	features := gitlab.ShellFeatures()
+	features.Session, features.Terminal = true, true
+	if o := (connector{terminals: true}).options(r); o.Features != features || o.Shell != "bash" {
 		t.Errorf("%+v", o)
 	}
 	r.Executor, r.Shell = "docker", "sh"

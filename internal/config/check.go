@@ -214,11 +214,22 @@ func (c *checker) environment(at string, entries []string) (keep []string) {
 	return keep
 }
 
-// globs refuses a pattern that matches nothing whatever: one that is to keep something out would not.
+// globs refuses patterns that no image matches whatever: one that is to keep something out would not. One that lets nothing in is
+// told of.
+//
+// GitLab: what is no pattern matches nothing, in silence.
 func (c *checker) globs(at string, list []string) {
+	const cure = `write it like "ruby:*", "registry.example.com/group/**" or "!docker:*"`
 	for i, glob := range list {
-		if !doublestar.ValidatePattern(strings.TrimPrefix(glob, "!")) {
-			c.fail(element(at, i), `write it like "ruby:*", "registry.example.com/group/**" or "!docker:*"`, "%q is no pattern", glob)
+		out, keepsOut := strings.CutPrefix(glob, "!")
+		switch {
+		case !doublestar.ValidatePattern(out):
+			c.fail(element(at, i), cure, "%q is no pattern", glob)
+		case out != "" && !strings.ContainsAny(out, " \t\n"):
+		case keepsOut:
+			c.fail(element(at, i), cure, "%q keeps nothing out: no image has such a name", glob)
+		default:
+			c.warn(element(at, i), cure, "%q lets nothing in: no image has such a name", glob)
 		}
 	}
 }
@@ -237,6 +248,12 @@ func (c *checker) docker(at string, d *Docker) {
 	c.globs(child(at, "allowed_privileged_images"), d.AllowedPrivilegedImages)
 	c.globs(child(at, "allowed_services"), d.AllowedServices)
 	c.globs(child(at, "allowed_privileged_services"), d.AllowedPrivilegedServices)
+	for glob := range d.ServicesDevices {
+		// GitLab: jobs with services fail.
+		if !doublestar.ValidatePattern(glob) {
+			c.fail(child(child(at, "services_devices"), glob), `write it like "emulator:*" = ["/dev/kvm"]`, "%q is no pattern for images", glob)
+		}
+	}
 	policies := []string{PullAlways, PullIfNotPresent, PullNever}
 	for _, p := range d.PullPolicy {
 		c.oneOf(child(at, "pull_policy"), p, policies)
@@ -253,11 +270,6 @@ func (c *checker) docker(at string, d *Docker) {
 	for key, value := range map[string]string{"gpus": d.GPUs, "service_gpus": d.ServiceGPUs} {
 		if value != "" && !gpuForm.MatchString(value) {
 			c.fail(child(at, key), key+` = "all", a number, or "device=0,1" in quotes of its own: '"device=0,1"'`, "%q is nothing that docker run --gpus takes", value)
-		}
-	}
-	for glob := range d.ServicesDevices {
-		if !doublestar.ValidatePattern(glob) {
-			c.fail(child(child(at, "services_devices"), glob), `write it like "emulator:*" = ["/dev/kvm"]`, "%q is no pattern for images", glob)
 		}
 	}
 	for i := range d.Services {

@@ -150,8 +150,8 @@ func TestFull(t *testing.T) {
 				AllowedPrivilegedServices: []string{"docker:*-dind"}, ServicesLimit: &three, ServicesPrivileged: &no,
 				ServiceMemory: 256 << 20, ServiceMemorySwap: 512 << 20, ServiceMemoryReservation: 128 << 20, ServiceCgroupParent: "services.slice",
 				ServiceCPUSetCPUs: "1", ServiceCPUs: 500_000_000, ServiceCPUShares: 256, ServiceGPUs: "2",
-				ServicesSecurityOpt: []string{"no-new-privileges"},
-				ServicesTmpfs:       map[string]string{"/var/lib/postgresql": "rw"}, ServicesDevices: map[string][]string{"emulator:*": {"/dev/kvm", "/dev/dri"}},
+				ServicesSecurityOpt: []string{"no-new-privileges"}, ServicesDevices: map[string][]string{"emulator:*": {"/dev/kvm"}},
+				ServicesTmpfs: map[string]string{"/var/lib/postgresql": "rw"},
 				Services: []Service{{
 					Name: "postgres:16", Alias: "db", Command: []string{"-c", "fsync=off"}, Entrypoint: []string{"docker-entrypoint.sh"},
 					Environment: []string{"POSTGRES_PASSWORD=x"},

@@ -7,6 +7,8 @@ import (
 )
 
 // ok is a runner without a fault; five lines.
+const imageGlobs = ` (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`
+
 const ok = `[[runners]]
 url = "https://gitlab.example.com"
 token = "glrt-secret"
@@ -409,15 +411,45 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n",
+		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n[runners.cache.azure]\n",
+		warnings: []string{
+			`f:8: runners.cache.s3: has no effect without Type: caches stay on this machine, where other runners do not find them (write Type = "s3" below [runners.cache])`,
+			"f:10: runners.cache.gcs: not implemented yet, has no effect: caches on a server go by S3, which Google's storage speaks, too",
+		},
 	},
 	{
-		name: "patterns", src: ok + "[runners.docker]\nallowed_images = [\"**\", \"![\"]\nallowed_services = [\"{a\"]\n[runners.slipway]\nallowed_projects = [\"[\"]\n",
-		errs: []string{
-			`f:7: runners.docker.allowed_images: "![" is no pattern (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`,
-			`f:8: runners.docker.allowed_services: "{a" is no pattern (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`,
-			`f:10: runners.slipway.allowed_projects: "[" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+		name: "caches on Azure", src: ok + "[runners.cache]\nType = \"azure\"\n[runners.cache.azure]\nAccountName = \"a\"\n",
+		warnings: []string{
+			`f:7: runners.cache.Type: "azure" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3" for a server that speaks S3, which Azure's storage does not; or take Type out)`,
+			"f:8: runners.cache.azure: not implemented yet, has no effect: caches on a server go by S3, which Azure's storage does not speak",
 		},
+	},
+	{
+		name: "patterns", src: ok + "[runners.docker]\nallowed_images = [\"**\", \"![\", \"! docker:*\", \"!\"]\nallowed_services = [\"{a\"]\nallowed_privileged_images = [\n\"a\",\n\"[\",\n]\nallowed_privileged_services = [\"a[b-\"]\n" +
+			"[runners.docker.services_devices]\n\"a:*\" = []\n\"b[:*\" = [\"/dev/kvm\"]\n[runners.slipway]\nallowed_projects = [\"[\"]\ndind_images = [\"[\", \"!\"]\n",
+		errs: []string{
+			`f:7: runners.docker.allowed_images: "![" is no pattern` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "! docker:*" keeps nothing out: no image has such a name` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "!" keeps nothing out: no image has such a name` + imageGlobs,
+			`f:8: runners.docker.allowed_services: "{a" is no pattern` + imageGlobs,
+			`f:11: runners.docker.allowed_privileged_images: "[" is no pattern` + imageGlobs,
+			`f:13: runners.docker.allowed_privileged_services: "a[b-" is no pattern` + imageGlobs,
+			`f:16: runners.docker.services_devices."b[:*": "b[:*" is no pattern for images (write it like "emulator:*" = ["/dev/kvm"])`,
+			`f:18: runners.slipway.allowed_projects: "[" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+			`f:19: runners.slipway.dind_images: "[" is no image, nor a pattern for images (write dind_images = ["registry.example.com/ci/docker-dind:*"])`,
+			`f:19: runners.slipway.dind_images: "!" is no image, nor a pattern for images (write dind_images = ["registry.example.com/ci/docker-dind:*"])`,
+		},
+	},
+	{
+		name: "patterns that let nothing in", src: ok + "[runners.docker]\nallowed_images = [\"\", \"ruby:* \", \"!docker:*\"]\n",
+		warnings: []string{
+			`f:7: runners.docker.allowed_images: "" lets nothing in: no image has such a name` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "ruby:* " lets nothing in: no image has such a name` + imageGlobs,
+		},
+	},
+	{
+		name: "devices for all services", src: ok + "[runners.docker]\nservices_devices = [\"/dev/kvm\"]\n",
+		errs: []string{"f:7: runners.docker.services_devices: is a list, must be a table of lists of strings (write [runners.docker.services_devices] with the values below it)"},
 	},
 	{
 		name: "web terminals", src: "[session_server]\nlisten_address = \"https://runner:8093\"\nadvertise_address = \"runner\"\nsession_timeout = -1\n" + ok,
@@ -445,7 +477,7 @@ var mistakes = []struct {
 			"f:3: session_server.listen_address: there are no web terminals, because GitLab cannot be told a host at which it gets to this machine (write advertise_address = \"runner.example.com:8093\" below it)",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
-			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,
+			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3", and ServerAddress = "storage.googleapis.com", the bucket and an HMAC key of it below [runners.cache.s3])`,
 			"f:16: runners.docker.isolation: not supported, has no effect: Windows containers",
 		},
 	},

@@ -244,6 +244,7 @@ func TestLeftovers(t *testing.T) {
 		j := r.enqueue(withDocker(append(leave, "echo made", "sleep 300")...))
 		r.until(j, "\nmade\n")
 		j.Cancel(true)
+		// The guard's folder goes before the job's container does.
 		r.eventually("all is gone", func() bool { return r.leftOnEngine() == "" && len(r.containers(j)) == 0 })
 		r.cleanAfter()
 	})
@@ -393,7 +394,7 @@ func TestSameNamesAndPorts(t *testing.T) {
 	script := func(who string) *job.Spec {
 		return withDocker(
 			"docker run -d --name db -p 8080:80 "+alpine+" sh -c 'mkdir /www; echo I am "+who+" >/www/index.html; exec httpd -f -p 80 -h /www'",
-			"for i in $(seq 50); do wget -qO- http://localhost:8080/ && break; sleep 0.2; done",
+			"until wget -qO- http://localhost:8080/; do sleep 0.2; done",
 			"echo by name: $(wget -qO- http://db/)", "docker ps --format '{{.Names}} {{.Ports}}'", "echo begun", untilTold,
 		)
 	}
@@ -570,9 +571,7 @@ func TestGuardAlone(t *testing.T) {
 	if out, err := guarded("--", "true").CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, out)
 	}
-	if n := count(); n != 0 {
-		t.Errorf("%d containers of a killed guard are left", n)
-	}
+	eventually(t, "no container of the killed guard is left", func() bool { return count() == 0 })
 	if left, err := os.ReadDir(filepath.Join(stateDir, "alone")); err != nil || len(left) > 0 {
 		t.Errorf("folders are left: %v (%v)", left, err)
 	}
@@ -616,7 +615,7 @@ func TestGuardOfAContainer(t *testing.T) {
 docker ps --no-trunc -q
 docker run --rm -v /builds/app:/a ALPINE cat /a/file
 docker run -d --name web -p 8080:80 ALPINE sh -c 'echo the page >/index.html; exec httpd -f -p 80 -h /'
-docker exec JOB sh -c 'for i in 1 2 3 4 5 6 7 8 9; do wget -qO- http://localhost:8080/index.html && break; sleep 0.3; done'
+docker exec JOB sh -c 'until wget -qO- http://localhost:8080/index.html; do sleep 0.3; done'
 docker exec JOB wget -qO- http://web/index.html
 docker inspect -f 'memory {{.HostConfig.Memory}} drops {{.HostConfig.CapDrop}}' web
 docker run --rm -v /host/run:/r ALPINE ls /r && echo reached || echo refused

@@ -31,7 +31,7 @@ func TestRunSingle(t *testing.T) {
 	if s := second.State(); s != coordinator.Pending {
 		t.Errorf("the second job is %s", s)
 	}
-	wants(t, single("--config", r.configPath(), "--runner", "rig", "--wait-timeout", "1"), "stopped")
+	wants(t, single("--config", r.configPath(), "--runner", "rig", "--wait-timeout", "15"), "stopped")
 	o, log := r.end(second)
 	r.ended(o, log, job.ScriptFailure, 3)
 	r.succeeds(third)

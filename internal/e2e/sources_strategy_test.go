@@ -234,6 +234,7 @@ func TestGitServerDown(t *testing.T) {
 	t.Parallel()
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()
+	defer hold(t, down.Listener.Addr().String())()
 	r := newRig(t, runnerKeys(`  clone_url = "`+down.URL+`"`))
 	p := r.repository("group/demo", sample)
 	log := r.fails(job.SystemFailure, 0, p.spec("main", "echo never"))

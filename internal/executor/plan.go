@@ -51,6 +51,7 @@ type plan struct {
 	network   string // of the job's own; "" = none
 	source    sourcePlan
 	imageUser bool // its files belong to the container's user, who is known when there is a container
+	mapped    bool // the container's users have other numbers on this machine
 
 	began        time.Time
 	dir, tempDir string // in the container
@@ -121,8 +122,11 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	}
 	if s.Account != nil {
 		s.planHost(p)
-	} else if err := s.planContainer(p, services, random); err != nil && p.err == nil {
-		p.err = err
+	} else {
+		if err := s.planContainer(p, services, random); err != nil && p.err == nil {
+			p.err = err
+		}
+		s.planOwner(p)
 	}
 	p.stages = s.stages(p)
 	if p.artifacts, err = p.planArtifacts(); err != nil && p.err == nil {

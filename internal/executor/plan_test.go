@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -383,6 +384,41 @@ func TestMayRun(t *testing.T) {
 		spec.Variables = append(spec.Variables, job.Variable{Key: "CI_PROJECT_PATH", Value: "group/demo"}, job.Variable{Key: "CI_COMMIT_REF_PROTECTED", Value: "true"})
 		if err := planOf(s, spec).err; (err == nil) != c.want {
 			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestPlanOwner: whom the sources belong to, on Engines that map users and on others.
+func TestPlanOwner(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	maps := docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 200000}
+	first := &source.Owner{UID: 100000, GID: 200000}
+	for name, c := range map[string]struct {
+		change        func(*Settings)
+		owner         *source.Owner
+		image, mapped bool
+	}{
+		"as it is":   {func(*Settings) {}, nil, true, false},
+		"mapped":     {func(s *Settings) { s.Guard.Machine = maps }, first, true, true},
+		"the host's": {func(s *Settings) { s.Guard.Machine, s.Container.Security.UsernsMode = maps, "host" }, nil, true, false},
+		"withheld": {func(s *Settings) {
+			s.Guard.Machine, s.Container.Security.UsernsMode, s.Socket = maps, "host", socketGuarded
+		}, first, true, true},
+		"nobody knows":    {func(s *Settings) { s.Guard.Machine.MapsUsers = true }, nil, false, false},
+		"a shared folder": {func(s *Settings) { s.Guard.Machine, s.Volumes = maps, []string{"/srv/builds:/builds"} }, nil, false, false},
+	} {
+		s, spec := article(), payload(t)
+		s.Guard.Machine = docker.Machine{}
+		c.change(&s)
+		for _, flag := range []bool{false, true} {
+			spec.Variables = append(spec.Variables, job.Variable{Key: "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", Value: strconv.FormatBool(flag)})
+			p := planOf(s, spec)
+			if diff := cmp.Diff(c.owner, p.source.request.Owner); diff != "" || p.imageUser != (flag && c.image) || p.mapped != c.mapped {
+				t.Errorf("%s, %t: image's user %t, mapped %t, owner\n%s", name, flag, p.imageUser, p.mapped, diff)
+			}
 		}
 	}
 }

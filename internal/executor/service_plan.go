@@ -18,8 +18,8 @@ import (
 // ServiceSettings are what an operator decided for the services of jobs.
 type ServiceSettings struct {
 	Container               docker.Container    // the part of it that the configuration decides
-	Devices                 map[string][]string // of those whose image a glob matches
 	Always                  []job.Service       // which every job has, before its own
+	Devices                 map[string][]string // of the machine, by globs of images
 	Limit                   *int                // how many a job may have; nil or -1 = any number
 	AllowedImages           []string            // globs; empty = all
 	AllowedPrivilegedImages []string            // globs; empty = all
@@ -127,7 +127,7 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 		return sp, err
 	}
 	c := s.Services.Container
-	c.Security.Devices = s.Services.devices(service.Name)
+	c.Security.Devices = s.serviceDevices(service.Name)
 	if s.guarded(p) && !s.Guard.TrustConfig {
 		var withheld []string
 		c, withheld = withhold(c)
@@ -161,13 +161,17 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 	return sp, fitsEnvironment(c.Env)
 }
 
-// devices are those that an image's services get.
+// serviceDevices are those of the machine that a service's image gets.
 //
-// GitLab: of all patterns that match.
-func (s ServiceSettings) devices(image string) (out []string) {
-	for _, glob := range slices.Sorted(maps.Keys(s.Devices)) {
-		if doublestar.MatchUnvalidated(glob, image) {
-			out = append(out, s.Devices[glob]...)
+// GitLab: the image has a tag in any case, and all patterns that match count.
+func (s Settings) serviceDevices(image string) (out []string) {
+	names := []string{image}
+	if name, version := splitTag(image); image == name {
+		names = append(names, name+":"+version)
+	}
+	for _, glob := range slices.Sorted(maps.Keys(s.Services.Devices)) {
+		if slices.ContainsFunc(names, func(name string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
+			out = append(out, s.Services.Devices[glob]...)
 		}
 	}
 	return out

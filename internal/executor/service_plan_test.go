@@ -106,32 +106,6 @@ func TestAllowedServices(t *testing.T) {
 	}
 }
 
-// TestServiceDevices: a service gets the devices of every pattern that its image matches, and none beside a guarded socket.
-func TestServiceDevices(t *testing.T) {
-	t.Parallel()
-	s, spec := article(), payload(t)
-	s.Services.Devices = map[string][]string{
-		"emulator:*": {"/dev/kvm"}, "**/emulator:*": {"/dev/dri", "/dev/net/tun"}, "*/emulator:1": {"/dev/never"}, "registry.example.com/group/emulator:2": {"/dev/fuse"},
-	}
-	spec.Services = servicesOf("emulator:1", "registry.example.com/group/emulator:2", "postgres:16")
-	want := [][]string{{"/dev/dri", "/dev/net/tun", "/dev/kvm"}, {"/dev/dri", "/dev/net/tun", "/dev/fuse"}, nil}
-	for _, socket := range []string{"", socketGuarded} {
-		s.Socket = socket
-		p := planOf(s, spec)
-		if p.err != nil {
-			t.Fatal(p.err)
-		}
-		for i, sp := range p.services {
-			if got := sp.container.Security.Devices; socket == "" && !slices.Equal(got, want[i]) || socket != "" && got != nil {
-				t.Errorf("%q: %s gets %q", socket, sp.image.name, got)
-			}
-		}
-		if withheld := slices.Contains(p.withheld, "services_devices"); withheld != (socket != "") {
-			t.Errorf("%q: withheld %q", socket, p.withheld)
-		}
-	}
-}
-
 // TestServiceNetworks: on the operator's own networks, the job finds its services in other ways.
 func TestServiceNetworks(t *testing.T) {
 	t.Parallel()
@@ -195,6 +169,32 @@ func TestPrivilegedServices(t *testing.T) {
 		}
 		if c.name == "beside a guarded socket" && (len(p.services[0].container.Security.SecurityOpt) > 0 || !slices.Contains(p.withheld, "services_security_opt")) {
 			t.Errorf("%s: withheld %q", c.name, p.withheld)
+		}
+	}
+}
+
+// TestServiceDevices: devices are for the images that they were meant for, and for none beside a guarded socket.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.Services.Devices = map[string][]string{"emulator:*": {"/dev/kvm", "/dev/dri"}, "registry.example.com/**": {"/dev/fuse"}, "*:latest": {"/dev/null"}, "db": {"/dev/zero"}, "[": {"/dev/mem"}}
+	for image, want := range map[string][]string{
+		"emulator": {"/dev/null", "/dev/kvm", "/dev/dri"}, "emulator:9": {"/dev/kvm", "/dev/dri"}, "registry.example.com/a/emulator:9": {"/dev/fuse"},
+		"db": {"/dev/null", "/dev/zero"}, "db:1": nil, "other/emulator:9": nil,
+		"emulator@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef": nil,
+	} {
+		if got := s.serviceDevices(image); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, not %q", image, got, want)
+		}
+	}
+	for socket, given := range map[string]bool{socketRaw: true, socketGuarded: false} {
+		s.Socket, spec.Services = socket, servicesOf("emulator:9")
+		p := planOf(s, spec)
+		if p.err != nil {
+			t.Fatal(p.err)
+		}
+		if got := p.services[0].container.Security.Devices; len(got) > 0 != given || slices.Contains(p.withheld, "services_devices") == given {
+			t.Errorf("%s: %q, withheld %q", socket, got, p.withheld)
 		}
 	}
 }

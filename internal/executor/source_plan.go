@@ -64,10 +64,22 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	}
 	if s.Account != nil || s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
 		r.Umask = fs.FileMode(0o022)
-		// In a folder that other containers can change, root gives nothing away; and where users are mapped, it would be to others.
-		p.imageUser = s.Account == nil && os.Geteuid() == 0 && r.Root == "" && !s.Guard.Machine.MapsUsers
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
+}
+
+// planOwner decides whom the job's files belong to: where the Engine maps users, root of this machine is nobody in a container. In a
+// folder that other containers can change, root gives nothing away.
+func (s Settings) planOwner(p *plan) {
+	r := &p.source.request
+	root, group, known := s.Guard.Machine.OnMachine(p.container.Security.UsernsMode, 0, 0)
+	if os.Geteuid() != 0 || r.Root != "" || !known {
+		return
+	}
+	if p.mapped = root != 0; p.mapped {
+		r.Owner = &source.Owner{UID: root, GID: group}
+	}
+	p.imageUser = s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", p.vars)
 }
 
 // correlation is what an ID of GitLab's looks like, which becomes a header.

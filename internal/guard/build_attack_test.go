@@ -295,7 +295,7 @@ func TestBuildCancel(t *testing.T) {
 	}
 	done := make(chan answer, 1)
 	go func() {
-		status, text := a.do("POST", "/v1.41/build?version=2&buildid=mine", contextOf(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 50 # "+a.policy.Token+"\n"))
+		status, text := a.do("POST", "/v1.41/build?version=2&buildid=mine", contextOf(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 600 # "+a.policy.Token+"\n"))
 		done <- answer{status, text}
 	}()
 	eventually(t, "the build to begin", func() bool { return strings.Contains(a.calls.String(), "/build?") })
@@ -328,7 +328,7 @@ func TestBuildCancel(t *testing.T) {
 func TestBuildStreams(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	body := contextOf(t, "Dockerfile", fmt.Sprintf("FROM %s\nRUN echo first %s; sleep 50; echo last\n", alpine, r.policy.Token))
+	body := contextOf(t, "Dockerfile", fmt.Sprintf("FROM %s\nRUN echo first %s; sleep 600; echo last\n", alpine, r.policy.Token))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard/build", bytes.NewReader(body))

@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -64,7 +63,7 @@ func clients(t *testing.T) []string {
 // buildWith runs one of the clients and returns both outputs and the exit code.
 func (r *rig) buildWith(docker, stdin string, args ...string) (string, int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, docker, append([]string{"build"}, args...)...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket(), "DOCKER_BUILDKIT=0", "HOME="+r.t.TempDir())

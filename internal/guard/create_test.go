@@ -434,7 +434,7 @@ func TestCreateNetworks(t *testing.T) {
 	if status, text := r.do("POST", "/networks/create", object{"Name": "mine"}); status != http.StatusCreated {
 		t.Fatalf("%d %s", status, text)
 	}
-	db := r.container("db", "sleep 30", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080-8090"}}, "53/udp": nil}, "PublishAllPorts": true},
+	db := r.container("db", "sleep 600", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080-8090"}}, "53/udp": nil}, "PublishAllPorts": true},
 		object{"NetworkingConfig": object{"EndpointsConfig": object{"default": object{"Aliases": []string{"database"}, "IPAMConfig": object{"IPv4Address": "10.9.8.7"}}}}, "ExposedPorts": object{"5432/tcp": object{}}})
 	wants(t, r.warnings, "fixed address")
 	r.host("start", db)
@@ -443,7 +443,7 @@ func TestCreateNetworks(t *testing.T) {
 		t.Errorf("ports: %s %v", got, err)
 	}
 	lacks(t, r.host("port", db), "8080")
-	pinged := r.container("ping", "for n in db database store; do ping -c1 -w5 $n >/dev/null && echo reached $n; done", object{"Links": []string{"/db:/ping/store"}})
+	pinged := r.container("ping", "for n in db database store; do ping -c1 -w60 $n >/dev/null && echo reached $n; done", object{"Links": []string{"/db:/ping/store"}})
 	wants(t, r.output(pinged), "reached db", "reached database", "reached store")
 	other := r.container("other", "ping -c1 -w1 db >/dev/null 2>&1 || echo apart", object{"NetworkMode": "mine"}, object{"NetworkingConfig": object{"EndpointsConfig": object{"mine": object{}}}})
 	wants(t, r.output(other), "apart")

@@ -33,7 +33,7 @@ type grpcBuild struct {
 
 	progress  progress.Followers
 	following atomic.Bool   // somebody has asked for the progress
-	followed  chan struct{} // closed when the Engine has told it to the end
+	followed  chan struct{} // closed when the Engine has told it to the end, or has nobody to tell it
 	follow    sync.Once     // closes followed
 
 	asked  chan struct{} // closed when the Engine is about to be asked
@@ -59,8 +59,8 @@ type grpcBuilds struct {
 	names map[string]string // ours → the client's
 }
 
-func newGRPCBuilds() *grpcBuilds {
-	return &grpcBuilds{wait: sessionWait, byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
+func newGRPCBuilds(wait time.Duration) *grpcBuilds {
+	return &grpcBuilds{wait: wait, byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
 }
 
 func (l *grpcBuilds) add(b *grpcBuild) error {

@@ -135,6 +135,8 @@ func (c *call) status(ref string, client grpc.ServerStreamingServer[control.Stat
 		return err
 	}
 	b.following.Store(true)
+	followed := func() { b.follow.Do(func() { close(b.followed) }) }
+	defer followed() // the client may go before the end
 	engine, err := control.NewControlClient(conn).Status(c.ctx, &control.StatusRequest{Ref: b.id})
 	if err != nil {
 		return b.engineError(err)
@@ -144,7 +146,7 @@ func (c *call) status(ref string, client grpc.ServerStreamingServer[control.Stat
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
-			b.follow.Do(func() { close(b.followed) })
+			followed()
 			// The guard itself may have something to tell yet: of names, and of a push.
 			select {
 			case <-b.ctx.Done():

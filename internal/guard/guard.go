@@ -57,6 +57,7 @@ type Options struct {
 	Report func(line string)
 
 	patience time.Duration // 0 = clientPatience
+	wait     time.Duration // 0 = sessionWait
 }
 
 // SocketName is the file of the job's socket in the guard's folder.
@@ -147,10 +148,11 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
-	g.grpcBuilds = newGRPCBuilds()
+	wait := cmp.Or(o.wait, sessionWait)
+	g.grpcBuilds = newGRPCBuilds(wait)
 	g.room.g = g
 	g.pins = pin.NewHeld(o.Dir)
-	if g.sessions, err = newSessions(); err != nil {
+	if g.sessions, err = newSessions(wait); err != nil {
 		return nil, err
 	}
 	g.router = newRouter()
@@ -263,14 +265,18 @@ func (g *Guard) Close(ctx context.Context) error {
 		_ = g.server.Close()
 		<-g.served
 		wait, stop := context.WithTimeout(ctx, callsTimeout)
-		g.waitForCalls(wait)
+		ended := g.waitForCalls(wait)
 		stop()
 		ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 		defer cancel()
 		g.daemon.close()
 		g.ports.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
-		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeCertificates(), g.removeDir(), g.lease.End())
+		cleaned := g.cleanUp(ctx)
+		if !ended && g.waitForCalls(ctx) { // an Engine with much to do has made meanwhile what was asked of it before
+			cleaned = errors.Join(cleaned, g.unpinAll(), g.cleanUp(ctx))
+		}
+		g.closed = errors.Join(pins, cleaned, g.removeCertificates(), g.removeDir(), g.lease.End())
 		g.closeBuildkit()
 		g.engine.close()
 	})
@@ -286,7 +292,8 @@ func (g *Guard) removeDir() error {
 	return nil
 }
 
-func (g *Guard) waitForCalls(ctx context.Context) {
+// waitForCalls reports whether all calls have ended before ctx did.
+func (g *Guard) waitForCalls(ctx context.Context) bool {
 	done := make(chan struct{})
 	go func() {
 		g.calls.Wait()
@@ -294,8 +301,10 @@ func (g *Guard) waitForCalls(ctx context.Context) {
 	}()
 	select {
 	case <-done:
+		return true
 	case <-ctx.Done():
 		g.log.Warn("calls of the job are still at work")
+		return false
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,10 +13,11 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/tarball"
@@ -88,36 +90,70 @@ func TestLoadsInTurn(t *testing.T) {
 // TestPacedBody: who sends little by little gets little time; who sends much may also pause.
 func TestPacedBody(t *testing.T) {
 	t.Parallel()
-	for pause, want := range map[time.Duration]int{10 * time.Millisecond: http.StatusOK, 80 * time.Millisecond: http.StatusRequestTimeout} {
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c := &call{Guard: &Guard{patience: 300 * time.Millisecond}, w: w, r: r}
-			_, err := io.Copy(io.Discard, c.paced())
-			var a *apiError
-			if errors.As(err, &a) {
-				w.WriteHeader(a.Status)
-			}
-		}))
-		t.Cleanup(srv.Close)
-		body, out := io.Pipe()
-		go func() {
-			for range 10 {
-				time.Sleep(pause)
-				if _, err := out.Write([]byte("x")); err != nil {
-					return
+	for pause, want := range map[time.Duration]int{2 * time.Second: http.StatusOK, 16 * time.Second: http.StatusRequestTimeout} {
+		synctest.Test(t, func(t *testing.T) { // on the bubble's clock, over a connection that is in it
+			client, server := net.Pipe()
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c := &call{Guard: &Guard{patience: time.Minute}, w: w, r: r}
+				_, err := io.Copy(io.Discard, c.paced())
+				var a *apiError
+				if errors.As(err, &a) {
+					w.WriteHeader(a.Status)
 				}
+			})}
+			l := &oneConn{conn: make(chan net.Conn, 1)}
+			l.conn <- server
+			go func() { _ = srv.Serve(l) }()
+			body, out := io.Pipe()
+			written := make(chan struct{})
+			go func() {
+				defer close(written)
+				for range 10 {
+					time.Sleep(pause)
+					if _, err := out.Write([]byte("x")); err != nil {
+						return
+					}
+				}
+				out.Close()
+			}()
+			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return client, nil }}
+			resp, err := (&http.Client{Transport: transport}).Post("http://guard/", "", body)
+			if err != nil {
+				t.Fatal(err)
 			}
-			out.Close()
-		}()
-		resp, err := http.Post(srv.URL, "", body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
-		}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
+			}
+			body.Close()
+			<-written
+			transport.CloseIdleConnections()
+			srv.Close()
+			client.Close()
+		})
 	}
 }
+
+// oneConn is a listener that one connection comes to.
+type oneConn struct {
+	conn chan net.Conn
+	once sync.Once
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	c, ok := <-l.conn
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *oneConn) Close() error {
+	l.once.Do(func() { close(l.conn) })
+	return nil
+}
+
+func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
 
 // TestLoadBelievesNoID: an Engine that tells of another image than the archive's does not give it to the job.
 func TestLoadBelievesNoID(t *testing.T) {

@@ -40,12 +40,12 @@ type clientSession struct {
 // maxSessions bounds what one job may hold open at once. A client has one per build.
 const maxSessions = 100
 
-func newSessions() (*sessions, error) {
+func newSessions(wait time.Duration) (*sessions, error) {
 	manager, err := buildkit.NewManager()
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, wait: sessionWait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
+	return &sessions{manager: manager, wait: wait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.

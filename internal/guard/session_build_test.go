@@ -44,7 +44,7 @@ func (r *rig) oldDocker(dir, stdin string, args ...string) (string, error) {
 }
 
 func oldDocker(host, dir, stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, oldClient, args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host, "DOCKER_BUILDKIT=1")
@@ -140,6 +140,9 @@ func TestSessionBuild(t *testing.T) {
 	}
 }
 
+// withWait is how long a build waits for what belongs to it.
+func withWait(d time.Duration) func(*Options) { return func(o *Options) { o.wait = d } }
+
 // newScope is a scope that no earlier run of the tests has filled a cache for.
 func newScope(o *Options) { o.Policy.Scope = "s" + strings.ToLower(rand.Text()) }
 
@@ -234,8 +237,7 @@ func TestSessionBuildForms(t *testing.T) {
 // TestSessionUpload sends each of the two requests of an uploaded archive without the other, and to another job.
 func TestSessionUpload(t *testing.T) {
 	t.Parallel()
-	r, other := newRig(t), newRig(t)
-	r.sessions.wait, other.sessions.wait = 300*time.Millisecond, 300*time.Millisecond
+	r, other := newRig(t, withWait(300*time.Millisecond)), newRig(t, withWait(300*time.Millisecond))
 	upload := "/build?version=2&buildid=upload-request:mine"
 	if status, answer := r.do(http.MethodPost, upload, []byte("x")); status != http.StatusBadRequest || !strings.Contains(answer, "no build came") {
 		t.Error(status, answer)
@@ -521,8 +523,7 @@ func TestSessionHostileContext(t *testing.T) {
 // TestSessionForeign names sessions that are not the job's: of another job, the guard's own, and none.
 func TestSessionForeign(t *testing.T) {
 	t.Parallel()
-	r, other := newRig(t), newRig(t)
-	r.sessions.wait = 50 * time.Millisecond
+	r, other := newRig(t, withWait(50*time.Millisecond)), newRig(t)
 	files := dirs(t, map[string]string{dirDockerfile: write(t, t.TempDir(), "Dockerfile", "FROM scratch\n"), dirContext: t.TempDir()})
 	id, _ := other.clientSession("key", files)
 	ofGuard, end, err := other.engineSession(t.Context(), "key", files)

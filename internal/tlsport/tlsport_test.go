@@ -83,7 +83,7 @@ func TestEither(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Minute))
 		if c.config != nil {
 			conn = tls.Client(conn, c.config)
 		}
