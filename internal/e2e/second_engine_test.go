@@ -27,16 +27,17 @@ type dockerd struct {
 	netns               *exec.Cmd // holds the namespace, which outlives dockerd as the machine does
 }
 
+// All is where an Engine has the containerd that it starts itself.
 const containerdConfig = `version = 2
-root = "DIR/containerd/root"
-state = "DIR/containerd/state"
+root = "DIR/data/containerd/daemon"
+state = "DIR/docker/containerd/daemon"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
 [grpc]
-  address = "DIR/containerd.sock"
+  address = "DIR/docker/containerd/containerd.sock"
 `
 
-// newDockerd starts an Engine without images.
-func newDockerd(t *testing.T) *dockerd {
+// newDockerd starts an Engine without images. prepare may change its folder before.
+func newDockerd(t *testing.T, prepare ...func(*dockerd)) *dockerd {
 	t.Helper()
 	missing := ""
 	for _, program := range []string{"dockerd", "containerd", "unshare", "ip", "iptables"} {
@@ -64,6 +65,9 @@ func newDockerd(t *testing.T) *dockerd {
 		if err := os.WriteFile(d.path(name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, p := range prepare {
+		p(d)
 	}
 	d.containerd = d.run("containerd", "--config", d.path("containerd.toml"))
 	d.start()
@@ -121,7 +125,7 @@ func (d *dockerd) launch() {
 		})
 	}
 	d.process = d.run("nsenter", "--net="+d.namespace(), "dockerd", "--config-file", d.path("dockerd.json"),
-		"--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"), "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
+		"--containerd", d.path("docker/containerd/containerd.sock"), "--pidfile", d.path("pid"), "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
 }
 
 func (d *dockerd) namespace() string { return fmt.Sprintf("/proc/%d/ns/net", d.netns.Process.Pid) }
