@@ -4,14 +4,18 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -30,6 +34,7 @@ type Summary struct {
 // entry is one file on its way into an archive.
 type entry struct {
 	name   string
+	hash   hash.Hash // of its content; nil = not wanted
 	header *zip.FileHeader
 	packed *bytes.Buffer // the content of a small file; nil = copy file
 	file   *os.File
@@ -41,7 +46,24 @@ type entry struct {
 // WriteZip writes a zip archive of the named files to w, with their modes, times and owners: in one go, so that it can be sent
 // while it is made. What vanished since it was found is left out. progress, if not nil, is called with the bytes that were read.
 func WriteZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
-	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, progress)
+	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, nil, progress)
+}
+
+// Note is a file that an archive ends with, which tells of the others. It takes the place of one of its name.
+type Note struct {
+	Name string
+	Text func(files []Sum) ([]byte, error) // of the plain files, in their order
+}
+
+// Sum is what a file has in an archive, whatever else it has had.
+type Sum struct {
+	Name   string
+	SHA256 string // in hexadecimal digits
+}
+
+// WriteNotedZip is WriteZip with a note.
+func WriteNotedZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, note Note, progress func(n int64)) (Summary, error) {
+	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, &note, progress)
 }
 
 // method compresses an archive's contents.
@@ -51,12 +73,16 @@ type method interface {
 	writer(w io.Writer) (io.WriteCloser, error) // for large files
 }
 
-func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, pool method, progress func(n int64)) (Summary, error) {
+func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, pool method, note *Note, progress func(n int64)) (Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	out := zip.NewWriter(w)
 	out.RegisterCompressor(pool.id(), pool.writer)
 	var sum Summary
-	entries := readAhead(ctx, root, names, pool)
+	var sums []Sum
+	if note != nil {
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == note.Name })
+	}
+	entries := readAhead(ctx, root, names, pool, note != nil)
 	defer func() { // those that are not wanted any more
 		cancel()
 		for e := range entries {
@@ -76,6 +102,9 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 			sum.Files++
 			if e.header.Mode().IsRegular() {
 				sum.Bytes += e.size
+				if e.hash != nil {
+					sums = append(sums, Sum{e.name, hex.EncodeToString(e.hash.Sum(nil))})
+				}
 			}
 		case ctx.Err() == nil && isGone(e.err):
 			sum.Skipped = append(sum.Skipped, e.err.Error())
@@ -86,10 +115,32 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 	if ctx.Err() != nil {
 		return sum, context.Cause(ctx)
 	}
+	if note != nil {
+		n, err := note.write(out, sums)
+		if err != nil {
+			return sum, fmt.Errorf("archive %s: %w", note.Name, err)
+		}
+		sum.Files++
+		sum.Bytes += int64(n)
+	}
 	if err := out.Close(); err != nil {
 		return sum, fmt.Errorf("end the archive: %w", err)
 	}
 	return sum, nil
+}
+
+func (n *Note) write(out *zip.Writer, sums []Sum) (int, error) {
+	text, err := n.Text(sums)
+	if err != nil {
+		return 0, err
+	}
+	h := header(n.Name, 0o644, time.Now(), uint32(os.Geteuid()), uint32(os.Getegid()))
+	h.Method = zip.Deflate
+	w, err := out.CreateHeader(h)
+	if err != nil {
+		return 0, err
+	}
+	return w.Write(text)
 }
 
 func (e *entry) close() {
@@ -110,7 +161,7 @@ func isGone(err error) bool {
 }
 
 // readAhead reads and compresses files beside each other, and passes them on in their order.
-func readAhead(ctx context.Context, root *os.Root, names []string, pool method) <-chan *entry {
+func readAhead(ctx context.Context, root *os.Root, names []string, pool method, hashed bool) <-chan *entry {
 	workers := runtime.GOMAXPROCS(0)
 	todo, out := make(chan *entry), make(chan *entry, 8*workers)
 	for range workers {
@@ -126,6 +177,9 @@ func readAhead(ctx context.Context, root *os.Root, names []string, pool method) 
 		defer close(out)
 		for _, name := range names {
 			e := &entry{name: name, ready: make(chan struct{})}
+			if hashed {
+				e.hash = sha256.New()
+			}
 			select {
 			case out <- e:
 			case <-ctx.Done():
@@ -149,7 +203,8 @@ func (e *entry) read(root *os.Root, pool method) {
 			return
 		}
 	}
-	e.header = header(e.name, info)
+	uid, gid := owner(info)
+	e.header = header(e.name, info.Mode(), info.ModTime(), uid, gid)
 	switch {
 	case info.IsDir():
 		e.packed = &bytes.Buffer{}
@@ -176,6 +231,9 @@ func (e *entry) pack(pool method, size int64) error {
 	}
 	data = data[:n]
 	e.store(data)
+	if e.hash != nil {
+		_, _ = e.hash.Write(data) // never fails, says its documentation
+	}
 	if n == 0 {
 		return nil
 	}
@@ -211,6 +269,9 @@ func (e *entry) write(ctx context.Context, out *zip.Writer, progress func(int64)
 	w, err := out.CreateHeader(e.header)
 	if err != nil {
 		return err
+	}
+	if e.hash != nil {
+		w = io.MultiWriter(w, e.hash)
 	}
 	e.size, err = copyFile(ctx, w, io.LimitReader(e.file, e.size), progress)
 	return err
@@ -256,23 +317,22 @@ const (
 const zipVersion = 20
 
 // header is what the archive says of a file.
-func header(name string, info fs.FileInfo) *zip.FileHeader {
+func header(name string, mode fs.FileMode, changed time.Time, uid, gid uint32) *zip.FileHeader {
 	h := &zip.FileHeader{Name: name}
 	h.CreatorVersion, h.ReaderVersion = zipVersion, zipVersion
-	h.SetMode(info.Mode() & (fs.ModePerm | fs.ModeType)) // no file runs as another user because it came out of an archive
-	if info.IsDir() {
+	h.SetMode(mode & (fs.ModePerm | fs.ModeType)) // no file runs as another user because it came out of an archive
+	if mode.IsDir() {
 		h.Name += "/"
 	}
 	if ascii := len(name) == utf8.RuneCountInString(name); !ascii && utf8.ValidString(name) {
 		h.Flags |= 0x800 // the name is UTF-8
 	}
-	t := info.ModTime().UTC()
+	t := changed.UTC()
 	h.ModifiedDate, h.ModifiedTime = dosTime(t) //lint:ignore SA1019 a raw entry has no other
 	h.Extra = binary.LittleEndian.AppendUint16(nil, extraTime)
 	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 5)
 	h.Extra = append(h.Extra, 1) // the time of the last change only
 	h.Extra = binary.LittleEndian.AppendUint32(h.Extra, uint32(t.Unix()))
-	uid, gid := owner(info)
 	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, extraOwner)
 	h.Extra = binary.LittleEndian.AppendUint16(h.Extra, 11)
 	h.Extra = append(h.Extra, 1, 4)

@@ -23,7 +23,7 @@ func WriteFastZip(ctx context.Context, w io.Writer, root *os.Root, names []strin
 		return Summary{}, err
 	}
 	defer encoder.Close()
-	return writeZip(ctx, w, root, names, &zstandards{level.zstd(), encoder}, progress)
+	return writeZip(ctx, w, root, names, &zstandards{level.zstd(), encoder}, nil, progress)
 }
 
 func (z *zstandards) id() uint16 { return zstd.ZipMethodWinZip }

@@ -58,7 +58,7 @@ type connector struct {
 	build     Build
 	log       *slog.Logger
 	observer  *observer // nil = nobody counts the calls
-	terminals bool      // jobs in containers have web terminals
+	terminals bool      // jobs have web terminals
 	roles     *objects.Roles
 }
 
@@ -91,7 +91,9 @@ func (a *app) quietConnector(cfg *config.Config) (connector, error) {
 }
 
 // client speaks for one runner.
-func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
+func (c connector) client(r *config.Runner) (*gitlab.Client, error) { return gitlab.New(c.options(r)) }
+
+func (c connector) options(r *config.Runner) gitlab.Options {
 	o := gitlab.Options{
 		URL: r.URL, Token: r.Token.Reveal(), SystemID: c.systemID,
 		TLS:      gitlab.TLS{CAFile: r.TLSCAFile, CertFile: r.TLSCertFile, KeyFile: r.TLSKeyFile},
@@ -103,7 +105,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	if r.Docker != nil {
 		o.GPUs = r.Docker.GPUs
 	}
-	if c.terminals && r.Executor != config.ShellExecutor {
+	if c.terminals {
 		o.Features.Session, o.Features.Terminal = true, true
 	}
 	if c.cfg != nil {
@@ -112,7 +114,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	if c.observer != nil {
 		o.Observe = c.observer.calls(r)
 	}
-	return gitlab.New(o)
+	return o
 }
 
 func features(r *config.Runner) gitlab.Features {

@@ -38,7 +38,9 @@ func (d *doctor) place(ctx context.Context, e *docker.Engine, stateDir string, g
 		return
 	}
 	d.mounts(ctx, e, guardPath(filepath.Join(stateDir, "guard"), "probe"))
-	d.processes(e)
+	if e.Socket() != "" {
+		d.processes(e)
+	}
 }
 
 // probeImage is the ID of any image, "" if the Engine has none.

@@ -5,7 +5,6 @@ package cli
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
@@ -112,22 +112,11 @@ type keyboard struct {
 
 func startOnTerminal(t *testing.T, home string, args ...string) *keyboard {
 	t.Helper()
-	pty, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	keys, tty, err := pty.Open()
 	if err != nil {
 		t.Skipf("no terminals here: %v", err)
 	}
-	t.Cleanup(func() { pty.Close() })
-	n, err := unix.IoctlGetInt(int(pty.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.IoctlSetPointerInt(int(pty.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	tty, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	t.Cleanup(func() { keys.Close() })
 	t.Cleanup(func() { tty.Close() })
 	cmd := exec.Command("slipway", args...)
 	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}
@@ -136,9 +125,9 @@ func startOnTerminal(t *testing.T, home string, args ...string) *keyboard {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	kill := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { kill.Stop() })
-	return &keyboard{t: t, cmd: cmd, pty: pty, tty: tty}
+	return &keyboard{t: t, cmd: cmd, pty: keys, tty: tty}
 }
 
 // answer waits for a question and types.
@@ -154,7 +143,7 @@ func (tt *keyboard) answerUnseen(question, keys string) {
 	tt.expect(question)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(time.Minute)
+	deadline := time.After(5 * time.Minute)
 	for tt.echoes() {
 		select {
 		case <-tick.C:

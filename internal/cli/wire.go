@@ -83,6 +83,9 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err := executor.SweepGuards(guards); err != nil {
 		o.Log.Warn("the sockets of an earlier run's jobs could not be removed", "error", err)
 	}
+	if err := executor.SweepServices(folder.Path); err != nil {
+		o.Log.Warn("what services of an earlier run saw the projects' folders through could not be removed", "error", err)
+	}
 	executor.SweepCgroups(folder.Instance)
 	if err := executor.SweepProcesses(ctx, folder.Instance); err != nil {
 		o.Log.Warn("processes that jobs of an earlier run left are still there", "error", err)
@@ -217,7 +220,7 @@ func (s *service) connect(r *config.Runner) (runner.Server, error) {
 	}
 	s.clients.Store(credentials{r.URL, r.Token.Reveal()}, client)
 	if r.Executor == config.ShellExecutor {
-		return &server{client: client, log: s.log, ready: func(context.Context) error {
+		return &server{client: client, log: s.log, doors: s, ready: func(context.Context) error {
 			_, err := executor.FindAccount(s.user)
 			return err
 		}}, nil
@@ -282,6 +285,10 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	place := executor.Slot{ID: slot.ID, ProjectID: slot.ProjectID, Leave: slot.Leave, Watch: watch}
 	if door != nil {
 		place.Door = door
+		place.Leave = func() {
+			door.Close() // before GitLab hears of the job's end, which may take a while
+			slot.Leave()
+		}
 	}
 	err = e.Run(ctx, remote, place, spec)
 	if undelivered := (*trace.UndeliveredError)(nil); errors.As(err, &undelivered) && s.life.Err() == nil {
@@ -325,7 +332,7 @@ func refuse(ctx context.Context, remote *gitlab.Job, why error, log *slog.Logger
 type server struct {
 	client *gitlab.Client
 	ready  func(ctx context.Context) error
-	doors  *service // nil = jobs have no web terminal
+	doors  *service
 	log    *slog.Logger
 }
 
@@ -339,7 +346,7 @@ func (s *server) RequestJob(ctx context.Context) (*job.Spec, error) {
 	}
 	var door *terminal.Door
 	var told *gitlab.Door
-	if s.doors != nil && s.doors.terminals != nil {
+	if s.doors.terminals != nil {
 		door = s.doors.terminals.Open()
 		told = &gitlab.Door{URL: door.URL, Certificate: door.Certificate, Authorization: door.Authorization}
 	}

@@ -50,6 +50,7 @@ type Container struct {
 type Mount struct {
 	Source, Target string
 	ReadOnly       bool
+	Follow         bool // what is mounted on Source later is seen, too; that must be a shared mount
 }
 
 // Limits are the resources a container may use. Zero values leave the Engine's defaults.
@@ -166,7 +167,11 @@ func hostConfig(c Container) (*container.HostConfig, error) {
 		h.OomKillDisable = &l.OOMKillDisable
 	}
 	for _, m := range c.Mounts {
-		h.Mounts = append(h.Mounts, mount.Mount{Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		bind := mount.Mount{Type: mount.TypeBind, Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly}
+		if m.Follow {
+			bind.BindOptions = &mount.BindOptions{Propagation: mount.PropagationRSlave}
+		}
+		h.Mounts = append(h.Mounts, bind)
 	}
 	for _, d := range x.DNS {
 		addr, err := netip.ParseAddr(d)

@@ -4,6 +4,8 @@ import (
 	"archive/zip"
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -76,6 +78,43 @@ func TestArtifacts(t *testing.T) {
 	}
 	log = r.must(job.Success, needs(ofProject(spec("cat out/link; stat -c '%a %u:%g' out/tool out/deep/file; test ! -e secret"), 8, "group/other"), j))
 	wants(t, log, "Downloading artifacts of build", "Unpacked 5 files", "\nbuilt\n", "\n750 0:0\n", "1234:2345\n")
+}
+
+// TestArtifactsMetadata: an archive tells how its files were made, whatever the job had under that name.
+func TestArtifactsMetadata(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const secret = "a-secret-of-the-job"
+	s := withVariables(spec("mkdir out; echo built >out/file; ln -s file out/link; echo forged >app-metadata.json"),
+		"RUNNER_GENERATE_ARTIFACTS_METADATA", "true", "PASSWORD", secret)
+	j := r.enqueue(withArtifacts(s, job.Artifact{Name: "app", Paths: []string{"out/", "*.json"}, Type: "archive", Format: "zip", When: "on_success"}))
+	if o, log := r.end(j); o.State != job.Success {
+		t.Fatal(log)
+	}
+	files := unzipped(t, j.Artifacts()[0].Content)
+	var got struct {
+		Subject []struct {
+			Name   string
+			Digest map[string]string
+		}
+		Predicate struct {
+			BuildDefinition struct{ ExternalParameters, InternalParameters map[string]string }
+			RunDetails      struct{ Metadata struct{ InvocationID string } }
+		}
+	}
+	text := files["app-metadata.json"]
+	if err := json.Unmarshal([]byte(text), &got); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if s := got.Subject; len(s) != 1 || s[0].Name != "out/file" || s[0].Digest["sha256"] != fmt.Sprintf("%x", sha256.Sum256([]byte("built\n"))) {
+		t.Errorf("%+v", s)
+	}
+	_, named := got.Predicate.BuildDefinition.ExternalParameters["PASSWORD"]
+	if id := fmt.Sprint(j.ID()); !named || got.Predicate.RunDetails.Metadata.InvocationID != id || got.Predicate.BuildDefinition.InternalParameters["executor"] != "docker" {
+		t.Errorf("%+v", got)
+	}
+	lacks(t, text, secret, j.Token().Reveal())
+	wants(t, r.must(job.Success, needs(spec("cat out/file app-metadata.json"), j)), "\nbuilt\n{\n", `"_type": "https://in-toto.io/Statement/v0.1"`)
 }
 
 // TestReports sends the forms of reports.

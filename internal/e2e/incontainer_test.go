@@ -39,8 +39,8 @@ func ownImage(t *testing.T) string {
 	return name
 }
 
-// sharedDir is a folder that lies on a shared mount, with a path short enough for sockets in it.
-func sharedDir(t *testing.T) string {
+// mountedDir is a folder that lies on a mount of its own, unix.MS_SHARED or MS_PRIVATE, with a path short enough for sockets in it.
+func mountedDir(t *testing.T, propagation uintptr) string {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to mount")
@@ -54,7 +54,7 @@ func sharedDir(t *testing.T) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	if err := unix.Mount("", dir, "", unix.MS_SHARED, ""); err != nil {
+	if err := unix.Mount("", dir, "", propagation, ""); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -63,7 +63,7 @@ func sharedDir(t *testing.T) string {
 // TestInContainer: Slipway in a container, as docs/container.md says, with all that a guarded socket is for.
 func TestInContainer(t *testing.T) {
 	t.Parallel()
-	image, dir := ownImage(t), sharedDir(t)
+	image, dir := ownImage(t), mountedDir(t, unix.MS_SHARED)
 	name := filepath.Base(dir)
 	shared := "type=bind,source=" + dir + ",target=" + dir
 	r := newRig(t, withSocket(), dockerKeys(`memory = "256m"`), func(r *rig) {
@@ -89,6 +89,7 @@ func TestInContainer(t *testing.T) {
 	}
 	lacks(t, r.log.String(), "not for all together")
 	wants(t, r.must(job.Success, withService(spec("wget -qO- http://web:8080/index"), r.image(webServer()), "web", "WHO", "beside")), "I am beside")
+	wants(t, r.must(job.Success, withService(spec("echo shown >README", got("readme")), r.image(sharingServer()), "web")), "\nreadme: shown\n")
 	r.cleanAfter()
 
 	// What is missing has a name, and so has the flag.

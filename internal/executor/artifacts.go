@@ -31,6 +31,7 @@ type artifactPlan struct {
 	untracked bool
 	when      string
 	level     archive.Level
+	statement string // name of the file in an archive that says how the others were made; "" = none
 }
 
 // planArtifacts reads the artifacts of the payload.
@@ -38,6 +39,7 @@ type artifactPlan struct {
 // GitLab: variables are expanded in names and paths; an archive without a name is artifacts.zip.
 func (p *plan) planArtifacts() ([]artifactPlan, error) {
 	var out []artifactPlan
+	stated := p.stated()
 	for _, a := range p.spec.Artifacts {
 		to := artifactPlan{
 			upload: job.Upload{Type: a.Type, Format: a.Format, ExpireIn: a.ExpireIn}, untracked: a.Untracked, when: a.When,
@@ -53,6 +55,9 @@ func (p *plan) planArtifacts() ([]artifactPlan, error) {
 		switch a.Format {
 		case "", formatZip:
 			to.upload.Format, to.upload.Filename = formatZip, name+".zip"
+			if stated {
+				to.statement = name + "-metadata.json"
+			}
 		case formatGzip:
 			to.upload.Filename = name + ".gz"
 		case formatRaw:
@@ -109,7 +114,7 @@ func (e *Executor) uploadArtifacts(ctx context.Context, server Server, tr *trace
 	e.readable(ctx, tr, p, s)
 	var first error
 	for _, a := range todo {
-		err := e.uploadArtifact(ctx, server, tr, w, a)
+		err := e.uploadArtifact(ctx, server, tr, p, w, a)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -135,7 +140,7 @@ func (e *Executor) readable(ctx context.Context, tr *trace.Trace, p *plan, s *se
 	}
 }
 
-func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.Trace, w *source.Workspace, a artifactPlan) error {
+func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.Trace, p *plan, w *source.Workspace, a artifactPlan) error {
 	kind := a.upload.Type
 	if kind == "" {
 		kind = "archive"
@@ -165,10 +170,13 @@ func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.
 	err = server.UploadArtifact(ctx, a.upload, func(out io.Writer) (err error) {
 		meter.reset()
 		out = meter.writer(out)
-		switch a.upload.Format {
-		case formatRaw:
+		switch {
+		case a.statement != "":
+			note := archive.Note{Name: a.statement, Text: func(files []archive.Sum) ([]byte, error) { return e.Settings.statement(p, files, time.Now()) }}
+			sum, err = archive.WriteNotedZip(ctx, out, root, names, a.level, note, meter.read)
+		case a.upload.Format == formatRaw:
 			sum, err = archive.WriteRaw(ctx, out, root, names, meter.read)
-		case formatGzip:
+		case a.upload.Format == formatGzip:
 			sum, err = archive.WriteGzip(ctx, out, root, names, a.level, meter.read)
 		default:
 			sum, err = archive.WriteZip(ctx, out, root, names, a.level, meter.read)

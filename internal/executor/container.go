@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -103,6 +104,24 @@ func (c *container) terminate(ctx context.Context) bool {
 
 // kill implements place.
 func (c *container) kill(ctx context.Context) error { return c.engine.Kill(ctx, c.id) }
+
+// notRunning is how long somebody may wait for a container that is about to be started, or has ended for good.
+const notRunning = 30 * time.Second
+
+// terminal implements place.
+func (c *container) terminal(ctx context.Context, p *plan, in io.Reader, out io.Writer) error {
+	for began := time.Now(); ; {
+		err := c.engine.Terminal(ctx, c.id, p.dir, in, out, script.Shell(c.shell)...)
+		if !docker.IsNotRunning(err) || time.Since(began) > notRunning {
+			return err
+		}
+		select { // it is about to be started, for the first time or again
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
 
 // readable implements place.
 func (c *container) readable(ctx context.Context, s *session, dirs ...string) error {

@@ -44,7 +44,7 @@ type Slot struct {
 	Leave func()
 	// Watch is told how the job gets on; may be nil.
 	Watch Watcher
-	// Door lets people into the job's container; nil = nobody.
+	// Door lets people into the job; nil = nobody.
 	Door Door
 }
 
@@ -88,6 +88,7 @@ func (e *Executor) Run(ctx context.Context, server Server, slot Slot, spec *job.
 		slot.Watch = unwatched{}
 	}
 	p := e.plan(slot, spec, randomHex(8))
+	p.began = began
 	tr, wanted, err := trace.Open(ctx, server, e.traceOptions(p, log))
 	if err != nil {
 		log.Error("the job cannot run, because its log cannot be kept", "error", err)

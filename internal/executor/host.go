@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,10 +82,22 @@ type hostPlace struct {
 	mark    string   // value of jobMark
 	log     *slog.Logger
 
-	process *os.Process // of the shell
-	born    string      // when, as /proc tells it
-	how     error       // how it ended
+	how error // how the shell ended
+
+	mu      sync.Mutex
+	leaders []leader // of the sessions that were begun for the job
+	cleared bool     // no more are
 }
+
+// leader is the first process of a session.
+type leader struct {
+	pid      int
+	born     string // when, as /proc tells it
+	terminal bool   // somebody's, not the job's shell
+}
+
+// lives reports whether the leader is there: once nothing of its session is left, its number may be another process's.
+func (l leader) lives() bool { return bornAt(l.pid) == l.born }
 
 // outputAfterEnd is how long what the shell printed may take to arrive once it has ended: a process that it left holds the pipes.
 const outputAfterEnd = time.Second
@@ -94,28 +107,44 @@ const outputAfterEnd = time.Second
 // GitLab: a login shell, so that the profile of the user counts; as another user with nothing of the runner's environment.
 func (h *hostPlace) start(_ context.Context, stdout, stderr io.Writer) (*shell, error) {
 	cmd := exec.Command(h.shell, "-l")
-	cmd.Dir = "/"
-	cmd.Env = append(h.base(), h.env...)
-	cmd.Env = append(cmd.Env, jobMark+"="+h.mark)
 	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = stdout, stderr, outputAfterEnd
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if a := h.account; a.Other {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID), Groups: a.Groups}
-	}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start %s: %w", h.shell, err)
+	if err := h.begin(cmd, false); err != nil {
+		return nil, err
 	}
-	h.process, h.born = cmd.Process, bornAt(cmd.Process.Pid)
 	sh := &shell{in, make(chan struct{})}
 	go func() {
 		defer close(sh.ended)
 		h.how = cmd.Wait()
 	}()
 	return sh, nil
+}
+
+// begin starts a command as a process of the job, in a session of its own; on a terminal, the command's stdin is that.
+func (h *hostPlace) begin(cmd *exec.Cmd, terminal bool) error {
+	cmd.Dir = "/"
+	cmd.Env = append(h.base(), h.env...)
+	if terminal {
+		cmd.Env = append(cmd.Env, "TERM=xterm")
+	}
+	cmd.Env = append(cmd.Env, jobMark+"="+h.mark)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: terminal}
+	if a := h.account; a.Other {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(a.UID), Gid: uint32(a.GID), Groups: a.Groups}
+	}
+	h.mu.Lock() // until it can be found: nobody clears the place meanwhile
+	defer h.mu.Unlock()
+	if h.cleared {
+		return errors.New("the job is over")
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", h.shell, err)
+	}
+	h.leaders = append(h.leaders, leader{cmd.Process.Pid, bornAt(cmd.Process.Pid), terminal})
+	return nil
 }
 
 // withheldFromJobs are variables that tell a program what systemd wants of this process.
@@ -172,9 +201,16 @@ func (h *hostPlace) shellEnd(context.Context) error {
 // readable implements place: who has given files to another user can read them.
 func (h *hostPlace) readable(context.Context, *session, ...string) error { return nil }
 
-// terminate implements place.
+// terminate implements place. Shells that people type at do not heed TERM, and end when they are hung up.
 func (h *hostPlace) terminate(ctx context.Context) bool {
-	h.signal(syscall.SIGTERM, false)
+	for _, pid := range h.processes(false) {
+		_ = syscall.Kill(pid, syscall.SIGTERM) // it may have ended
+	}
+	for _, l := range h.begun() {
+		if l.terminal && l.lives() {
+			_ = syscall.Kill(l.pid, syscall.SIGHUP)
+		}
+	}
 	for tick := time.Tick(killEvery); len(h.processes(false)) > 0; {
 		select {
 		case <-tick:
@@ -192,30 +228,36 @@ func (h *hostPlace) kill(ctx context.Context) error {
 
 // clear implements place: what the job started and left ends.
 func (h *hostPlace) clear(ctx context.Context, s *session, _ ...string) {
-	if h.process == nil {
-		return
-	}
+	h.mu.Lock()
+	h.cleared = true
+	h.mu.Unlock()
 	if err := h.kill(ctx); err != nil {
 		h.log.Warn("processes of a job are still there", "error", err)
 	}
 	s.close()
 }
 
-func (h *hostPlace) signal(sig syscall.Signal, shell bool) {
-	for _, pid := range h.processes(shell) {
-		_ = syscall.Kill(pid, sig) // it may have ended
-	}
+// begun are the leaders of the job's sessions.
+func (h *hostPlace) begun() []leader {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.leaders)
 }
 
-// processes are those of the job that live: they have its mark in their environment, or are in the session of its shell. The shell
-// itself is among them if that is asked for.
+// processes are those of the job that live: they have its mark in their environment, or are in a session that was begun for it. Its
+// shell itself is among them if that is asked for.
 func (h *hostPlace) processes(shell bool) []int {
-	own := h.process.Pid
-	// A shell that has ended leaves its number to another process once nothing of its session is left.
-	born := bornAt(own)
-	session := born == "" || born == h.born
+	sessions, own := map[int]bool{}, 0
+	for _, l := range h.begun() {
+		if !l.terminal {
+			own = l.pid
+		}
+		if l.lives() || bornAt(l.pid) == "" {
+			sessions[l.pid] = true
+		}
+	}
 	return processes(func(pid int) bool {
-		return (shell || pid != own) && (hasMark(pid, h.mark) || session && sessionOf(pid) == own)
+		return (shell || pid != own) && (hasMark(pid, h.mark) || sessions[sessionOf(pid)])
 	})
 }
 

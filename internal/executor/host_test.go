@@ -1,8 +1,12 @@
 package executor
 
 import (
+	"bytes"
+	"io"
+	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -10,16 +14,47 @@ import (
 func TestNumbersAreUsedAgain(t *testing.T) {
 	t.Parallel()
 	sid := sessionOf(os.Getpid()) // whose leader stands for the other process
-	leader, err := os.FindProcess(sid)
-	if err != nil || bornAt(sid) == "" || sid == os.Getpid() {
+	if bornAt(sid) == "" || sid == os.Getpid() {
 		t.Skip("this session has no other leader")
 	}
-	h := &hostPlace{mark: "a mark that nothing has", process: leader, born: bornAt(sid)}
+	h := &hostPlace{mark: "a mark that nothing has", leaders: []leader{{pid: sid, born: bornAt(sid)}}}
 	if !slices.Contains(h.processes(true), sid) {
 		t.Error("a shell that lives is not among the job's processes")
 	}
-	h.born = "1"
+	h.leaders[0].born = "1"
 	if found := h.processes(true); len(found) > 0 {
 		t.Errorf("found %v", found)
 	}
 }
+
+// TestNoTerminalAfterTheJob: one that is asked for while the job's processes are cleared away, or later, does not begin.
+func TestNoTerminalAfterTheJob(t *testing.T) {
+	t.Parallel()
+	account, err := FindAccount("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	p := &plan{dir: dir, tempDir: dir, slot: Slot{Door: noDoor{}}}
+	h := &hostPlace{account: account, shell: "sh", mark: "test-" + randomHex(8), log: slog.New(slog.DiscardHandler)}
+	if err := h.writeTerminalScript(p); err != nil {
+		t.Fatal(err)
+	}
+	typed := func() (string, error) {
+		in, out := io.Pipe()
+		defer out.Close()
+		go func() { _, _ = io.WriteString(out, "echo in $((6*7)); exit 3\n") }()
+		var shown bytes.Buffer
+		err := h.terminal(t.Context(), p, in, &shown)
+		return shown.String(), err
+	}
+	if shown, err := typed(); err != nil || !strings.Contains(shown, "in 42") {
+		t.Errorf("before: %v; shown: %q", err, shown)
+	}
+	h.clear(t.Context(), &session{})
+	if shown, err := typed(); err == nil || shown != "" {
+		t.Errorf("after: %v; shown: %q", err, shown)
+	}
+}
+
+type noDoor struct{ Door }

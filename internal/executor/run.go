@@ -162,7 +162,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	out.release()
 	err, wait = wait(), nil
 	if err == nil && sv != nil {
-		err = sv.waitWith(limited, s)
+		err = sv.waitWith(limited, s, w)
 	}
 	end()
 	tr.Flush()
@@ -175,12 +175,16 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 	end := p.section(tr, stagePrepare, `Preparing the "shell" executor`)
 	tr.Printf("Using Shell (%s) executor...", shell)
 	end()
-	s := &session{grace: e.Settings.StopGrace, tr: tr, place: &hostPlace{
+	place := &hostPlace{
 		account: *e.Settings.Account, shell: shell, env: p.hostEnv,
 		mark: e.Settings.Instance + "-" + randomHex(8), log: e.Log,
-	}}
+	}
+	s := &session{grace: e.Settings.StopGrace, tr: tr, place: place}
 	host, _ := os.Hostname()
 	if err := e.prepareFiles(tr, p, w, host); err != nil {
+		return s, err
+	}
+	if err := place.writeTerminalScript(p); err != nil {
 		return s, err
 	}
 	defer tr.Flush()
@@ -192,7 +196,7 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 func (e *Executor) prepareFiles(tr *trace.Trace, p *plan, w *source.Workspace, where string) error {
 	defer p.section(tr, stageEnviron, "Preparing environment")()
 	tr.Printf("Running on %s...", where)
-	return e.Settings.Account.writeFiles(w.TempDir, p.files)
+	return p.writeFiles(w.TempDir, e.Settings.Account, p.files)
 }
 
 // section begins a stage of the job, in its log and for whoever watches it. end must be called.
@@ -310,7 +314,7 @@ func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan
 		defer cancel()
 	}
 	file := scriptsPrefix + st.name
-	if err := e.Settings.Account.writeFile(w.TempDir, file, st.text(status)); err != nil {
+	if err := p.writeFile(w.TempDir, e.Settings.Account, file, st.text(status)); err != nil {
 		return err
 	}
 	return s.run(ctx, stageCtx, path.Join(p.tempDir, file))

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/pin"
+	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
@@ -22,7 +24,8 @@ type services struct {
 	tr *trace.Trace
 	p  *plan
 
-	network   string // ID of the job's own; "" = none
+	network   string      // ID of the job's own; "" = none
+	window    *pin.Window // through which they see the project's folder; nil = they do not
 	cancel    context.CancelFunc
 	begun     chan struct{} // closed when all have been started, or one cannot be
 	err       error         // why one cannot be; for who has seen begun closed
@@ -59,6 +62,7 @@ func (e *Executor) startServices(ctx context.Context, tr *trace.Trace, p *plan) 
 			return sv, err
 		}
 	}
+	sv.openWindow()
 	go func() {
 		defer close(sv.begun)
 		group, groupCtx := errgroup.WithContext(ctx)
@@ -106,7 +110,7 @@ func (sv *services) start(ctx context.Context, sp servicePlan) error {
 	engineCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	s := &service{servicePlan: sp, ports: sp.probes(image.Ports)}
-	if s.id, err = e.Engine.Create(engineCtx, c); err != nil {
+	if s.id, err = e.Engine.Create(engineCtx, sv.withFolder(c)); err != nil {
 		e.forget(ctx, c.Name)
 		return fmt.Errorf("service %s: %w", sp.image.name, err)
 	}
@@ -114,7 +118,9 @@ func (sv *services) start(ctx context.Context, sp servicePlan) error {
 	sv.made = append(sv.made, s)
 	sv.mu.Unlock()
 	if err := e.Engine.Start(engineCtx, s.id); err != nil {
-		return serviceStartFailure(sp.image.name, err)
+		if err = sv.startWithoutFolder(engineCtx, s, c, err); err != nil {
+			return serviceStartFailure(sp.image.name, err)
+		}
 	}
 	sv.watch(s)
 	if sv.p.vars.Bool("CI_DEBUG_SERVICES") && !e.Settings.DebugTraceDisabled {
@@ -186,6 +192,9 @@ func (sv *services) remove(ctx context.Context) {
 		})
 	}
 	group.Wait()
+	if err := sv.window.Close(); err != nil {
+		sv.e.Log.Warn("what services saw a project's folder through stays until the next start", "error", err)
+	}
 	stop := context.AfterFunc(ctx, sv.unfollow)
 	defer stop()
 	sv.followers.Wait() // they end with their containers
@@ -202,25 +211,26 @@ func (e *Executor) removeNetwork(ctx context.Context, name string) {
 	}
 }
 
-// waitWith starts the job's container while the services come up, so that its script can run at once.
-func (sv *services) waitWith(ctx context.Context, s *session) error {
+// waitWith starts the job's container while the services come up, so that its script can run at once. The sources are complete.
+func (sv *services) waitWith(ctx context.Context, s *session, w *source.Workspace) error {
 	started := make(chan error, 1)
 	go func() { started <- s.start(ctx) }()
-	err := sv.wait(ctx)
+	err := sv.wait(ctx, w)
 	if startErr := <-started; err == nil {
 		err = startErr
 	}
 	return err
 }
 
-// wait lets the job go on when its services answer, or when they had their time: then it may work all the same,
+// wait shows the services the project's folder and lets the job go on when its services answer, or when they had their time: then it may work all the same,
 // so that is a warning with what the service printed.
 //
 // GitLab: the same; the first port that takes a connection is enough, and a service that exposes none is not probed.
-func (sv *services) wait(ctx context.Context) error {
+func (sv *services) wait(ctx context.Context, w *source.Workspace) error {
 	if err := sv.started(ctx); err != nil {
 		return err
 	}
+	sv.show(w)
 	timeout := sv.e.Settings.Services.Wait
 	if timeout <= 0 {
 		return nil

@@ -36,7 +36,9 @@ type place interface {
 	shellEnd(ctx context.Context) error
 	// readable lets this process read and remove what the job wrote to the folders, named as the job does.
 	readable(ctx context.Context, s *session, dirs ...string) error
-	// clear ends all that the job left there.
+	// terminal runs a shell for somebody beside the job's processes, on a terminal of its own, until it ends or ctx does.
+	terminal(ctx context.Context, p *plan, in io.Reader, out io.Writer) error
+	// clear ends all that the job left there, and lets nothing new begin.
 	clear(ctx context.Context, s *session, dirs ...string)
 }
 

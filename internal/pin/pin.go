@@ -1,5 +1,5 @@
 // Package pin holds a folder or a file against symlink swaps: it is opened as somebody else sees it, link by link, and
-// mounted at a place that only the caller can write to. It knows nothing of containers.
+// mounted at a place that only the caller can write to. A window shows a folder later. It knows nothing of containers.
 package pin
 
 import (

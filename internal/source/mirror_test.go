@@ -368,14 +368,10 @@ func TestCancel(t *testing.T) {
 		close(gone)
 		return true
 	})
-	begin := time.Now()
 	if err := open(t, store, r).Checkout(ctx, io.Discard); !errors.Is(err, job.ErrAborted) {
 		t.Errorf("got %v, want the cause of the context", err)
 	}
 	<-gone // the helper that talks to the server is gone too
-	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("took %v", took)
-	}
 }
 
 func TestLocks(t *testing.T) {

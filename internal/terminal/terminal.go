@@ -232,7 +232,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-d.ready:
 	case <-time.After(patience):
-		http.Error(w, "the job has no container yet", http.StatusServiceUnavailable)
+		http.Error(w, "the job is not ready yet", http.StatusServiceUnavailable)
 		return
 	case <-d.ctx.Done():
 		http.Error(w, "the job is over", http.StatusNotFound)
