@@ -2,8 +2,8 @@ package e2e
 
 import (
 	"crypto/rand"
-	"regexp"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
