@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/rand"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -32,7 +33,7 @@ func TestContainerSettings(t *testing.T) {
     oom_score_adjust = 500
     hostname = "job-host"
     extra_hosts = ["registry.test:192.0.2.7"]
-    cap_drop = ["NET_RAW"]
+    cap_drop = ["MKNOD"]
     cap_add = ["SYS_NICE"]
     group_add = ["1234"]
     security_opt = ["no-new-privileges"]
@@ -50,7 +51,7 @@ func TestContainerSettings(t *testing.T) {
 		"echo memory $(cat memory/memory.limit_in_bytes memory.max 2>/dev/null)",
 		"echo reservation $(cat memory/memory.soft_limit_in_bytes memory.low 2>/dev/null)",
 		"echo quota $(cat cpu/cpu.cfs_quota_us 2>/dev/null || cut -d' ' -f1 cpu.max)",
-		"echo cpus $(grep -c ^processor /proc/cpuinfo) $(sed -n 's/^Cpus_allowed_list:.//p' /proc/self/status)",
+		"sed -n 's/^Cpus_allowed_list:./on processors /p' /proc/self/status",
 		"echo shm $(df -k /dev/shm | awk 'END { print $2 }')",
 		"echo adjust $(cat /proc/self/oom_score_adj)",
 		"echo host $(hostname)",
@@ -70,23 +71,29 @@ func TestContainerSettings(t *testing.T) {
 			t.Errorf("the label is %q", got)
 		}
 	}
+	// What a machine may not show from within.
+	const format = "{{with .HostConfig}}{{.MemorySwap}} {{.CpuShares}} {{.CpusetCpus}}{{end}}"
+	if got := strings.TrimSpace(r.raw("inspect", "--format", format, r.jobContainer(j))); got != "-1 512 0" {
+		t.Errorf("%q", got)
+	}
 	o, log := r.end(j)
 	if o.State != job.Success {
 		t.Fatalf("job ended as %+v:\n%s", o, log)
 	}
-	wants(t, log, "\nmemory 67108864\n", "\nreservation 33554432\n", "\nquota 50000\n", " 0\n", "\nshm 1024\n", "\nadjust 500\n", "\nhost job-host\n",
-		"\n192.0.2.7 registry.test\n", "\n00000000a88405fb\n", " 1234\n", "\nno new privileges 1\n", "\na second null\n",
+	wants(t, log, "\nmemory 67108864\n", "\nreservation 33554432\n", "\nquota 50000\n", "\non processors 0\n", "\nshm 1024\n", "\nadjust 500\n", "\nhost job-host\n",
+		"\n192.0.2.7 registry.test\n", "\n00000000a08405fb\n", " 1234\n", "\nno new privileges 1\n", "\na second null\n",
 		"\nttl 33\n", "\nfiles 333 444\n", "tmpfs /scratch tmpfs rw,", "size=1024k")
 }
 
-// TestGPUs: the Engine is asked for them. This machine has none, which it says.
+// TestGPUs: the Engine is asked for them. This machine has none, which it says, in words of its age.
 func TestGPUs(t *testing.T) {
 	t.Parallel()
-	const refused = `could not select device driver "" with capabilities: [[gpu]]`
-	r := newRig(t, dockerKeys(`gpus = "device=0"`))
-	wants(t, r.fails(job.SystemFailure, 0, spec("echo never")), refused)
-	r = newRig(t, dockerKeys(`service_gpus = "all"`))
-	wants(t, r.fails(job.SystemFailure, 0, withService(spec("echo never"), alpine, "x")), "service "+alpine, refused)
+	words := regexp.MustCompile(`could not select device driver "" with capabilities: \[\[gpu\]\]|failed to discover GPU vendor from CDI`)
+	refused := func(r *rig, s *job.Spec) string {
+		return words.ReplaceAllString(r.fails(job.SystemFailure, 0, s), "NO GPU")
+	}
+	wants(t, refused(newRig(t, dockerKeys(`gpus = "device=0"`)), spec("echo never")), "NO GPU")
+	wants(t, refused(newRig(t, dockerKeys(`service_gpus = "all"`)), withService(spec("echo never"), alpine, "x")), "service "+alpine, "NO GPU")
 }
 
 func TestPrivileged(t *testing.T) {

@@ -29,6 +29,13 @@ func (r *rig) in(t *testing.T) *rig {
 	return &c
 }
 
+// apiAtLeast reports whether the Engine speaks version 1.minor of its API.
+func (r *rig) apiAtLeast(minor int) bool {
+	var n int
+	fmt.Sscanf(r.engine.APIVersion(), "1.%d", &n)
+	return n >= minor
+}
+
 var images atomic.Int64
 
 // image makes an image for one test and returns its name.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,16 +133,21 @@ func fill(t *testing.T, dir string, free uint64) {
 func TestShortDiskOfTheEngine(t *testing.T) {
 	t.Parallel()
 	d := newDockerd(t)
+	m, err := d.engine().Machine(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.stop(syscall.SIGTERM)
 	data := d.path("data")
+	if m.ContainerdImages {
+		d.stopContainerd()
+		data = d.path("containerd/root") // of which the Engine says nothing
+	}
 	if err := syscall.Mount("slipway-test", data, "tmpfs", 0, "mode=0710,size=512m"); err != nil {
 		t.Fatal(err)
 	}
 	d.start()
 	e := d.withClient(d.engine())
-	if m, err := e.Machine(t.Context()); err != nil || m.ContainerdImages {
-		t.Skipf("images are in containerd's folder, which is not on that disk (%v)", err)
-	}
 	r := newRig(t, onEngine(d, e), ownSocket(d), limitKeys(`min_free = "100MB"`))
 	r.must(job.Success, stages(10, "a"))
 	r.must(job.Success, stages(10, "b", "c", "d"))
@@ -165,7 +171,7 @@ func TestShortDiskOfTheEngine(t *testing.T) {
 	once(t, r.log.String(), "a disk is short")
 }
 
-// TestShortDiskOfTheState: when the disk of the state folder gets short, caches go, then mirrors and workspaces, the longest unused
+// TestShortDiskOfTheState: when the disk of the state folder gets short, records of builds go, then caches, then mirrors and workspaces, the longest unused
 // first and no more than needed; what a job uses stays.
 func TestShortDiskOfTheState(t *testing.T) {
 	t.Parallel()
@@ -181,6 +187,16 @@ func TestShortDiskOfTheState(t *testing.T) {
 	}
 	project := func(path string) *repository { return r.repository(path, random(3*mib)) }
 	idle, busy := project("group/idle"), project("group/busy")
+	builds := filepath.Join(r.stateDir(), "builds", "p1")
+	if err := os.MkdirAll(builds, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, age := range map[string]time.Duration{"new": 0, "old": time.Hour} {
+		file, when := filepath.Join(builds, name+".json.gz"), time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(file, make([]byte, mib), 0o600), os.Chtimes(file, when, when)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r.must(job.Success, withImage(idle.spec("main", "true"), alpine))
 	for _, key := range []string{"older", "newer"} {
 		r.must(job.Success, caching(key))
@@ -198,30 +214,37 @@ func TestShortDiskOfTheState(t *testing.T) {
 	left := func(want string) {
 		t.Helper()
 		got := func() string {
-			return fmt.Sprintf("%d caches, %d mirrors, %d workspaces", count("caches/*/*.zip"), count("sources/mirrors/*/objects/pack/*.pack"), count("sources/workspaces/*/*/project/random"))
+			return fmt.Sprintf("%d records, %d caches, %d mirrors, %d workspaces", count("builds/*/*"), count("caches/*/*.zip"), count("sources/mirrors/*/objects/pack/*.pack"), count("sources/workspaces/*/*/project/random"))
 		}
 		r.eventually("there are "+want+", not "+got(), func() bool { return got() == want })
 	}
-	left("2 caches, 2 mirrors, 2 workspaces")
+	left("2 records, 2 caches, 2 mirrors, 2 workspaces")
 	next := spec("true")
 	next.Variables = append(next.Variables, job.Variable{Key: "GIT_STRATEGY", Value: "none"})
 
-	fill(t, r.stateDir(), 15*mib)
+	fill(t, r.stateDir(), 15*mib+mib/2)
 	r.must(job.Success, next)
-	left("1 caches, 2 mirrors, 2 workspaces")
+	left("1 records, 2 caches, 2 mirrors, 2 workspaces")
+	if _, err := os.Stat(filepath.Join(builds, "new.json.gz")); err != nil {
+		t.Error(err)
+	}
+
+	fill(t, r.stateDir(), 14*mib)
+	r.must(job.Success, next)
+	left("0 records, 1 caches, 2 mirrors, 2 workspaces")
 	wants(t, r.must(job.Success, caching("newer")), "Restored the cache newer")
 
 	fill(t, r.stateDir(), 11*mib)
 	r.must(job.Success, next)
-	left("0 caches, 2 mirrors, 1 workspaces")
+	left("0 records, 0 caches, 2 mirrors, 1 workspaces")
 
 	fill(t, r.stateDir(), 2*mib)
 	r.must(job.Success, next)
 	r.logged("a disk is short, and there is nothing more on it that slipway may remove")
-	left("0 caches, 1 mirrors, 1 workspaces")
+	left("0 records, 0 caches, 1 mirrors, 1 workspaces")
 	_ = os.Remove(filepath.Join(r.stateDir(), "filler"))
 	r.tell(j)
 	r.succeeds(j)
-	r.logged("what=caches", "what=sources", "the disk has enough again")
+	r.logged("what=builds", "what=caches", "what=sources", "the disk has enough again")
 	r.must(job.Success, withImage(idle.spec("main", "test $(wc -c <random) = 3145728"), alpine))
 }

@@ -53,8 +53,8 @@ func limitParallel() {
 	}
 }
 
-// engineHost is the Engine that the tests use: the machine's own, or the one that make test-engine has started.
-func engineHost() string { return cmp.Or(os.Getenv("SLIPWAY_ENGINE"), "unix:///var/run/docker.sock") }
+// engineHost is the Engine that the tests use.
+func engineHost() string { return cmp.Or(os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock") }
 
 // engine is the Engine of the tests, with the test images. Without one the test is skipped, or fails where one is
 // required.
