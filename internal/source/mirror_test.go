@@ -96,6 +96,7 @@ func TestRedirect(t *testing.T) {
 
 func TestFetchErrors(t *testing.T) {
 	t.Parallel()
+	canary := filepath.Join(t.TempDir(), "canary")
 	srv := newGitServer(t)
 	sha := srv.commit(t, "refs/heads/main", "", map[string]string{"a": "a"})
 	good := srv.pipeline(t, 1, sha)
@@ -121,7 +122,7 @@ func TestFetchErrors(t *testing.T) {
 		"commit is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20) }, ErrNoCommit, job.ScriptFailure},
 		"branch is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20); r.Git.Refspecs = nil; r.Git.Ref = "gone" }, ErrNoCommit, job.ScriptFailure},
 		"a file of ours":   {func(r *Request) { r.RemoteURL = "file://" + srv.Repo }, nil, ""},
-		"a command":        {func(r *Request) { r.RemoteURL = "ext::sh -c 'touch /tmp/x'" }, nil, ""},
+		"a command":        {func(r *Request) { r.RemoteURL = "ext::touch " + canary }, nil, ""},
 		"ssh":              {func(r *Request) { r.RemoteURL = "ssh://-oProxyCommand=x/y" }, nil, ""},
 		"an option":        {func(r *Request) { r.RemoteURL = "--upload-pack=touch x" }, nil, ""},
 		"refspec: option":  {func(r *Request) { r.Git.Refspecs = []string{"--upload-pack=touch x"} }, nil, ""},
@@ -148,7 +149,7 @@ func TestFetchErrors(t *testing.T) {
 			if c.want == ErrNoCommit && !strings.Contains(err.Error(), "fatal: reference is not a tree: "+r.Git.SHA) {
 				t.Errorf("got %v", err)
 			}
-			if exists(t, "/tmp/x") {
+			if exists(t, canary) {
 				t.Error("a command was run")
 			}
 		})
