@@ -15,7 +15,6 @@ import (
 )
 
 func (a *app) resetTokenCommand() *cobra.Command {
-	done := map[credentials]bool{} // several [[runners]] may share a token
 	var person string
 	cmd := a.forEach(&cobra.Command{
 		Use:   "reset-token",
@@ -26,11 +25,6 @@ slipway takes the new one up by itself. Tokens that expire are replaced by a run
 A token that has expired already cannot ask for a new one; a person who manages the runner can, by a personal access token (--pat).`,
 	}, "give a new token to", "replace the token of every runner of config.toml",
 		func(ctx context.Context, conn connector, path string, r *config.Runner) error {
-			id := credentials{r.URL, r.Token.Reveal()}
-			if done[id] {
-				return nil
-			}
-			done[id] = true
 			return a.resetOne(ctx, conn, path, r, job.Secret(person))
 		})
 	cmd.Flags().StringVar(&person, "pat", "", "personal `token` with the scope api, to ask with in place of the runner's own")

@@ -28,8 +28,8 @@ func (s *selector) flags(fs *pflag.FlagSet, verb string) {
 	bindEnv(fs, "token", "CI_SERVER_TOKEN")
 }
 
-// forEach completes a command that does something to those runners of the config that its flags pick, or to all of them.
-// verb follows "name of the runner to", all describes --all-runners.
+// forEach completes a command that does something to those runners of the config that its flags pick, or to all of them;
+// to one of those that share a token. verb follows "name of the runner to", all describes --all-runners.
 func (a *app) forEach(cmd *cobra.Command, verb, all string, do func(ctx context.Context, conn connector, path string, r *config.Runner) error) *cobra.Command {
 	var s selector
 	var every bool
@@ -64,10 +64,16 @@ func (a *app) forEach(cmd *cobra.Command, verb, all string, do func(ctx context.
 			return err
 		}
 		var failed []error
+		done := map[credentials]bool{} // several [[runners]] may share a token
 		for _, r := range runners {
 			if ctx.Err() != nil {
 				return errInterrupted
 			}
+			id := credentials{r.URL, r.Token.Reveal()}
+			if done[id] {
+				continue
+			}
+			done[id] = true
 			failed = append(failed, do(ctx, conn, cfg.Path, r))
 		}
 		return errors.Join(failed...)
