@@ -354,10 +354,14 @@ func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
 }
 
 // boolean reads a variable that switches something.
+func (p *plan) boolean(name string, byDefault bool) bool {
+	return p.truth(name, p.vars.Get(name), byDefault)
+}
+
+// truth reads the value of a switch.
 //
 // GitLab: what is neither true nor false is a warning, and the default holds.
-func (p *plan) boolean(name string, byDefault bool) bool {
-	text := p.vars.Get(name)
+func (p *plan) truth(name, text string, byDefault bool) bool {
 	if text == "" {
 		return byDefault
 	}
@@ -395,11 +399,7 @@ func (p *plan) warn() {
 		}
 	}
 	for _, name := range flags {
-		if v, set := p.spec.Variables.Lookup(name); set && v.Value != "" {
-			if _, err := strconv.ParseBool(v.Value); err != nil {
-				p.warnings = append(p.warnings, fmt.Sprintf("%s is %q: not true or false; it is ignored", name, v.Value))
-			}
-		}
+		p.truth(name, p.spec.Variables.Get(name), false) // for the warning: what holds is Settings.flag's
 	}
 }
 
