@@ -334,7 +334,7 @@ func (d *doctor) containers(ctx context.Context, conn connector, r *config.Runne
 	}
 	x := executor.Executor{Engine: e, Settings: conn.executorSettings(r, &state.Folder{Path: stateDir}, e.Socket(), false)}
 	x.Settings.Guard = guardSettings(r, "", nil, docker.Machine{})
-	if err := x.Try(ctx, image); err != nil {
+	if err := withImage(ctx, e, func(image string) error { return x.Try(ctx, image) }); err != nil {
 		d.bad(broken, cmp.Or(job.ResultOf(err, nil).Hint, "see the message"), "%s: every job will fail: %v", describe(r), err)
 		return
 	}

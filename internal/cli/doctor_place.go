@@ -54,27 +54,34 @@ func probeImage(ctx context.Context, e *docker.Engine) (string, error) {
 	return "", err
 }
 
-// seesTries is how often another image is taken because a job has removed the one that was.
-const seesTries = 5
+// imageTries is how often another image is taken because a job has removed the one that was.
+const imageTries = 5
+
+// withImage lets do use any image.
+func withImage(ctx context.Context, e *docker.Engine, do func(image string) error) error {
+	for try := 1; ; try++ {
+		image, err := probeImage(ctx, e)
+		if err != nil {
+			return err
+		}
+		if err = do(image); !docker.IsNotFound(err) || try == imageTries {
+			return err
+		}
+	}
+}
 
 // sees asks the Engine to mount a folder of this process into a container, which is not started.
 func sees(ctx context.Context, e *docker.Engine, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	name := "slipway-probe-" + strings.ToLower(rand.Text())
-	for try := 1; ; try++ {
-		image, err := probeImage(ctx, e)
-		if err != nil {
-			return err
-		}
-		_, err = e.Create(ctx, docker.Container{
+	return withImage(ctx, e, func(image string) error {
+		_, err := e.Create(ctx, docker.Container{
 			Name: name, Image: image, Entrypoint: []string{"/probe"}, Network: "none",
 			Mounts: []docker.Mount{{Source: dir, Target: "/probe"}},
 		})
-		if !docker.IsNotFound(err) || try == seesTries {
-			return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
-		}
-	}
+		return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
+	})
 }
 
 // visible finds out whether the Engine sees the state folder where slipway does.

@@ -2,14 +2,20 @@ package cli
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
 	"os"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/job"
 )
 
 func TestOlderVersion(t *testing.T) {
@@ -56,6 +62,38 @@ func TestDoctorJudgesTheEngine(t *testing.T) {
 			if w := c.want[i]; f.Level != w.Level || !strings.Contains(f.What, w.What) || !strings.Contains(f.Cure, w.Cure) {
 				t.Errorf("%s: %+v", name, f)
 			}
+		}
+	}
+}
+
+// TestDoctorTakesAnotherImage: a job may remove the one that doctor has just found. What is wrong with all of them is told.
+func TestDoctorTakesAnotherImage(t *testing.T) {
+	t.Parallel()
+	var listed atomic.Int32
+	e := standIn(t, "tcp", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("API-Version", "1.47")
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/images/json"):
+			fmt.Fprintf(w, `[{"RepoTags":["image:%d"]}]`, listed.Add(1))
+		case strings.Contains(r.URL.Path, "/images/image:"):
+			fmt.Fprintf(w, `{"Id":"sha256:%d"}`, listed.Load())
+		}
+	}))
+	var asked []string
+	err := withImage(t.Context(), e, func(image string) error {
+		if asked = append(asked, image); len(asked) < 2 {
+			return &job.Error{Err: fmt.Errorf("create container: %w", errdefs.ErrNotFound)}
+		}
+		return nil
+	})
+	if want := []string{"sha256:1", "sha256:2"}; err != nil || !slices.Equal(asked, want) {
+		t.Errorf("asked for %q: %v", asked, err)
+	}
+	for why, tries := range map[error]int{errdefs.ErrNotFound: imageTries, errdefs.ErrInvalidArgument: 1} {
+		n := 0
+		if err := withImage(t.Context(), e, func(string) error { n++; return why }); err != why || n != tries {
+			t.Errorf("%v: %d tries, %v", why, n, err)
 		}
 	}
 }

@@ -70,32 +70,35 @@ func TestLayersDir(t *testing.T) {
 	}
 }
 
+// standIn is an Engine that answers what the handler says.
+func standIn(t *testing.T, network, address string, handler http.Handler) *docker.Engine {
+	t.Helper()
+	l, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: handler}
+	go func() { _ = srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close() })
+	e, err := docker.Connect(t.Context(), docker.Options{Host: network + "://" + l.Addr().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
 // TestDataOfEngines: folders of an Engine's data are looked for each time, and only for one that is on this machine.
 func TestDataOfEngines(t *testing.T) {
 	t.Parallel()
 	pong := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("API-Version", "1.47") })
-	connect := func(network, address string) *docker.Engine {
-		l, err := net.Listen(network, address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv := &http.Server{Handler: pong}
-		go func() { _ = srv.Serve(l) }()
-		t.Cleanup(func() { srv.Close() })
-		e, err := docker.Connect(t.Context(), docker.Options{Host: network + "://" + l.Addr().String()})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { e.Close() })
-		return e
-	}
 	socketDir, err := os.MkdirTemp("", "slipway")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(socketDir) })
 	root := t.TempDir()
-	near := diskEngine{&known{Engine: connect("unix", filepath.Join(socketDir, "s")), machine: docker.Machine{DataRoot: root, StorageDriver: "test", ContainerdImages: true}}}
+	near := diskEngine{&known{Engine: standIn(t, "unix", filepath.Join(socketDir, "s"), pong), machine: docker.Machine{DataRoot: root, StorageDriver: "test", ContainerdImages: true}}}
 	if got := near.DataDir(); got != "" {
 		t.Errorf("before there is an image: %q", got)
 	}
@@ -106,7 +109,7 @@ func TestDataOfEngines(t *testing.T) {
 	if got := near.DataDir(); got != own {
 		t.Errorf("%q, not %q", got, own)
 	}
-	far := &known{Engine: connect("tcp", "127.0.0.1:0"), machine: docker.Machine{DataRoot: root, LayersDir: root, StorageDriver: "overlay2"}}
+	far := &known{Engine: standIn(t, "tcp", "127.0.0.1:0", pong), machine: docker.Machine{DataRoot: root, LayersDir: root, StorageDriver: "overlay2"}}
 	if got := (diskEngine{far}).DataDir(); got != "" {
 		t.Errorf("of an Engine behind TCP: %q", got)
 	}
