@@ -88,6 +88,10 @@ func TestServicesThatFail(t *testing.T) {
 		wants(t, log, "WARNING: service "+web+" (web) probably did not start properly: none of its ports [8080] answers after ", "s; it printed:\n",
 			"\n  serving late\n", "\n  to stderr\n", "Waiting for services to be up and running (timeout 5 seconds)...", "\ngoes on\n")
 	})
+	t.Run("not waited for", func(t *testing.T) {
+		r := newRig(t, dockerKeys("wait_for_services_timeout = -1"))
+		lacks(t, r.must(job.Success, withService(spec("echo goes on"), web, "web", "PORT", "8081")), "WARNING", "Waiting for services")
+	})
 	t.Run("its end", func(t *testing.T) {
 		r := r.in(t)
 		s := withService(spec("echo begun", untilTold, "echo goes on"), alpine, "ends")

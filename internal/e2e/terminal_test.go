@@ -138,7 +138,7 @@ func TestWebTerminal(t *testing.T) {
 // TestWebTerminalOfShellJob: the same in a job without a container, as the job's user. Nothing that is begun there outlives the job.
 func TestWebTerminalOfShellJob(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, inShell("nobody"), globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 60"))
+	r := newRig(t, inShell("nobody"), globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 3600"))
 	s := withVariables(spec("echo here >here; echo begun", untilTold, "cat from-the-terminal"), "GREETING", "it's\nthe job's", "PATH", "/usr/bin:/bin:/job")
 	j := r.enqueue(s)
 	other := r.enqueue(spec("echo begun", untilTold))
@@ -174,7 +174,7 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	}
 	in = r.enter(j)
 	in.types("echo typed >from-the-terminal; touch go-on\n")
-	r.until(j, "Terminal is connected, will time out in 1m0s...")
+	r.until(j, "Terminal is connected, will time out in 1h0m0s...")
 	if state := j.State(); state != job.Running {
 		t.Errorf("somebody is inside, and the job is %s", state)
 	}

@@ -497,8 +497,9 @@ func TestSessionSSH(t *testing.T) {
 func TestSessionHostileContext(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	escaped := filepath.Join(t.TempDir(), "escaped")
 	for name, p := range map[string]*fstypes.Packet{
-		"parent": stat("../../../../../../tmp/slipway-escaped", 0o644, ""), "absolute": stat("/tmp/slipway-escaped", 0o644, ""),
+		"parent": stat("../../../../../.."+escaped, 0o644, ""), "absolute": stat(escaped, 0o644, ""),
 		"link": stat("x", 0o644, "../../../../../../../../etc/shadow"), "device": stat("x", os.ModeDevice|0o600, ""),
 	} {
 		h := &hostileFiles{serve: func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
@@ -515,7 +516,7 @@ func TestSessionHostileContext(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, answer)
 		}
 	}
-	if _, err := os.Lstat("/tmp/slipway-escaped"); err == nil {
+	if _, err := os.Lstat(escaped); err == nil {
 		t.Error("the Engine wrote a file outside")
 	}
 }

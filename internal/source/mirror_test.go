@@ -106,6 +106,7 @@ func TestFetchErrors(t *testing.T) {
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(tls.Close)
 	tls.Config.ErrorLog = nil
+	executed := filepath.Join(t.TempDir(), "executed")
 	for name, c := range map[string]struct {
 		change func(*Request)
 		want   error
@@ -121,7 +122,7 @@ func TestFetchErrors(t *testing.T) {
 		"commit is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20) }, ErrNoCommit, job.ScriptFailure},
 		"branch is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20); r.Git.Refspecs = nil; r.Git.Ref = "gone" }, ErrNoCommit, job.ScriptFailure},
 		"a file of ours":   {func(r *Request) { r.RemoteURL = "file://" + srv.Repo }, nil, ""},
-		"a command":        {func(r *Request) { r.RemoteURL = "ext::sh -c 'touch /tmp/x'" }, nil, ""},
+		"a command":        {func(r *Request) { r.RemoteURL = "ext::sh -c 'touch " + executed + "'" }, nil, ""},
 		"ssh":              {func(r *Request) { r.RemoteURL = "ssh://-oProxyCommand=x/y" }, nil, ""},
 		"an option":        {func(r *Request) { r.RemoteURL = "--upload-pack=touch x" }, nil, ""},
 		"refspec: option":  {func(r *Request) { r.Git.Refspecs = []string{"--upload-pack=touch x"} }, nil, ""},
@@ -148,7 +149,7 @@ func TestFetchErrors(t *testing.T) {
 			if c.want == ErrNoCommit && !strings.Contains(err.Error(), "fatal: reference is not a tree: "+r.Git.SHA) {
 				t.Errorf("got %v", err)
 			}
-			if exists(t, "/tmp/x") {
+			if exists(t, executed) {
 				t.Error("a command was run")
 			}
 		})
