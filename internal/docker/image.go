@@ -178,7 +178,8 @@ func kindOf(message string) PullKind {
 		return PullLimited
 	case has("dial tcp", "connection refused", "no such host", "i/o timeout", "tls handshake", "client.timeout exceeded", "request canceled", "connection reset"):
 		return PullUnreachable
-	case has("not found", "manifest unknown", "invalid reference", "pull access denied", "access to the resource is denied",
+	// The codes are in an answer that the Engine passes on as it is: 28 does, if a registry does not call it JSON.
+	case has("not found", "manifest unknown", "manifest_unknown", "name_unknown", "invalid reference", "pull access denied", "access to the resource is denied",
 		"no basic auth credentials", "repository does not exist or may require", "unauthorized", "authentication required"):
 		return PullMisconfigured
 	}

@@ -84,8 +84,17 @@ func TestBuildCacheCalls(t *testing.T) {
 	if err != nil || p.Records == 0 || p.Bytes < mib || left > size-mib || left < size-8*mib {
 		t.Errorf("by a MiB: %+v, %v, %d of %d bytes are left", p, err, left, size)
 	}
-	if p, err := cacheOf(t, e).PruneUnused(t.Context(), time.Nanosecond); err != nil || p.Bytes < left-mib || buildCache(t, e) > mib {
-		t.Errorf("all that is not in use: %+v, %v", p, err)
+	p = docker.Pruned{}
+	r.eventually("what was used before this second is pruned", func() bool { // some Engines count in seconds
+		more, err := cacheOf(t, e).PruneUnused(t.Context(), time.Nanosecond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Bytes += more.Bytes
+		return p.Bytes >= left-mib
+	})
+	if size := buildCache(t, e); size > mib {
+		t.Errorf("all that is not in use: %+v, %d bytes are left", p, size)
 	}
 	if p, err := cacheOf(t, e).PruneTo(t.Context(), 0); err != nil {
 		t.Errorf("to nothing: %+v, %v", p, err)

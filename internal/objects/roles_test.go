@@ -30,7 +30,8 @@ type lender struct {
 	running int
 	most    int           // of running
 	lasts   time.Duration // what is lent
-	hold    chan struct{} // nil = no request waits
+	arrived chan struct{} // a request waits
+	hold    chan struct{} // until this is closed; nil = none waits
 }
 
 func newLender(t *testing.T) *lender {
@@ -64,6 +65,7 @@ func (l *lender) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l.most = max(l.most, l.running)
 	l.mu.Unlock()
 	if l.hold != nil {
+		l.arrived <- struct{}{}
 		<-l.hold
 	}
 	l.mu.Lock()
@@ -218,7 +220,7 @@ func TestFewAskAtOnce(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ max, clients, want, asked int }{{1, 4, 1, 1}, {0, 12, 5, 5}, {3, 8, 3, 3}, {-1, 7, 7, 7}} {
 		s, l := newStore(t, false, onlyLent), newLender(t)
-		l.hold = make(chan struct{})
+		l.arrived, l.hold = make(chan struct{}, c.clients), make(chan struct{})
 		o := lending(s, l)
 		o.MaxAssume = c.max
 		var wg sync.WaitGroup
@@ -231,7 +233,7 @@ func TestFewAskAtOnce(t *testing.T) {
 			})
 		}
 		for range c.want { // as many as may ask at once do
-			l.hold <- struct{}{}
+			<-l.arrived
 		}
 		why := errors.New("canceled")
 		if c.max == 1 {
