@@ -124,7 +124,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("the notes do not say which names were changed:\n%s", notes)
 	}
 	if left := append(left, leftOnEngine(t, notes)...); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left behind: %v (%v)", left, err)
 	}
 }
 
@@ -180,7 +180,7 @@ func TestRunInterrupted(t *testing.T) {
 		t.Errorf("error: %v\n%s%s", err, notes, out)
 	}
 	if left := append(left, leftOnEngine(t, notes)...); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left behind: %v (%v)", left, err)
 	}
 }
 
