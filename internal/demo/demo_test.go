@@ -56,8 +56,17 @@ func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) err
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	_, err = dockerOutput(ctx, nil, "image", "prune", "--force", "--filter", filter)
-	return err
+	// Not pruned: an Engine with containerd's images would break the pulls of all tests that run beside this one.
+	images, err := dockerOutput(ctx, nil, "image", "ls", "--quiet", "--filter", "dangling=true", "--filter", filter)
+	if err != nil {
+		return err
+	}
+	for _, id := range strings.Fields(images) {
+		if err := e.RemoveImage(ctx, id); err != nil && !strings.Contains(err.Error(), "conflict") {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e commandEngine) Build(ctx context.Context, dir, tag string, out io.Writer) error {
