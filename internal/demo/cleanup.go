@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// cleanUpTime is how long taking one thing away may last.
-const cleanUpTime = 30 * time.Second
+// cleanUpTime is how long taking one thing away may last. A busy Engine can need more than half a minute to take an
+// aborted build down.
+const cleanUpTime = 2 * time.Minute
 
 // undo is what has to be taken away, in the order in which it was made.
 type undo []func(context.Context) error

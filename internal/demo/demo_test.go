@@ -56,8 +56,17 @@ func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) err
 			return fmt.Errorf("%w: %s", err, out)
 		}
 	}
-	_, err = dockerOutput(ctx, nil, "image", "prune", "--force", "--filter", filter)
-	return err
+	// Not pruned: an Engine with containerd's images would break the pulls of all tests that run beside this one.
+	images, err := dockerOutput(ctx, nil, "image", "ls", "--quiet", "--filter", "dangling=true", "--filter", filter)
+	if err != nil {
+		return err
+	}
+	for _, id := range strings.Fields(images) {
+		if err := e.RemoveImage(ctx, id); err != nil && !strings.Contains(err.Error(), "conflict") {
+			return err
+		}
+	}
+	return nil
 }
 
 func (e commandEngine) Build(ctx context.Context, dir, tag string, out io.Writer) error {
@@ -124,7 +133,7 @@ func TestRun(t *testing.T) {
 		t.Errorf("the notes do not say which names were changed:\n%s", notes)
 	}
 	if left := append(left, leftOnEngine(t, notes)...); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left behind: %v (%v)", left, err)
 	}
 }
 
@@ -180,7 +189,7 @@ func TestRunInterrupted(t *testing.T) {
 		t.Errorf("error: %v\n%s%s", err, notes, out)
 	}
 	if left := append(left, leftOnEngine(t, notes)...); len(left) > 0 {
-		t.Errorf("left behind: %v", left)
+		t.Errorf("left behind: %v (%v)", left, err)
 	}
 }
 

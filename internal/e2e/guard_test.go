@@ -65,13 +65,18 @@ func (r *rig) containerOf(j *coordinator.Job, kind string) string {
 // raw runs the docker client on the Engine's own socket.
 func (r *rig) raw(args ...string) string {
 	r.t.Helper()
-	cmd := exec.Command("docker", args...)
-	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix:///var/run/docker.sock")
-	out, err := cmd.CombinedOutput()
+	out, err := r.tryRaw(args...)
 	if err != nil {
 		r.t.Fatalf("docker %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	return string(out)
+	return out
+}
+
+func (r *rig) tryRaw(args ...string) (string, error) {
+	cmd := exec.Command("docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix:///var/run/docker.sock")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // leftOnEngine is what jobs of the rig made through their sockets and what is still there.

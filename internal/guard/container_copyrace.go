@@ -60,7 +60,7 @@ func (c *call) beginStart(ctx context.Context, id string) (release func(), err e
 	return s.life.Unlock, nil
 }
 
-// beginCopy holds a container still until release.
+// beginCopy holds a container still until release is called for the first time.
 func (c *call) beginCopy(rec containerRecord) (release func(), err error) {
 	if releaseAtLeast(c.engine.release, patchedCopy) {
 		return func() {}, nil
@@ -76,7 +76,7 @@ func (c *call) beginCopy(rec containerRecord) (release func(), err error) {
 		}
 	}
 	s.n++
-	return func() { c.endCopy(rec.ID, s) }, nil
+	return sync.OnceFunc(func() { c.endCopy(rec.ID, s) }), nil
 }
 
 func (c *call) endCopy(id string, s *copying) {

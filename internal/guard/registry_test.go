@@ -109,7 +109,17 @@ func TestPullDuringAPrune(t *testing.T) {
 		pruned := false
 		prune = sync.OnceFunc(func() {
 			pruned = true
-			r.host("image", "prune", "--force", "--filter", "label=nothing")
+			// The Engine does this for one client at a time.
+			eventually(t, "pruned", func() bool {
+				out, err := run(engineHost(), "", "image", "prune", "--force", "--filter", "label=nothing")
+				if strings.Contains(out, "already running") {
+					return false
+				}
+				if err != nil {
+					t.Errorf("%v: %s", err, out)
+				}
+				return true
+			})
 		})
 		publish(t, registry, c.name+":1", c.name+" at "+host) // none that the Engine has seen
 		t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", host+"/"+c.name+":1") })

@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/tartest"
@@ -215,6 +216,56 @@ func TestCopy(t *testing.T) {
 	}
 	if _, err := r.try("exec", "running", "cmp", "/data/in.sh", "/data/link"); err != nil {
 		t.Error(err)
+	}
+	// A container that was held still goes on before the client hears of the end.
+	for range 20 {
+		if status, answer := r.do("PUT", "/containers/running/archive?path=/tmp", archiveOf(t, &tar.Header{Name: "f", Size: 5, Mode: 0o644, Typeflag: tar.TypeReg})); status != http.StatusOK {
+			t.Fatal(status, answer)
+		}
+		if status, answer := r.do("POST", "/containers/running/exec", `{"Cmd":["true"]}`); status != http.StatusCreated {
+			t.Fatal(status, answer)
+		}
+		archive := tar.NewReader(r.stream("GET", "/containers/running/archive?path=/tmp/f"))
+		for err := error(nil); err != io.EOF; _, err = archive.Next() {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if status, answer := r.do("POST", "/containers/running/exec", `{"Cmd":["true"]}`); status != http.StatusCreated {
+			t.Fatal(status, answer)
+		}
+	}
+}
+
+// TestHeldBack: when a client sees an archive's end, the container goes on already.
+func TestHeldBack(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 1, archiveEnd - 1, archiveEnd, archiveEnd + 1, 100_000} {
+		data := []byte(strings.Repeat("0123456789", size/10+1)[:size])
+		for name, in := range map[string]io.Reader{
+			"": bytes.NewReader(data), "byte by byte": iotest.OneByteReader(bytes.NewReader(data)), "end with data": iotest.DataErrReader(bytes.NewReader(data)),
+			"cut": io.MultiReader(bytes.NewReader(data), iotest.ErrReader(io.ErrUnexpectedEOF)),
+		} {
+			var got []byte
+			whole := -1
+			h := &heldBack{bufio.NewReaderSize(in, 4096), func() {
+				if whole < 0 {
+					whole = len(got)
+				}
+			}}
+			var err error
+			for p := make([]byte, 700); err == nil; {
+				var n int
+				n, err = h.Read(p)
+				got = append(got, p[:n]...)
+			}
+			if !bytes.Equal(got, data) || (err == io.EOF) == (name == "cut") {
+				t.Errorf("%d bytes, %s: %d bytes, %v", size, name, len(got), err)
+			}
+			if want := max(size-archiveEnd, 0); whole != want {
+				t.Errorf("%d bytes, %s: called after %d, not %d", size, name, whole, want)
+			}
+		}
 	}
 }
 
