@@ -137,6 +137,31 @@ func TestWebTerminal(t *testing.T) {
 	s.ends()
 }
 
+// TestWebTerminalClosesFirst: nobody gets in once the job is over, also while GitLab cannot be told of that.
+func TestWebTerminalClosesFirst(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]option{"container": func(*rig) {}, "shell": inShell("")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, o, globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\""))
+			tell := r.Inject(coordinator.Fault{Endpoint: coordinator.UpdateJob, State: job.Success, Status: http.StatusBadGateway, Times: -1})
+			j := r.enqueue(spec("true"))
+			r.until(j, "Job succeeded")
+			r.eventually("the door is shut", func() bool {
+				_, status := enter(t, j.Door(), j.Door().Authorization)
+				return status == http.StatusNotFound
+			})
+			if state := j.State(); state != job.Running {
+				t.Errorf("the job is %s", state)
+			}
+			tell()
+			if o, log := r.end(j); o.State != job.Success {
+				t.Errorf("%+v:\n%s", o, log)
+			}
+		})
+	}
+}
+
 // nap is a command that lasts, and that no other test on this machine has.
 func nap(n int) string { return fmt.Sprintf("sleep %d.%ds", 77100+n, os.Getpid()) }
 
