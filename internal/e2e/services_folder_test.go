@@ -115,7 +115,13 @@ func TestServicesWhereMountsAreNotSeen(t *testing.T) {
 // TestKilledWithTheProjectShown: the next start takes away what services saw a project through, and leaves the project alone.
 func TestKilledWithTheProjectShown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	r := newRig(t, func(r *rig) { // whose folder lies on another disk, say
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(r.dir, link); err != nil {
+			t.Fatal(err)
+		}
+		r.dir = link
+	})
 	j := r.killedIn(withService(spec("echo kept >file", got("file")), r.image(withEntrypoint(`mkdir /www; cd /www
 until cp $CI_PROJECT_DIR/file /www/; do sleep 0.1; done 2>/dev/null
 exec busybox httpd -f -p 8080 -h /www
