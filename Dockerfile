@@ -5,7 +5,7 @@ RUN command -v git >/dev/null || { \
 	apt-get update && apt-get install -y --no-install-recommends ca-certificates git && rm -rf /var/lib/apt/lists/*; \
 	}
 COPY bin/slipway /usr/local/bin/slipway
-# Running jobs are finished; docker stop needs a --time that is long enough for them.
+# Running jobs are finished; docker run needs a --stop-timeout that is long enough for them.
 STOPSIGNAL SIGQUIT
 ENTRYPOINT ["slipway"]
 CMD ["run"]

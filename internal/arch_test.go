@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ import (
 const module = "github.com/slipway-ci/slipway"
 
 // homes are the packages that may import a third-party module: one each, so that replacing one changes one package.
-// moby's API types have two by design, BuildKit's three. Tests may import what they like of the test-only ones.
+// moby's API types have two by design, BuildKit's four. Tests may import what they like of the test-only ones.
 var homes = map[string][]string{
 	"github.com/BurntSushi/toml":             {"config"},
 	"github.com/bmatcuk/doublestar/v4":       {"executor", "archive", "config"}, // the globs of .gitlab-ci.yml and config.toml
@@ -31,7 +32,7 @@ var homes = map[string][]string{
 	"github.com/klauspost/compress":          {"archive", "tarball"},
 	"github.com/klauspost/readahead":         {"guard"},
 	"github.com/minio/minio-go/v7":           {"objects"},
-	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress"},
+	"github.com/moby/buildkit":               {"guard", "dockerfile", "progress", "session"},
 	"github.com/moby/moby/api":               {"docker", "guard"},
 	"github.com/moby/moby/client":            {"docker"},
 	"github.com/moby/sys/user":               {"docker"},
@@ -40,11 +41,11 @@ var homes = map[string][]string{
 	"github.com/coreos/go-systemd/v22":       {"cli"},
 	"github.com/spf13/cobra":                 {"cli"},
 	"github.com/spf13/pflag":                 {"cli"},
-	"github.com/tonistiigi/fsutil":           {"guard"},
+	"github.com/tonistiigi/fsutil":           {"session"},
 	"go.yaml.in/yaml/v3":                     {"pipeline"},
 	"golang.org/x/net":                       {"guard"},
-	"google.golang.org/grpc":                 {"guard"},
-	"google.golang.org/protobuf":             {"guard"},
+	"google.golang.org/grpc":                 {"guard", "session", "docker"}, // docker asks containerd one thing
+	"google.golang.org/protobuf":             {"guard", "progress", "session", "docker"},
 	"golang.org/x/term":                      {"cli"},
 	"golang.org/x/sys":                       nil, // the kernel: everywhere
 	"golang.org/x/sync":                      nil,
@@ -89,6 +90,34 @@ func checkHome(t *testing.T, name, path string) {
 		}
 	}
 	t.Errorf("%s imports %s, which has no home: add it to this test and say why in the commit", name, path)
+}
+
+// TestGuardsMap holds the package comment of guard, which says what is in which file, against the folder, both ways.
+func TestGuardsMap(t *testing.T) {
+	files, err := filepath.Glob("guard/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, "_test.go") || f == "guard/doc.go" })
+	text, err := os.ReadFile("guard/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := regexp.MustCompile(`[a-z_]+\*?\.go`).FindAllString(string(text), -1)
+	is := func(pattern, file string) bool {
+		ok, err := filepath.Match("guard/"+pattern, file)
+		return ok && err == nil
+	}
+	for _, f := range files {
+		if !slices.ContainsFunc(told, func(pattern string) bool { return is(pattern, f) }) {
+			t.Errorf("guard/doc.go does not say what is in %s", f)
+		}
+	}
+	for _, pattern := range told {
+		if !slices.ContainsFunc(files, func(f string) bool { return is(pattern, f) }) {
+			t.Errorf("guard/doc.go tells of %s, which is not there", pattern)
+		}
+	}
 }
 
 // readTable reads the rows "| `name` | duty | imports |".

@@ -261,6 +261,60 @@ func TestZipAndUnzip(t *testing.T) {
 	_ = os.Chmod(filepath.Join(dir, "closed"), 0o700) // for the clean-up
 }
 
+// TestOwnersOfUnpacked: an archive names owners only where that was said, and only those that it may.
+func TestOwnersOfUnpacked(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	root, dir := tree(t, "root", "first", "second", "last", "beyond", "halfway", "sub/file")
+	for name, ids := range map[string][2]int{"first": {1000, 2000}, "second": {1001, 2005}, "last": {1099, 2099}, "beyond": {1100, 2000}, "halfway": {1000, 5}} {
+		if err := os.Lchown(filepath.Join(dir, name), ids[0], ids[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := []string{"beyond", "first", "halfway", "last", "root", "second", "sub/file"} // without sub: it is made for its file
+	var b bytes.Buffer
+	if _, err := WriteZip(t.Context(), &b, root, names, "fast", func(int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	const all = "beyond 1000:2000, first 1000:2000, halfway 1000:2000, last 1000:2000, root 1000:2000, second 1000:2000, sub 1000:2000, sub/file 1000:2000"
+	one := &Owner{UID: 1000, GID: 2000}
+	for name, c := range map[string]struct {
+		opts Options
+		want string
+	}{
+		"nobody":     {Options{}, "beyond 0:0, first 0:0, halfway 0:0, last 0:0, root 0:0, second 0:0, sub 0:0, sub/file 0:0"},
+		"all":        {Options{Owners: true}, "beyond 1100:2000, first 1000:2000, halfway 1000:5, last 1099:2099, root 0:0, second 1001:2005, sub 0:0, sub/file 0:0"},
+		"one":        {Options{Owners: true, Owner: one}, all},
+		"one of one": {Options{Owner: one, Users: 1}, all},
+		"a range":    {Options{Owner: one, Users: 100}, strings.NewReplacer("last 1000:2000", "last 1099:2099", "second 1000:2000", "second 1001:2005").Replace(all)},
+	} {
+		into := t.TempDir()
+		to, err := os.OpenRoot(into)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Unzip(t.Context(), to, bytes.NewReader(b.Bytes()), int64(b.Len()), c.opts); err != nil {
+			t.Fatal(err)
+		}
+		to.Close()
+		var got []string
+		for _, n := range append(names, "sub") {
+			info, err := os.Lstat(filepath.Join(into, n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			uid, gid := owner(info)
+			got = append(got, fmt.Sprintf("%s %d:%d", n, uid, gid))
+		}
+		slices.Sort(got)
+		if text := strings.Join(got, ", "); text != c.want {
+			t.Errorf("%s:\n%s, not\n%s", name, text, c.want)
+		}
+	}
+}
+
 // TestOthersUnderstandIt has other programs read the archives: GitLab's server does, and people.
 func TestOthersUnderstandIt(t *testing.T) {
 	t.Parallel()

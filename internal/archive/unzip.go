@@ -27,6 +27,7 @@ type Options struct {
 	Umask    fs.FileMode // of folders that the archive only implies
 	Owners   bool        // give files to the users that the archive names; needs root
 	Owner    *Owner      // give all to this one instead; needs root
+	Users    int         // how many, from Owner on, the archive may name all the same
 	Progress func(n int64)
 }
 
@@ -371,7 +372,12 @@ func (u *unpacker) finish(f *zip.File) error {
 func (u *unpacker) ownerOf(f *zip.File) (uid, gid int, ok bool) {
 	switch {
 	case u.opts.Owner != nil:
-		return u.opts.Owner.UID, u.opts.Owner.GID, true
+		first := u.opts.Owner
+		of := func(id, first int) bool { return id >= first && id-first < u.opts.Users }
+		if uid, gid, ok := ownerOf(f); ok && of(uid, first.UID) && of(gid, first.GID) {
+			return uid, gid, true
+		}
+		return first.UID, first.GID, true
 	case u.opts.Owners:
 		return ownerOf(f)
 	}

@@ -91,7 +91,9 @@ func (a *app) quietConnector(cfg *config.Config) (connector, error) {
 }
 
 // client speaks for one runner.
-func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
+func (c connector) client(r *config.Runner) (*gitlab.Client, error) { return gitlab.New(c.options(r)) }
+
+func (c connector) options(r *config.Runner) gitlab.Options {
 	o := gitlab.Options{
 		URL: r.URL, Token: r.Token.Reveal(), SystemID: c.systemID,
 		TLS:      gitlab.TLS{CAFile: r.TLSCAFile, CertFile: r.TLSCertFile, KeyFile: r.TLSKeyFile},
@@ -112,7 +114,7 @@ func (c connector) client(r *config.Runner) (*gitlab.Client, error) {
 	if c.observer != nil {
 		o.Observe = c.observer.calls(r)
 	}
-	return gitlab.New(o)
+	return o
 }
 
 func features(r *config.Runner) gitlab.Features {

@@ -9,6 +9,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/disk"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
+	"github.com/slipway-ci/slipway/internal/layercache"
 )
 
 // limits are those of the configuration in effect.
@@ -46,13 +47,14 @@ func (s *service) keeper(l *limits) *disk.Keeper {
 		Dirs: func() []string {
 			dirs := []string{s.folder.Path}
 			for _, k := range s.engines.known() {
-				if root, _ := k.data(); root != "" {
-					dirs = append(dirs, root)
-				}
+				dirs = append(dirs, k.folders()...)
 			}
 			return dirs
 		},
 		Folders: []disk.Folder{
+			{What: disk.Builds, Dir: s.folder.Builds(), Evict: func(ctx context.Context, need int64) (int, int64, error) {
+				return layercache.Evict(ctx, s.folder.Builds(), need)
+			}},
 			{What: disk.Caches, Dir: caches.Dir, FewFiles: true, Evict: caches.Evict},
 			{What: disk.Sources, Dir: s.folder.Sources(), Evict: s.store.Evict},
 		},
@@ -75,10 +77,7 @@ func (e diskEngine) cache() docker.BuildCache { return e.BuildCache(e.machine) }
 func (e diskEngine) Name() string { return e.Host() }
 
 // DataDir implements disk.Engine.
-func (e diskEngine) DataDir() string {
-	_, layers := e.data()
-	return layers
-}
+func (e diskEngine) DataDir() string { return e.layers() }
 
 // CheapSize implements disk.Engine.
 func (e diskEngine) CheapSize() bool { return e.cache().CheapSize() }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/state"
 )
 
 // level is how bad a finding is.
@@ -111,10 +112,10 @@ func (d *doctor) examine(ctx context.Context) {
 	if cfg == nil {
 		return
 	}
-	if _, err := exec.LookPath("git"); err != nil {
-		d.bad(broken, "install git, 2.32 or newer", "there is no git, which fetches the sources")
+	if version, err := source.GitVersion(); err != nil {
+		d.bad(broken, "install git, 2.32 or newer", "%v; it fetches the sources", err)
 	} else {
-		d.fine("git is there")
+		d.fine("git is there, %s", version)
 	}
 	dir := d.stateDir(cfg)
 	conn, err := d.app.quietConnector(cfg)
@@ -143,6 +144,9 @@ func (d *doctor) examine(ctx context.Context) {
 		if !asked[o] {
 			asked[o] = true
 			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
+		}
+		if dir != "" {
+			d.containers(ctx, conn, r, dir)
 		}
 	}
 }
@@ -225,7 +229,13 @@ func (d *doctor) space(what, dir string, minFree *config.MinFree) {
 func gib(bytes uint64) float64 { return float64(bytes) / (1 << 30) }
 
 func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
-	err := conn.verify(ctx, r)
+	client, err := conn.client(r)
+	if err != nil {
+		d.bad(broken, "correct tls-ca-file, tls-cert-file and tls-key-file, or what lies in certs beside config.toml", "%s: %v", describe(r), err)
+		return
+	}
+	defer client.Close()
+	_, err = client.Verify(ctx)
 	switch {
 	case err == nil:
 		d.fine("%s: %s takes its token", describe(r), r.URL)
@@ -293,11 +303,16 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 		return
 	}
 	d.machine(e.Host(), version, m)
+	d.users(m, os.Geteuid() == 0)
 	if e.Socket() == "" {
-		d.bad(warning, "use the Engine's socket: its folders must be on the machine where slipway runs", "the Engine at %s is not reached through a socket", e.Host())
-		return
+		kept := "and nothing is removed when the disk of its images gets full (min_free)"
+		if limits.BuildCache > 0 || limits.MinFree.Off() {
+			kept = "and the disk of its images is not watched"
+		}
+		d.bad(warning, "use the Engine's socket; without one, set build_cache in [slipway.limits]", "the Engine at %s is not reached through a socket: it may be on another machine, %s", e.Host(), kept)
+	} else {
+		d.data(m, limits)
 	}
-	d.data(m, limits)
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
@@ -306,16 +321,41 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	}
 }
 
+// containers finds out whether the Engine makes the containers that a runner's jobs would have.
+func (d *doctor) containers(ctx context.Context, conn connector, r *config.Runner, stateDir string) {
+	e, err := docker.Connect(ctx, engineOptions(r.Docker))
+	if err != nil {
+		return // which was told
+	}
+	defer e.Close()
+	image, err := probeImage(ctx, e)
+	if err != nil || image == "" {
+		return
+	}
+	x := executor.Executor{Engine: e, Settings: conn.executorSettings(r, &state.Folder{Path: stateDir}, e.Socket(), false)}
+	x.Settings.Guard = guardSettings(r, "", nil, docker.Machine{})
+	if err := x.Try(ctx, image); err != nil {
+		d.bad(broken, cmp.Or(job.ResultOf(err, nil).Hint, "see the message"), "%s: every job will fail: %v", describe(r), err)
+		return
+	}
+	d.fine("%s: the Engine makes the containers of its jobs", describe(r))
+}
+
 // data tells of the disks where an Engine's data lies, and what they are kept to.
 func (d *doctor) data(m docker.Machine, limits config.MachineLimits) {
-	d.space("the Engine's data", m.DataRoot, limits.MinFree)
 	layers := layersDir(m)
-	if layers != m.DataRoot && layers != "" {
-		d.space("the Engine's images", layers, limits.MinFree)
+	what := map[string]string{layers: "the Engine's images and build cache", m.ArchivesDir: "what the Engine pulled", m.DataRoot: "the Engine's data"}
+	for _, dir := range dataDirs(m) {
+		if _, err := disk.Look(dir); err == nil {
+			d.space(what[dir], dir, limits.MinFree)
+		} else if !limits.MinFree.Off() {
+			d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
+				"%s: %v; nothing is removed when that disk gets full", what[dir], err)
+		}
 	}
-	if _, err := disk.Look(layers); err != nil && !limits.MinFree.Off() {
-		d.bad(warning, "in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]",
-			"where the Engine's images and build cache lie (%s) cannot be seen from here: nothing is removed when that disk gets full", cmp.Or(layers, "the folder of its containerd"))
+	if layers == "" && !limits.MinFree.Off() {
+		d.bad(warning, "run slipway as a user who may use containerd's socket, and in a container mount that socket at the same path; or set build_cache in [slipway.limits]",
+			"the Engine keeps images and build cache in a folder of its containerd that is not known, and nothing is removed when that disk gets full: %v", m.LayersUnknown)
 	}
 	if n := limits.BuildCache; n > 0 {
 		d.fine("its build cache is kept within %.1f GiB (build_cache)", gib(uint64(n)))

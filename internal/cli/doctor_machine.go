@@ -32,6 +32,20 @@ func (d *doctor) machine(host, version string, m docker.Machine) {
 	}
 }
 
+// users tells what does not work where the users of containers have other numbers on the machine.
+func (d *doctor) users(m docker.Machine, root bool) {
+	switch {
+	case !m.MapsUsers:
+	case m.FirstUser == 0:
+		d.bad(warning, "use an Engine that runs as root, with userns-remap if containers are to have users of their own",
+			"nobody knows whom the Engine maps the users of containers to: jobs cannot change the modes of their sources, nor with FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR the sources themselves")
+	case !root:
+		d.bad(warning, "run slipway as root", "the Engine maps the users of containers to %d and following (userns-remap): what jobs leave as such users, slipway cannot remove", m.FirstUser)
+	default:
+		d.fine("the Engine maps the users of containers to %d and following: jobs' files are given to those", m.FirstUser)
+	}
+}
+
 // olderVersion compares the numbers at the beginning of two versions.
 func olderVersion(a, b string) bool {
 	numbers := func(v string) (out []int) {

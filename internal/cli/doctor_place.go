@@ -29,7 +29,7 @@ func (d *doctor) place(ctx context.Context, e *docker.Engine, stateDir string, g
 		d.bad(warning, "docker pull docker:cli, and run doctor again", "whether the Engine sees %s cannot be told without any image", stateDir)
 		return
 	}
-	if !d.visible(ctx, e, image, stateDir) || !guarded {
+	if !d.visible(ctx, e, stateDir) || !guarded {
 		return
 	}
 	if !executor.IsAdmin() {
@@ -37,8 +37,10 @@ func (d *doctor) place(ctx context.Context, e *docker.Engine, stateDir string, g
 			"slipway may not mount anything (CAP_SYS_ADMIN): jobs with a guarded socket cannot share folders with their containers (-v) or publish ports")
 		return
 	}
-	d.mounts(ctx, e, image, guardPath(filepath.Join(stateDir, "guard"), "probe"))
-	d.processes(e)
+	d.mounts(ctx, e, guardPath(filepath.Join(stateDir, "guard"), "probe"))
+	if e.Socket() != "" {
+		d.processes(e)
+	}
 }
 
 // probeImage is the ID of any image, "" if the Engine has none.
@@ -52,20 +54,31 @@ func probeImage(ctx context.Context, e *docker.Engine) (string, error) {
 	return "", err
 }
 
+// seesTries is how often another image is taken because a job has removed the one that was.
+const seesTries = 5
+
 // sees asks the Engine to mount a folder of this process into a container, which is not started.
-func sees(ctx context.Context, e *docker.Engine, image, dir string) error {
+func sees(ctx context.Context, e *docker.Engine, dir string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	name := "slipway-probe-" + strings.ToLower(rand.Text())
-	_, err := e.Create(ctx, docker.Container{
-		Name: name, Image: image, Entrypoint: []string{"/probe"}, Network: "none",
-		Mounts: []docker.Mount{{Source: dir, Target: "/probe"}},
-	})
-	return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
+	for try := 1; ; try++ {
+		image, err := probeImage(ctx, e)
+		if err != nil {
+			return err
+		}
+		_, err = e.Create(ctx, docker.Container{
+			Name: name, Image: image, Entrypoint: []string{"/probe"}, Network: "none",
+			Mounts: []docker.Mount{{Source: dir, Target: "/probe"}},
+		})
+		if !docker.IsNotFound(err) || try == seesTries {
+			return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
+		}
+	}
 }
 
 // visible finds out whether the Engine sees the state folder where slipway does.
-func (d *doctor) visible(ctx context.Context, e *docker.Engine, image, stateDir string) bool {
+func (d *doctor) visible(ctx context.Context, e *docker.Engine, stateDir string) bool {
 	probe, err := os.MkdirTemp(stateDir, "probe-")
 	if err != nil {
 		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
@@ -74,7 +87,7 @@ func (d *doctor) visible(ctx context.Context, e *docker.Engine, image, stateDir 
 	defer os.RemoveAll(probe)
 	dir := filepath.Join(probe, "seen")
 	if err = os.Mkdir(dir, 0o700); err == nil {
-		err = sees(ctx, e, image, dir)
+		err = sees(ctx, e, dir)
 	}
 	if err != nil {
 		d.bad(broken, "mount the folder into slipway's container at the path that it has on the host, or set state_dir", "the Engine does not see %s: %v", stateDir, err)
@@ -85,7 +98,7 @@ func (d *doctor) visible(ctx context.Context, e *docker.Engine, image, stateDir 
 }
 
 // mounts finds out whether the Engine sees what slipway mounts where the sockets of jobs will be.
-func (d *doctor) mounts(ctx context.Context, e *docker.Engine, image, guards string) {
+func (d *doctor) mounts(ctx context.Context, e *docker.Engine, guards string) {
 	below := filepath.Dir(guards)
 	err := os.MkdirAll(below, 0o711)
 	var probe string
@@ -106,7 +119,7 @@ func (d *doctor) mounts(ctx context.Context, e *docker.Engine, image, guards str
 		d.bad(broken, "in a container, let AppArmor allow it: --security-opt apparmor=unconfined", "slipway cannot mount a folder below %s: %v", below, err)
 		return
 	}
-	err = sees(ctx, e, image, filepath.Join(at, "seen"))
+	err = sees(ctx, e, filepath.Join(at, "seen"))
 	if uerr := unix.Unmount(at, unix.MNT_DETACH); uerr != nil {
 		err = errors.Join(err, fmt.Errorf("unmount %s: %w", at, uerr))
 	}

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 )
 
@@ -87,5 +89,69 @@ func TestDoctorMeasuresDisks(t *testing.T) {
 	d := &doctor{}
 	if d.space("the disk", t.TempDir()+"/nowhere", nil); len(d.findings) > 0 {
 		t.Errorf("%+v", d.findings)
+	}
+}
+
+// TestDoctorNamesWatchedFolders: each folder whose disk is kept from filling up, and each that is not and why.
+func TestDoctorNamesWatchedFolders(t *testing.T) {
+	t.Parallel()
+	data, layers := t.TempDir(), t.TempDir()
+	off := config.MachineLimits{MinFree: &config.MinFree{}}
+	for name, c := range map[string]struct {
+		machine docker.Machine
+		limits  config.MachineLimits
+		want    []finding
+	}{
+		"an Engine's own": {docker.Machine{DataRoot: data, LayersDir: data}, config.MachineLimits{}, []finding{{What: "the Engine's data (" + data + ") has "}}},
+		"containerd's": {docker.Machine{DataRoot: data, LayersDir: layers, ArchivesDir: t.TempDir(), ContainerdImages: true}, config.MachineLimits{}, []finding{
+			{What: "the Engine's data (" + data + ") has "}, {What: "the Engine's images and build cache (" + layers + ") has "},
+		}},
+		"unseen": {docker.Machine{DataRoot: data, LayersDir: "/nowhere/containerd", ContainerdImages: true}, config.MachineLimits{}, []finding{
+			{What: "the Engine's data (" + data + ") has "},
+			{warning, "the Engine's images and build cache: look at /nowhere/containerd: no such file or directory; nothing is removed when that disk gets full", "mount that folder at the same path"},
+		}},
+		"unknown": {docker.Machine{DataRoot: data, StorageDriver: "none", ContainerdImages: true, LayersUnknown: errors.New("permission denied")}, config.MachineLimits{BuildCache: 1 << 30}, []finding{
+			{What: "the Engine's data (" + data + ") has "},
+			{warning, "in a folder of its containerd that is not known, and nothing is removed when that disk gets full: permission denied", "set build_cache in [slipway.limits]"},
+			{fine, "its build cache is kept within 1.0 GiB (build_cache)", ""},
+		}},
+		"off": {docker.Machine{DataRoot: data, StorageDriver: "none", ContainerdImages: true}, off, []finding{{What: "the Engine's data (" + data + ") has "}}},
+	} {
+		d := &doctor{}
+		d.data(c.machine, c.limits)
+		if len(d.findings) != len(c.want) {
+			t.Errorf("%s: %+v", name, d.findings)
+			continue
+		}
+		for i, f := range d.findings { // how full the disk of the test is does not matter
+			if w := c.want[i]; w.Level != "" && f.Level != w.Level || !strings.Contains(f.What, w.What) || !strings.Contains(f.Cure, w.Cure) {
+				t.Errorf("%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+// TestDoctorOnMappedUsers: what does not work with them, and for whom.
+func TestDoctorOnMappedUsers(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		machine docker.Machine
+		root    bool
+		want    finding
+	}{
+		{docker.Machine{}, false, finding{}},
+		{docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 100000}, true, finding{fine, "to 100000 and following: jobs' files are given to those", ""}},
+		{docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 100000}, false, finding{warning, "what jobs leave as such users, slipway cannot remove", "run slipway as root"}},
+		{docker.Machine{MapsUsers: true}, true, finding{warning, "nobody knows whom the Engine maps the users of containers to", "use an Engine that runs as root"}},
+	} {
+		d := &doctor{}
+		d.users(c.machine, c.root)
+		var got finding
+		if len(d.findings) > 0 {
+			got = d.findings[0]
+		}
+		if got.Level != c.want.Level || !strings.Contains(got.What, c.want.What) || !strings.Contains(got.Cure, c.want.Cure) {
+			t.Errorf("%+v: %+v", c.machine, d.findings)
+		}
 	}
 }

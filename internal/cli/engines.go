@@ -43,21 +43,44 @@ type known struct {
 	images  *ledger.Ledger
 }
 
-// data are the folders of this machine where an Engine's data lies: all of it, and its images and its build cache. "" = nobody knows.
-// An Engine that is not reached through a socket may be on another machine, where such folders have the same names.
-func (k *known) data() (root, layers string) {
+// layers is the folder of this machine where an Engine's images and its build cache lie; "" = nobody knows. An Engine that is not
+// reached through a socket may be on another machine, where such folders have the same names.
+func (k *known) layers() string {
 	if k.Socket() == "" {
-		return "", ""
+		return ""
 	}
-	// Of an Engine without any images the folder is not there yet.
-	return k.machine.DataRoot, layersDir(k.machine)
+	return layersDir(k.machine) // of an Engine without any images it may not be there yet
 }
 
-// layersDir says where the images and the build cache of an Engine lie. With containerd's images that is in containerd's folder, of
-// which the Engine says nothing: it is the one that containerd has by default, or the one that an Engine gives its own containerd.
+// folders are all of this machine where an Engine's data lies, as far as they are known.
+func (k *known) folders() []string {
+	if k.Socket() == "" {
+		return nil
+	}
+	return dataDirs(k.machine)
+}
+
+// dataDirs are the folders of an Engine on this machine: of all its data, of its images and its build cache, and of what it pulled, if
+// that has a disk of its own.
+func dataDirs(m docker.Machine) []string {
+	out := []string{m.DataRoot}
+	layers := layersDir(m)
+	if layers != "" && layers != m.DataRoot {
+		out = append(out, layers)
+	}
+	if archives, err := disk.Look(m.ArchivesDir); err == nil {
+		if space, err := disk.Look(layers); err == nil && space.Device != archives.Device {
+			out = append(out, m.ArchivesDir)
+		}
+	}
+	return out
+}
+
+// layersDir says where the images and the build cache of an Engine lie. If its containerd does not tell (its socket is root's, and may
+// not be in Slipway's container), it is looked for where containerd has it by default, and where an Engine gives it to its own containerd.
 func layersDir(m docker.Machine) string {
-	if !m.ContainerdImages {
-		return m.DataRoot
+	if m.LayersDir != "" {
+		return m.LayersDir
 	}
 	dirs := []string{"/var/lib/containerd", filepath.Join(m.DataRoot, "containerd", "daemon")}
 	if strings.Contains(m.ContainerdSocket, "/docker/containerd/") {
@@ -214,11 +237,8 @@ func (es *engines) known() (out []*known) {
 func (es *engines) disks() []web.Disk {
 	dirs := map[string]string{es.folder.Path: "state"}
 	for _, k := range es.known() {
-		root, layers := k.data()
-		for _, dir := range []string{root, layers} {
-			if dir != "" {
-				dirs[dir] = "engine"
-			}
+		for _, dir := range k.folders() {
+			dirs[dir] = "engine"
 		}
 	}
 	var out []web.Disk

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/state"
@@ -45,7 +47,7 @@ func TestSweptOnce(t *testing.T) {
 	}
 }
 
-// TestLayersDir: images lie in the Engine's folder, or in that of its containerd.
+// TestLayersDir: images lie where the Engine or its containerd says; else in the usual places of containerd, if they are there.
 func TestLayersDir(t *testing.T) {
 	t.Parallel()
 	root := t.TempDir()
@@ -57,7 +59,8 @@ func TestLayersDir(t *testing.T) {
 		machine docker.Machine
 		want    string
 	}{
-		{docker.Machine{DataRoot: root, StorageDriver: "overlay2"}, root},
+		{docker.Machine{DataRoot: root, LayersDir: root, StorageDriver: "overlay2"}, root},
+		{docker.Machine{DataRoot: root, LayersDir: "/told", StorageDriver: "test", ContainerdImages: true}, "/told"},
 		{docker.Machine{DataRoot: root, StorageDriver: "test", ContainerdImages: true, ContainerdSocket: "/var/run/docker/containerd/containerd.sock"}, own},
 		{docker.Machine{DataRoot: root, StorageDriver: "other", ContainerdImages: true}, ""},
 	} {
@@ -103,16 +106,28 @@ func TestDataOfEngines(t *testing.T) {
 	if got := near.DataDir(); got != own {
 		t.Errorf("%q, not %q", got, own)
 	}
-	far := &known{Engine: connect("tcp", "127.0.0.1:0"), machine: docker.Machine{DataRoot: root, StorageDriver: "overlay2"}}
+	far := &known{Engine: connect("tcp", "127.0.0.1:0"), machine: docker.Machine{DataRoot: root, LayersDir: root, StorageDriver: "overlay2"}}
 	if got := (diskEngine{far}).DataDir(); got != "" {
 		t.Errorf("of an Engine behind TCP: %q", got)
 	}
 	folder := &state.Folder{Path: t.TempDir()}
-	for k, want := range map[*known]int{near.known: 3, far: 1} {
+	apart := t.TempDir()
+	if err := unix.Mount("tmpfs", apart, "tmpfs", 0, "size=1m"); err != nil && os.Geteuid() == 0 {
+		t.Fatal(err)
+	} else if err == nil {
+		t.Cleanup(func() { _ = unix.Unmount(apart, unix.MNT_DETACH) })
+	}
+	told := func(archives string) *known {
+		return &known{Engine: near.Engine, machine: docker.Machine{DataRoot: root, LayersDir: own, ArchivesDir: archives, ContainerdImages: true}}
+	}
+	for k, want := range map[*known]int{near.known: 3, far: 1, told(root): 3, told("/nowhere"): 3, told(apart): 4} {
+		if k.machine.ArchivesDir == apart && os.Geteuid() != 0 {
+			continue // it has no disk of its own then
+		}
 		es := &engines{folder: folder}
 		es.of(&config.Docker{}).known.Store(k)
 		if got := es.disks(); len(got) != want {
-			t.Errorf("of %s: %+v", k.Host(), got)
+			t.Errorf("of %+v: %+v", k.machine, got)
 		}
 	}
 }

@@ -63,8 +63,6 @@ func kind(f *pflag.Flag) string {
 		return "a number"
 	case "duration":
 		return "a duration such as 90s or 5m"
-	case "stringToString":
-		return "of the form key=value"
 	}
 	return ""
 }

@@ -220,7 +220,7 @@ func (o guardOptions) policy(ctx context.Context, engine *docker.Engine, machine
 	policy := guard.Policy{
 		Token: filepath.Base(p.Path), Labels: executor.OwnLabels(p.Instance, p.Path), Scope: o.scope(),
 		ImagePath: strings.ToLower(f.registryImage), Sockets: []string{"/var/run/docker.sock", "/run/docker.sock"},
-		PublishLocal: f.publishLocal, Audit: f.policy == config.PolicyAudit, Root: executor.IsAdmin(),
+		PublishLocal: f.publishLocal, SwapLimit: machine.SwapLimit, Audit: f.policy == config.PolicyAudit, Root: executor.IsAdmin(),
 	}
 	policy.Registry, _, _ = strings.Cut(policy.ImagePath, "/")
 	if f.job != "" {

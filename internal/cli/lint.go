@@ -14,7 +14,7 @@ func (a *app) lintCommand() *cobra.Command {
 		Use:   "lint",
 		Short: "Check config.toml",
 		Long: `Lint names each mistake in config.toml with its line and its cure, and asks nobody. It fails if slipway run would not
-start with the file, and for keys that nobody knows. Keys that have no effect in slipway are told, and are no failure.`,
+start with the file, and for keys and executors that nobody knows. Keys that have no effect in slipway are told, and are no failure.`,
 		Args: noArgs,
 		RunE: func(*cobra.Command, []string) error { return a.lint() },
 	}
@@ -40,9 +40,9 @@ func (a *app) lint() error {
 	case err != nil:
 		return err
 	case unknown == 1:
-		return fmt.Errorf("%s has a key that nobody knows", path)
+		return fmt.Errorf("%s has a mistake", path)
 	case unknown > 0:
-		return fmt.Errorf("%s has %d keys that nobody knows", path, unknown)
+		return fmt.Errorf("%s has %d mistakes", path, unknown)
 	case len(cfg.Runners) == 0:
 		return withHint(fmt.Errorf("%s has no runner", path), "slipway register adds one")
 	}

@@ -48,7 +48,7 @@ type host struct {
 
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.command()
-	root.SetArgs(args)
+	root.SetArgs(twoDashes(root, args))
 	err := root.ExecuteContext(ctx)
 	printError(a.stderr, withoutCommand(err))
 	var usage *usageError

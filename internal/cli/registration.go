@@ -62,7 +62,7 @@ func (r *registration) missing() error {
 	need(run.Token.Reveal()+r.registrationToken, "token", "CI_SERVER_TOKEN")
 	run.Name = cmp.Or(run.Name, hostname())
 	run.Executor = cmp.Or(run.Executor, defaultExecutor)
-	if run.Executor != config.ShellExecutor {
+	if run.Executor == defaultExecutor { // of one that slipway does not have, checkRunner tells
 		need(run.Docker.Image, "docker-image", "DOCKER_IMAGE")
 	}
 	return errors.Join(errs...)

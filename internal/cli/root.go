@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,6 +80,28 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 		a.doctorCommand(), a.statusCommand(), a.installCommand(), a.uninstallCommand(), a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
 	root.AddCommand(a.serviceCommands()...)
 	return root
+}
+
+// twoDashes gives long flags their second dash.
+//
+// GitLab: one is enough.
+func twoDashes(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		return args
+	}
+	out := slices.Clone(args)
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		text, ok := strings.CutPrefix(arg, "-")
+		name, _, _ := strings.Cut(text, "=")
+		if ok && len(name) > 1 && (cmd.Flags().Lookup(name) != nil || cmd.InheritedFlags().Lookup(name) != nil) {
+			out[i] = "-" + arg
+		}
+	}
+	return out
 }
 
 // noArgs refuses arguments: a forgotten dash is the usual cause.

@@ -100,7 +100,7 @@ func (p *process) begin() {
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
 	}
-	kill := time.AfterFunc(2*time.Minute, func() { _ = p.cmd.Process.Kill() })
+	kill := time.AfterFunc(10*time.Minute, func() { _ = p.cmd.Process.Kill() })
 	p.t.Cleanup(func() { kill.Stop() })
 }
 

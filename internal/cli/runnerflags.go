@@ -145,8 +145,7 @@ func valueFlag(fs *pflag.FlagSet, n keyFlag, field any) bool {
 	case *config.StringList:
 		fs.StringArrayVar((*[]string)(f), n.flag, nil, n.usage+", once per `value`")
 	case *map[string]string:
-		fs.StringToStringVar(f, n.flag, nil, n.usage+", once per `key=value`")
-		fs.Lookup(n.flag).DefValue = "" // not the "[]" of an empty one
+		fs.Var(pairs{f}, n.flag, n.usage+", once per `key:value`")
 	case *map[string]bool:
 		fs.Var(switches{f}, n.flag, n.usage+", once per `NAME:true`")
 	case **int:
@@ -191,6 +190,30 @@ func (s switches) String() string { return "" }
 
 // Type implements pflag.Value.
 func (switches) Type() string { return "switches" }
+
+// pairs are keys and values, as a flag's value.
+//
+// GitLab: they are parted by a colon, and a comma parts nothing: /run:rw,noexec. The equals sign is how Docker's own flags have it.
+type pairs struct{ m *map[string]string }
+
+// Set implements pflag.Value.
+func (p pairs) Set(text string) error {
+	i := strings.IndexAny(text, ":=")
+	if i < 1 {
+		return fmt.Errorf("%q is not of the form key:value", text)
+	}
+	if *p.m == nil {
+		*p.m = map[string]string{}
+	}
+	(*p.m)[text[:i]] = text[i+1:]
+	return nil
+}
+
+// String implements pflag.Value.
+func (p pairs) String() string { return "" }
+
+// Type implements pflag.Value.
+func (pairs) Type() string { return "pairs" }
 
 // setPointer sets a field that is nil without a value.
 func setPointer[T any](field **T, parse func(string) (T, error), text, wanted string) error {

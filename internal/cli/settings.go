@@ -143,14 +143,14 @@ func serviceSettings(d *config.Docker) executor.ServiceSettings {
 				CgroupParent: d.ServiceCgroupParent, ShmSize: d.ShmSize,
 			},
 			Security: docker.Security{
-				Privileged: d.Privileged, SecurityOpt: d.ServicesSecurityOpt, UsernsMode: d.UsernsMode, Devices: d.ServicesDevices, Runtime: d.Runtime,
+				Privileged: d.Privileged, SecurityOpt: d.ServicesSecurityOpt, UsernsMode: d.UsernsMode, Runtime: d.Runtime,
 				GPUs: d.ServiceGPUs,
 			},
 			Extras: docker.Extras{
 				ExtraHosts: d.ExtraHosts, DNS: d.DNS, DNSSearch: d.DNSSearch, VolumeDriver: d.VolumeDriver, VolumeOptions: d.VolumeDriverOps, Tmpfs: d.ServicesTmpfs,
 			},
 		},
-		Limit: d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices,
+		Limit: d.ServicesLimit, AllowedImages: d.AllowedServices, AllowedPrivilegedImages: d.AllowedPrivilegedServices, Devices: d.ServicesDevices,
 		Wait: time.Duration(max(d.WaitForServicesTimeout, 0)) * time.Second,
 	}
 	if d.ServicesPrivileged != nil {

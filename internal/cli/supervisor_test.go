@@ -26,7 +26,7 @@ func TestSupervisor(t *testing.T) {
 	defer conn.Close()
 	hears := func(want string) {
 		t.Helper()
-		_ = conn.SetReadDeadline(time.Now().Add(time.Minute))
+		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Minute))
 		for buf := make([]byte, 4096); ; {
 			n, err := conn.Read(buf)
 			if err != nil {

@@ -125,7 +125,7 @@ func startOnTerminal(t *testing.T, home string, args ...string) *keyboard {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+	kill := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
 	t.Cleanup(func() { kill.Stop() })
 	return &keyboard{t: t, cmd: cmd, pty: keys, tty: tty}
 }
@@ -143,7 +143,7 @@ func (tt *keyboard) answerUnseen(question, keys string) {
 	tt.expect(question)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(time.Minute)
+	deadline := time.After(5 * time.Minute)
 	for tt.echoes() {
 		select {
 		case <-tick.C:

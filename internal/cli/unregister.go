@@ -13,12 +13,21 @@ import (
 )
 
 func (a *app) unregisterCommand() *cobra.Command {
+	done := map[credentials]bool{} // several [[runners]] may share a token
 	return a.forEach(&cobra.Command{
 		Use:   "unregister",
 		Short: "Take runners off GitLab and out of config.toml",
 		Long: `Unregister tells the server first and changes config.toml only when the server has agreed. Of a runner that was made on
 GitLab's pages (token glrt-…) only this machine is removed; the runner itself stays on its page.`,
-	}, "unregister", "unregister every runner of config.toml", a.unregisterOne)
+	}, "unregister", "unregister every runner of config.toml",
+		func(ctx context.Context, conn connector, path string, r *config.Runner) error {
+			id := credentials{r.URL, r.Token.Reveal()}
+			if done[id] {
+				return nil
+			}
+			done[id] = true
+			return a.unregisterOne(ctx, conn, path, r)
+		})
 }
 
 func (a *app) unregisterOne(ctx context.Context, conn connector, path string, r *config.Runner) error {

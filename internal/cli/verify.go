@@ -74,7 +74,8 @@ func (a *app) verify(ctx context.Context, s selector, remove bool) error {
 			"slipway verify --delete takes %s out of %s", them, cfg.Path)
 	}
 	for _, r := range dead {
-		if err := config.RemoveRunner(cfg.Path, r); err != nil {
+		// Several may share a token, and went with the first.
+		if err := config.RemoveRunner(cfg.Path, r); err != nil && !errors.Is(err, config.ErrNoRunner) {
 			return err
 		}
 		fmt.Fprintf(a.stdout, "%s was taken out of %s\n", describe(r), cfg.Path)

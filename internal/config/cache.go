@@ -54,13 +54,20 @@ const (
 
 // cache checks [runners.cache]. The keys of a Type that is not chosen mean nothing.
 func (c *checker) cache(at string, r *RunnerCache) {
+	const onlyHere = "caches stay on this machine, where other runners do not find them"
 	switch r.Type {
 	case "":
+		if r.S3 != (CacheS3{}) {
+			c.warn(child(at, "s3"), `write Type = "s3" below [runners.cache]`, "has no effect without Type: "+onlyHere)
+		}
 	case CacheOnS3:
 		c.cacheS3(child(at, "s3"), &r.S3)
 	case "gcs", "azure":
-		c.warn(child(at, "Type"), `Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC)`,
-			"%q is not supported: caches stay on this machine", r.Type)
+		cure := `write Type = "s3", and ServerAddress = "storage.googleapis.com", the bucket and an HMAC key of it below [runners.cache.s3]`
+		if r.Type == "azure" {
+			cure = `write Type = "s3" for a server that speaks S3, which Azure's storage does not; or take Type out`
+		}
+		c.warn(child(at, "Type"), cure, "%q is not supported: "+onlyHere, r.Type)
 		r.Type = ""
 	default:
 		c.fail(child(at, "Type"), `write Type = "s3", or leave it out for caches on this machine`, "%q is not known", r.Type)

@@ -31,8 +31,8 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 	if cfg.Concurrent < 1 {
 		c.fail("concurrent", "write concurrent = 1 or more", "%d would let no job run", cfg.Concurrent)
 	}
-	levels := []string{"", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
-	c.oneOf("log_level", cfg.LogLevel, levels)
+	levels := []string{"", "trace", "debug", "info", "warn", "warning", "error", "fatal", "panic"}
+	c.oneOf("log_level", strings.ToLower(cfg.LogLevel), levels) // GitLab: in any case
 	c.oneOf("log_format", cfg.LogFormat, []string{"", "runner", "text", "json"})
 	address, err := ListenAddress(cfg.ListenAddress)
 	if err != nil {
@@ -100,11 +100,14 @@ func (c *checker) runner(at string, r *Runner) {
 	r.URL, r.Token = os.Expand(rawURL, c.getenv), Secret(os.Expand(rawToken, c.getenv))
 	r.defaults()
 	var key string
-	if key, r.Unsupported = unsupported(r); r.Unsupported != "" {
-		c.warnings = append(c.warnings, Warning{
-			Position: r.Pos, Key: key, Msg: r.Unsupported + ": this [[runners]] is skipped",
-			Hint: "the others run; GitLab's own runner can serve it with a config.toml of its own",
-		})
+	var unknown bool
+	if key, r.Unsupported, unknown = unsupported(r); r.Unsupported != "" {
+		hint := "the others run; GitLab's own runner can serve it with a config.toml of its own"
+		if unknown {
+			hint = `write executor = "docker" or executor = "shell"`
+		}
+		c.warn(child(at, key), hint, "%s: this [[runners]] is skipped", r.Unsupported)
+		c.warnings[len(c.warnings)-1].Unknown = unknown
 		return
 	}
 	if r.Executor == ShellExecutor {
@@ -132,27 +135,27 @@ func (c *checker) runner(at string, r *Runner) {
 	}
 }
 
-// unsupported says why no job of this runner can run, and which key is to blame; "" if they can.
-func unsupported(r *Runner) (key, reason string) {
+// unsupported says why no job of this runner can run, which key is to blame, and whether that is of no runner; "" if they can.
+func unsupported(r *Runner) (key, reason string, unknown bool) {
 	others := []string{
 		"ssh", "parallels", "virtualbox", "docker+machine", "docker-ssh", "docker-ssh+machine", "docker-windows",
 		"docker-autoscaler", "instance", "kubernetes", "custom",
 	}
-	key = "runners.executor"
+	key = "executor"
 	switch e := r.Executor; {
 	case implemented(e) && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
-		return "runners.shell", fmt.Sprintf("shell %q is not supported", r.Shell)
+		return "shell", fmt.Sprintf("shell %q is not supported", r.Shell), false
 	case implemented(e):
-		return "", ""
+		return "", "", false
 	case e == "":
-		return key, "no executor is named"
+		return key, "no executor is named", true
 	case slices.Contains(others, e):
-		return key, fmt.Sprintf("executor %q is not supported", e)
+		return key, fmt.Sprintf("executor %q is not supported", e), false
 	default:
 		if near, ok := nearest(e, append(others, dockerExecutor, ShellExecutor)); ok {
-			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near)
+			return key, fmt.Sprintf("executor %q is not known, did you mean %q?", e, near), true
 		}
-		return key, fmt.Sprintf("executor %q is not known", e)
+		return key, fmt.Sprintf("executor %q is not known", e), true
 	}
 }
 
@@ -211,11 +214,22 @@ func (c *checker) environment(at string, entries []string) (keep []string) {
 	return keep
 }
 
-// globs refuses a pattern that matches nothing whatever: one that is to keep something out would not.
+// globs refuses patterns that no image matches whatever: one that is to keep something out would not. One that lets nothing in is
+// told of.
+//
+// GitLab: what is no pattern matches nothing, in silence.
 func (c *checker) globs(at string, list []string) {
+	const cure = `write it like "ruby:*", "registry.example.com/group/**" or "!docker:*"`
 	for i, glob := range list {
-		if !doublestar.ValidatePattern(strings.TrimPrefix(glob, "!")) {
-			c.fail(element(at, i), `write it like "ruby:*", "registry.example.com/group/**" or "!docker:*"`, "%q is no pattern", glob)
+		out, keepsOut := strings.CutPrefix(glob, "!")
+		switch {
+		case !doublestar.ValidatePattern(out):
+			c.fail(element(at, i), cure, "%q is no pattern", glob)
+		case out != "" && !strings.ContainsAny(out, " \t\n"):
+		case keepsOut:
+			c.fail(element(at, i), cure, "%q keeps nothing out: no image has such a name", glob)
+		default:
+			c.warn(element(at, i), cure, "%q lets nothing in: no image has such a name", glob)
 		}
 	}
 }
@@ -234,6 +248,12 @@ func (c *checker) docker(at string, d *Docker) {
 	c.globs(child(at, "allowed_privileged_images"), d.AllowedPrivilegedImages)
 	c.globs(child(at, "allowed_services"), d.AllowedServices)
 	c.globs(child(at, "allowed_privileged_services"), d.AllowedPrivilegedServices)
+	for glob := range d.ServicesDevices {
+		// GitLab: jobs with services fail.
+		if !doublestar.ValidatePattern(glob) {
+			c.fail(child(child(at, "services_devices"), glob), `write it like "emulator:*" = ["/dev/kvm"]`, "%q is no pattern for images", glob)
+		}
+	}
 	policies := []string{PullAlways, PullIfNotPresent, PullNever}
 	for _, p := range d.PullPolicy {
 		c.oneOf(child(at, "pull_policy"), p, policies)

@@ -6,14 +6,13 @@ import "strconv"
 // variable, else GitLab's default. set says whether the job has the variable at all. Any name will do; one that
 // nobody knows is off by default.
 //
-// GitLab: a job variable that is no boolean, the empty one too, is off, whatever the default.
+// GitLab: a job variable that is neither true nor false, the empty one too, counts for nothing.
 func (r *Runner) FeatureFlag(name, jobValue string, set bool) bool {
 	if on, ok := r.FeatureFlags[name]; ok {
 		return on
 	}
-	if set {
-		on, err := strconv.ParseBool(jobValue)
-		return err == nil && on
+	if on, err := strconv.ParseBool(jobValue); set && err == nil {
+		return on
 	}
 	return FlagByDefault(name)
 }

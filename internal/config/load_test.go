@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:186: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:191: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -150,7 +150,7 @@ func TestFull(t *testing.T) {
 				AllowedPrivilegedServices: []string{"docker:*-dind"}, ServicesLimit: &three, ServicesPrivileged: &no,
 				ServiceMemory: 256 << 20, ServiceMemorySwap: 512 << 20, ServiceMemoryReservation: 128 << 20, ServiceCgroupParent: "services.slice",
 				ServiceCPUSetCPUs: "1", ServiceCPUs: 500_000_000, ServiceCPUShares: 256, ServiceGPUs: "2",
-				ServicesSecurityOpt: []string{"no-new-privileges"}, ServicesDevices: []string{"/dev/kvm"},
+				ServicesSecurityOpt: []string{"no-new-privileges"}, ServicesDevices: map[string][]string{"emulator:*": {"/dev/kvm"}},
 				ServicesTmpfs: map[string]string{"/var/lib/postgresql": "rw"},
 				Services: []Service{{
 					Name: "postgres:16", Alias: "db", Command: []string{"-c", "fsync=off"}, Entrypoint: []string{"docker-entrypoint.sh"},
@@ -162,7 +162,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 186}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 187}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -7,6 +7,8 @@ import (
 )
 
 // ok is a runner without a fault; five lines.
+const imageGlobs = ` (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`
+
 const ok = `[[runners]]
 url = "https://gitlab.example.com"
 token = "glrt-secret"
@@ -68,6 +70,13 @@ var mistakes = []struct {
 	{
 		name: "string for a number", src: "concurrent = \"4\"\n",
 		errs: []string{`f:1: concurrent: is the string "4", must be a whole number (write concurrent = 4, without quotes)`},
+	},
+	{
+		name: "a point in a number", src: "concurrent = 4.0\ncheck_interval = 2.5\n",
+		errs: []string{
+			"f:1: concurrent: is the number 4.0, must be a whole number (write concurrent = 4)",
+			"f:2: check_interval: is the number 2.5, must be a whole number (write check_interval = 1)",
+		},
 	},
 	{
 		name: "words for a number", src: "concurrent = \"four\"\n",
@@ -174,9 +183,25 @@ var mistakes = []struct {
 	{
 		name: "log", src: "log_level = \"loud\"\nlog_format = \"xml\"\n",
 		errs: []string{
-			`f:1: log_level: "loud" is not known (write debug, info, warn, warning, error, fatal or panic)`,
+			`f:1: log_level: "loud" is not known (write trace, debug, info, warn, warning, error, fatal or panic)`,
 			`f:2: log_format: "xml" is not known (write runner, text or json)`,
 		},
+	},
+	{name: "log level in capitals", src: "log_level = \"TRACE\"\n" + ok},
+	{
+		name: "devices of services", src: ok + "docker.services_devices = [\"/dev/kvm\"]\n",
+		errs: []string{"f:6: runners.docker.services_devices: is a list, must be a table of lists of strings (write [runners.docker.services_devices] with the values below it)"},
+	},
+	{
+		name: "device of services", src: ok + "[runners.docker.services_devices]\n\"a:*\" = \"/dev/kvm\"\n\"b\" = [1]\n",
+		errs: []string{
+			`f:7: runners.docker.services_devices."a:*": is a string, must be a list of strings (write "a:*" = ["…"])`,
+			"f:8: runners.docker.services_devices.b: its element 1 is the number 1, must be a string (write b = [\"…\"])",
+		},
+	},
+	{
+		name: "pattern of services with devices", src: ok + "docker.services_devices.\"[a\" = [\"/dev/kvm\"]\n",
+		errs: []string{`f:6: runners.docker.services_devices."[a": "[a" is no pattern for images (write it like "emulator:*" = ["/dev/kvm"])`},
 	},
 	{
 		name: "state_dir", src: "[slipway]\nstate_dir = \"state\"\n",
@@ -386,15 +411,45 @@ var mistakes = []struct {
 		},
 	},
 	{
-		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n",
+		name: "S3 without its type", src: ok + "[runners.cache]\nMaxUploadedArchiveSize = -1\n[runners.cache.s3]\nServerAddress = \"https://x/\"\n[runners.cache.gcs]\nBucketName = \"b\"\n[runners.cache.azure]\n",
+		warnings: []string{
+			`f:8: runners.cache.s3: has no effect without Type: caches stay on this machine, where other runners do not find them (write Type = "s3" below [runners.cache])`,
+			"f:10: runners.cache.gcs: not implemented yet, has no effect: caches on a server go by S3, which Google's storage speaks, too",
+		},
 	},
 	{
-		name: "patterns", src: ok + "[runners.docker]\nallowed_images = [\"**\", \"![\"]\nallowed_services = [\"{a\"]\n[runners.slipway]\nallowed_projects = [\"[\"]\n",
-		errs: []string{
-			`f:7: runners.docker.allowed_images: "![" is no pattern (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`,
-			`f:8: runners.docker.allowed_services: "{a" is no pattern (write it like "ruby:*", "registry.example.com/group/**" or "!docker:*")`,
-			`f:10: runners.slipway.allowed_projects: "[" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+		name: "caches on Azure", src: ok + "[runners.cache]\nType = \"azure\"\n[runners.cache.azure]\nAccountName = \"a\"\n",
+		warnings: []string{
+			`f:7: runners.cache.Type: "azure" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3" for a server that speaks S3, which Azure's storage does not; or take Type out)`,
+			"f:8: runners.cache.azure: not implemented yet, has no effect: caches on a server go by S3, which Azure's storage does not speak",
 		},
+	},
+	{
+		name: "patterns", src: ok + "[runners.docker]\nallowed_images = [\"**\", \"![\", \"! docker:*\", \"!\"]\nallowed_services = [\"{a\"]\nallowed_privileged_images = [\n\"a\",\n\"[\",\n]\nallowed_privileged_services = [\"a[b-\"]\n" +
+			"[runners.docker.services_devices]\n\"a:*\" = []\n\"b[:*\" = [\"/dev/kvm\"]\n[runners.slipway]\nallowed_projects = [\"[\"]\ndind_images = [\"[\", \"!\"]\n",
+		errs: []string{
+			`f:7: runners.docker.allowed_images: "![" is no pattern` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "! docker:*" keeps nothing out: no image has such a name` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "!" keeps nothing out: no image has such a name` + imageGlobs,
+			`f:8: runners.docker.allowed_services: "{a" is no pattern` + imageGlobs,
+			`f:11: runners.docker.allowed_privileged_images: "[" is no pattern` + imageGlobs,
+			`f:13: runners.docker.allowed_privileged_services: "a[b-" is no pattern` + imageGlobs,
+			`f:16: runners.docker.services_devices."b[:*": "b[:*" is no pattern for images (write it like "emulator:*" = ["/dev/kvm"])`,
+			`f:18: runners.slipway.allowed_projects: "[" is not the path of a project, nor a pattern for paths (write allowed_projects = ["group/project", "group/**"])`,
+			`f:19: runners.slipway.dind_images: "[" is no image, nor a pattern for images (write dind_images = ["registry.example.com/ci/docker-dind:*"])`,
+			`f:19: runners.slipway.dind_images: "!" is no image, nor a pattern for images (write dind_images = ["registry.example.com/ci/docker-dind:*"])`,
+		},
+	},
+	{
+		name: "patterns that let nothing in", src: ok + "[runners.docker]\nallowed_images = [\"\", \"ruby:* \", \"!docker:*\"]\n",
+		warnings: []string{
+			`f:7: runners.docker.allowed_images: "" lets nothing in: no image has such a name` + imageGlobs,
+			`f:7: runners.docker.allowed_images: "ruby:* " lets nothing in: no image has such a name` + imageGlobs,
+		},
+	},
+	{
+		name: "devices for all services", src: ok + "[runners.docker]\nservices_devices = [\"/dev/kvm\"]\n",
+		errs: []string{"f:7: runners.docker.services_devices: is a list, must be a table of lists of strings (write [runners.docker.services_devices] with the values below it)"},
 	},
 	{
 		name: "web terminals", src: "[session_server]\nlisten_address = \"https://runner:8093\"\nadvertise_address = \"runner\"\nsession_timeout = -1\n" + ok,
@@ -422,7 +477,7 @@ var mistakes = []struct {
 			"f:3: session_server.listen_address: there are no web terminals, because GitLab cannot be told a host at which it gets to this machine (write advertise_address = \"runner.example.com:8093\" below it)",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
 			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
-			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine (Type = "s3" works, with Google's storage too, through its keys for S3 (HMAC))`,
+			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3", and ServerAddress = "storage.googleapis.com", the bucket and an HMAC key of it below [runners.cache.s3])`,
 			"f:16: runners.docker.isolation: not supported, has no effect: Windows containers",
 		},
 	},
@@ -478,19 +533,22 @@ var mistakes = []struct {
 	{
 		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"kubernetes\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
 		warnings: []string{
-			`f:7: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
-			`f:12: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + skipHint,
-			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + skipHint,
-			`f:15: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + skipHint,
+			`f:8: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
+			`f:13: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + unknownHint,
+			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + unknownHint,
+			`f:16: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + unknownHint,
 		},
 	},
 	{
 		name: "shell of Windows", src: "[[runners]]\nexecutor = \"docker\"\nshell = \"pwsh\"\n",
-		warnings: []string{`f:1: runners.shell: shell "pwsh" is not supported: this [[runners]] is skipped` + skipHint},
+		warnings: []string{`f:3: runners.shell: shell "pwsh" is not supported: this [[runners]] is skipped` + skipHint},
 	},
 }
 
-const skipHint = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
+const (
+	skipHint    = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
+	unknownHint = ` (write executor = "docker" or executor = "shell")`
+)
 
 func TestMistakes(t *testing.T) {
 	t.Parallel()

@@ -43,7 +43,7 @@ type Warning struct {
 	Key, Msg, Hint string
 	// Note: nothing is lost by it; for the reader's information.
 	Note bool
-	// Unknown: no runner knows the key.
+	// Unknown: no runner knows the key, or its value.
 	Unknown bool
 }
 

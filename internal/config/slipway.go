@@ -34,7 +34,7 @@ func (c *checker) slipway(at string, s *RunnerSlipway) {
 	c.oneOf(child(at, "build_secrets"), s.BuildSecrets, []string{SecretsWarn, SecretsDeny, SecretsOff})
 	c.oneOf(child(at, "git_dir"), s.GitDir, []string{GitDirInside, GitDirOutside})
 	for i, image := range s.DindImages {
-		if image == "" || strings.ContainsAny(image, " \t\n") {
+		if glob := strings.TrimPrefix(image, "!"); glob == "" || strings.ContainsAny(glob, " \t\n") || !doublestar.ValidatePattern(glob) {
 			c.fail(element(child(at, "dind_images"), i), `write dind_images = ["registry.example.com/ci/docker-dind:*"]`, "%q is no image, nor a pattern for images", image)
 		}
 	}

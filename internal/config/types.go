@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"fmt"
 	"maps"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -177,12 +178,11 @@ func (r *reader) plain(path string, v any, t reflect.Type) bool {
 		}
 	case reflect.Map:
 		if m, isTable := v.(map[string]any); isTable {
-			for key, e := range m {
-				if !r.plain(child(path, key), e, t.Elem()) {
-					return false
-				}
+			all := true
+			for _, key := range slices.Sorted(maps.Keys(m)) {
+				all = r.plain(child(path, key), m[key], t.Elem()) && all
 			}
-			return true
+			return all
 		}
 	}
 	if !ok {
@@ -204,7 +204,12 @@ func described(v any) string {
 	switch v := v.(type) {
 	case bool:
 		return strconv.FormatBool(v)
-	case int64, float64:
+	case int64:
+		return fmt.Sprintf("the number %d", v)
+	case float64:
+		if v == math.Trunc(v) && math.Abs(v) < 1e15 {
+			return fmt.Sprintf("the number %.1f", v) // what is wrong with it is that it has a point
+		}
 		return fmt.Sprintf("the number %v", v)
 	case string:
 		if isLiteral(v) {
@@ -264,8 +269,11 @@ func wanted(t reflect.Type) string {
 		}
 		return "a list of strings"
 	case reflect.Map:
-		if t.Elem().Kind() == reflect.Bool {
+		switch t.Elem().Kind() {
+		case reflect.Bool:
 			return "a table of true and false"
+		case reflect.Slice:
+			return "a table of lists of strings"
 		}
 		return "a table of strings"
 	case reflect.String:
@@ -312,6 +320,9 @@ func (r *reader) example(path string, v any, t reflect.Type) string {
 		}
 		return name + " = true or " + name + " = false"
 	case reflect.Int, reflect.Int64:
+		if n, ok := v.(float64); ok && n == math.Trunc(n) && math.Abs(n) < 1e15 {
+			return fmt.Sprintf("%s = %.0f", name, n)
+		}
 		if s, ok := v.(string); ok && isLiteral(s) && s != "true" && s != "false" {
 			return fmt.Sprintf("%s = %s, without quotes", name, s)
 		}

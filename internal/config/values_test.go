@@ -137,12 +137,13 @@ func TestFeatureFlag(t *testing.T) {
 		{"FF_X", "false", true, true},
 		{"FF_MASK_ALL_DEFAULT_TOKENS", "", false, true},
 		{"FF_MASK_ALL_DEFAULT_TOKENS", "false", true, false},
-		{"FF_MASK_ALL_DEFAULT_TOKENS", "", true, false},
-		{"FF_MASK_ALL_DEFAULT_TOKENS", "maybe", true, false},
+		{"FF_MASK_ALL_DEFAULT_TOKENS", "", true, true},
+		{"FF_MASK_ALL_DEFAULT_TOKENS", "maybe", true, true},
 		{"FF_USE_ADAPTIVE_REQUEST_CONCURRENCY", "", false, true},
 		{"FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "", false, false},
 		{"FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", "1", true, true},
 		{"FF_NOBODY_KNOWS", "", false, false},
+		{"FF_NOBODY_KNOWS", "maybe", true, false},
 		{"FF_NOBODY_KNOWS", "t", true, true},
 	} {
 		if got := r.FeatureFlag(c.name, c.value, c.set); got != c.want {
@@ -205,7 +206,7 @@ func TestProblems(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{
 		"f:1 | concurrent | 0 would let no job run | write concurrent = 1 or more",
-		`f:2 | log_level | "x" is not known | write debug, info, warn, warning, error, fatal or panic`,
+		`f:2 | log_level | "x" is not known | write trace, debug, info, warn, warning, error, fatal or panic`,
 	}, got); diff != "" {
 		t.Error(diff)
 	}

@@ -483,7 +483,7 @@ func TestConcurrency(t *testing.T) {
 	t.Parallel()
 	const runners, jobs = 8, 40
 	c, a := newAgent(t, Options{LongPoll: 200 * time.Millisecond})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var all []*Job
 	var wg sync.WaitGroup

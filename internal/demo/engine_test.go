@@ -37,7 +37,7 @@ func dockerIn(t *testing.T, stdin []byte, args ...string) string {
 }
 
 func dockerOutput(ctx context.Context, stdin []byte, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.Stdin = bytes.NewReader(stdin)
@@ -48,7 +48,7 @@ func dockerOutput(ctx context.Context, stdin []byte, args ...string) (string, er
 // removeImage forgets a name and waits for nothing: the test's own image.
 func removeImage(t *testing.T, name string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 5*time.Minute)
 	defer cancel()
 	if out, err := dockerOutput(ctx, nil, "image", "rm", "--force", name); err != nil {
 		t.Errorf("remove the image %s: %v\n%s", name, err, out)

@@ -62,6 +62,7 @@ type Folder struct {
 const (
 	BuildCache = "build_cache"
 	Images     = "images"
+	Builds     = "builds" // what is remembered of them
 	Caches     = "caches"
 	Sources    = "sources"
 )
@@ -209,5 +210,5 @@ func (k *Keeper) tellUnseen(e Engine) {
 	}
 	k.unseen[e.Name()] = true
 	k.o.Log.Warn("the disk of the Engine's images and build cache cannot be seen from here, so nothing is removed when it gets full", "engine", e.Name(), "dir", e.DataDir(),
-		"hint", "reach the Engine through its socket; in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]")
+		"hint", "reach the Engine through its socket; in a container, mount that folder at the same path, read-only; or set build_cache in [slipway.limits]; slipway doctor says why it cannot")
 }

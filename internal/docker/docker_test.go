@@ -55,6 +55,8 @@ func TestPullKinds(t *testing.T) {
 		"Get https://r/v2/: dial tcp 1.2.3.4:443: connect: connection re": PullUnreachable,
 		"toomanyrequests: You have reached your pull rate limit":          PullLimited,
 		"filesystem layer verification failed":                            PullFailed,
+		"lease does not exist: not found":                                 PullFailed,
+		"NotFound: content digest sha256:c0ffee: not found":               PullFailed,
 	} {
 		if got := kindOf(message); got != want {
 			t.Errorf("kindOf(%q) = %d, want %d", message, got, want)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/moby/moby/api/pkg/authconfig"
 	"github.com/moby/moby/api/types/registry"
@@ -171,6 +172,8 @@ func kindOf(message string) PullKind {
 		return false
 	}
 	switch {
+	case has("lease does not exist", "content digest sha256:"):
+		return PullFailed // what is not found is in the Engine's own store
 	case has("toomanyrequests", "too many requests"):
 		return PullLimited
 	case has("dial tcp", "connection refused", "no such host", "i/o timeout", "tls handshake", "client.timeout exceeded", "request canceled", "connection reset"):
@@ -205,7 +208,7 @@ func (e *Engine) RemoveImage(ctx context.Context, name string) error {
 	return nil
 }
 
-// RemoveLabeled removes all containers with a label ("key=value"), and then all images with it that have no name.
+// RemoveLabeled removes all containers with a label ("key=value"), and then all images with it that have no name and are not in use.
 func (e *Engine) RemoveLabeled(ctx context.Context, label string) error {
 	containers, err := e.Containers(ctx, label)
 	if err != nil {
@@ -215,9 +218,15 @@ func (e *Engine) RemoveLabeled(ctx context.Context, label string) error {
 	for _, c := range containers {
 		errs = append(errs, e.Remove(ctx, c.ID))
 	}
-	_, err = e.api.ImagePrune(ctx, client.ImagePruneOptions{Filters: make(client.Filters).Add("dangling", "true").Add("label", label)})
+	// One by one: an Engine with containerd's images that prunes them breaks all pulls that run, whoever's they are.
+	images, err := e.api.ImageList(ctx, client.ImageListOptions{Filters: make(client.Filters).Add("dangling", "true").Add("label", label)})
 	if err != nil {
-		errs = append(errs, fmt.Errorf("remove images with label %s: %w", label, err))
+		errs = append(errs, fmt.Errorf("list images with label %s: %w", label, err))
+	}
+	for _, img := range images.Items {
+		if err := e.RemoveImage(ctx, img.ID); err != nil && !errdefs.IsConflict(err) {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

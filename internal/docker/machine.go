@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"path"
+	"regexp"
 	"slices"
-	"strings"
+	"strconv"
 
 	"github.com/moby/moby/client"
 )
@@ -18,13 +20,39 @@ type Machine struct {
 	StorageDriver    string   // overlay2, or the name of containerd's snapshotter
 	Warnings         []string // of the Engine, for people
 	ContainerdSocket string   // "" if an older Engine does not say
+	// LayersDir is where its images' layers and its build cache lie; "" = in a folder of containerd's, which says nothing of it.
+	LayersDir string
+	// ArchivesDir is where containerd has what it pulled; "" = nobody knows.
+	ArchivesDir string
+	// LayersUnknown says why LayersDir is not known.
+	LayersUnknown error
 	// InsecureRegistries are those that it speaks with without TLS: blocks of addresses (CIDR), and host[:port].
 	InsecureRegistries []string
 	Experimental       bool
+	SwapLimit          bool // its kernel can limit swap
 	// ContainerdImages: images and the build cache are containerd's, not in a store of the Engine's own.
 	ContainerdImages bool
-	// MapsUsers: the users of containers have other numbers on the machine (userns-remap).
+	// MapsUsers: the users of containers have other numbers on the machine (userns-remap, or an Engine that is not root).
 	MapsUsers bool
+	// FirstUser and FirstGroup are root's of the containers then; 0 = nobody knows.
+	FirstUser, FirstGroup int
+}
+
+// mappedFolder is how an Engine names its folder for the users that it maps to.
+var mappedFolder = regexp.MustCompile(`^([1-9][0-9]{0,9})\.([1-9][0-9]{0,9})$`)
+
+// MappedUsers is how many users of a container an Engine has others for, as useradd and Docker's documentation give them to it.
+const MappedUsers = 65536
+
+// OnMachine is whom a user of a container is on the machine; false if nobody knows. usernsMode is the container's.
+func (m Machine) OnMachine(usernsMode string, uid, gid int) (int, int, bool) {
+	switch {
+	case !m.MapsUsers || usernsMode == "host":
+		return uid, gid, true
+	case m.FirstUser == 0 || uid >= MappedUsers || gid >= MappedUsers:
+		return 0, 0, false
+	}
+	return m.FirstUser + uid, m.FirstGroup + gid, true
 }
 
 // Machine asks the Engine about its machine.
@@ -37,9 +65,18 @@ func (e *Engine) Machine(ctx context.Context) (Machine, error) {
 	if r.Info.Containerd != nil {
 		m.ContainerdSocket = r.Info.Containerd.Address
 	}
-	m.Experimental = r.Info.ExperimentalBuild
-	m.MapsUsers = slices.ContainsFunc(r.Info.SecurityOptions, func(o string) bool { return strings.HasPrefix(o, "name=userns") })
+	m.Experimental, m.SwapLimit = r.Info.ExperimentalBuild, r.Info.SwapLimit
+	remaps := slices.Contains(r.Info.SecurityOptions, "name=userns")
+	m.MapsUsers = remaps || slices.Contains(r.Info.SecurityOptions, "name=rootless")
+	if first := mappedFolder.FindStringSubmatch(path.Base(m.DataRoot)); remaps && first != nil {
+		m.FirstUser, _ = strconv.Atoi(first[1]) // it has digits only
+		m.FirstGroup, _ = strconv.Atoi(first[2])
+	}
 	m.ContainerdImages = slices.Contains(r.Info.DriverStatus, [2]string{"driver-type", "io.containerd.snapshotter.v1"})
+	m.LayersDir = m.DataRoot
+	if m.ContainerdImages {
+		m.LayersDir, m.ArchivesDir, m.LayersUnknown = e.containerdFolders(ctx, m)
+	}
 	if c := r.Info.RegistryConfig; c != nil {
 		for _, block := range c.InsecureRegistryCIDRs {
 			m.InsecureRegistries = append(m.InsecureRegistries, block.String())

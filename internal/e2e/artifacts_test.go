@@ -196,7 +196,8 @@ func TestHostileArchive(t *testing.T) {
 	r := newRig(t)
 	var b bytes.Buffer
 	z := zip.NewWriter(&b)
-	w, err := z.Create("../../../../../../../../../../tmp/slipway-evil")
+	evil := filepath.Join(t.TempDir(), "evil")
+	w, err := z.Create("../../../../../../../../../.." + evil)
 	if err == nil {
 		_, err = io.WriteString(w, "evil")
 	}
@@ -213,7 +214,7 @@ func TestHostileArchive(t *testing.T) {
 	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Status: http.StatusOK, Body: b.String()})
 	log := r.fails(job.SystemFailure, 0, needs(spec("echo never"), earlier))
 	wants(t, log, "which is not below the project folder")
-	if _, err := os.Stat("/tmp/slipway-evil"); err == nil {
+	if _, err := os.Stat(evil); err == nil {
 		t.Error("a file was written outside of the project")
 	}
 }

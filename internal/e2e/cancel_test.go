@@ -14,28 +14,26 @@ const ticking = "(while :; do echo tick; sleep 1; done) &"
 
 func manyJobs(r *rig) { r.global = "concurrent = 20\n" }
 
-// canceling starts jobs, cancels each when it says "ready", and returns their logs by name with how long they took to end.
-func (r *rig) canceling(graceful bool, specs map[string]*job.Spec) (logs map[string]string, took map[string]time.Duration) {
+// canceling starts jobs, cancels each when it says "ready", and returns them and their logs by name.
+func (r *rig) canceling(graceful bool, specs map[string]*job.Spec) (jobs map[string]*coordinator.Job, logs map[string]string) {
 	r.t.Helper()
-	jobs := make(map[string]*coordinator.Job)
+	jobs = make(map[string]*coordinator.Job)
 	for name, s := range specs {
 		jobs[name] = r.enqueue(s)
 	}
-	since := make(map[string]time.Time)
-	for name, j := range jobs {
+	for _, j := range jobs {
 		r.until(j, "\nready\n")
-		since[name] = time.Now()
 		j.Cancel(graceful)
 	}
-	logs, took = make(map[string]string), make(map[string]time.Duration)
+	logs = make(map[string]string)
 	for name, j := range jobs {
 		o, log := r.end(j)
 		if o.State != coordinator.Canceled {
 			r.t.Errorf("%s: job ended as %+v:\n%s", name, o, log)
 		}
-		logs[name], took[name] = log, j.Times().Final.Sub(since[name])
+		logs[name] = log
 	}
-	return logs, took
+	return jobs, logs
 }
 
 func TestCancelGracefully(t *testing.T) {
@@ -43,9 +41,10 @@ func TestCancelGracefully(t *testing.T) {
 	r := newRig(t, manyJobs)
 	const left = `for p in /proc/[0-9]*/cmdline; do case "$(tr '\0' ' ' <$p 2>/dev/null)" in *stubborn*) echo left: $p;; esac; done; echo status $CI_JOB_STATUS`
 	after := func(script ...string) *job.Spec { return withAfter(spec(script...), left) }
-	logs, took := r.canceling(true, map[string]*job.Spec{
+	events := r.events()
+	jobs, logs := r.canceling(true, map[string]*job.Spec{
 		"asleep":  after(ticking, "echo ready; sleep 300"),
-		"tidying": after(ticking, `echo ready; sh -c 'trap "sleep 2; echo tidied up; exit 0" TERM; while :; do sleep 1; done'`),
+		"tidying": after(ticking, `echo ready; sh -c 'trap "sleep 1; echo tidied up; exit 0" TERM; while :; do sleep 1; done'`),
 		"init":    withImage(after(ticking, "echo ready; sleep 300"), r.image(withEntrypoint(tiny))),
 		"trap":    after("trap 'echo trapped; exit 5' TERM", ticking, "echo ready; while :; do sleep 1; done"),
 
@@ -63,9 +62,11 @@ func TestCancelGracefully(t *testing.T) {
 	}
 	wants(t, logs["tidying"], "\ntidied up\n")
 	wants(t, logs["trap"], "\ntrapped\n")
-	for _, name := range []string{"asleep", "init", "trap", "tidying"} {
-		if slowest := took["script ignores TERM"]; took[name] >= slowest {
-			t.Errorf("%s: ended %s after the cancel, and what must be killed after %s", name, took[name], slowest)
+	// The Engine kills each container to remove it, and those before that whose processes do not end when they are asked to.
+	for name, kills := range map[string]int{"asleep": 1, "init": 1, "trap": 1, "tidying": 1, "script ignores TERM": 2, "child ignores TERM": 2} {
+		r.eventually("the container is removed", func() bool { return count(events, "destroy", jobs[name]) > 0 })
+		if n := count(events, "kill", jobs[name]); n != kills {
+			t.Errorf("%s: the container was killed %d times, want %d:\n%s", name, n, kills, events)
 		}
 	}
 }
@@ -118,9 +119,8 @@ func TestCancelPreparation(t *testing.T) {
 	for name, j := range jobs {
 		j.Cancel(!strings.HasSuffix(name, "abort"))
 	}
-	canceled := time.Now()
 	for name, j := range jobs {
-		o, log := r.end(j)
+		o, log := r.end(j) // Git would be answered after more than patience
 		if o.State != coordinator.Canceled {
 			t.Errorf("%s: job ended as %+v", name, o)
 		}
@@ -128,9 +128,6 @@ func TestCancelPreparation(t *testing.T) {
 		r.eventually("the container is removed", func() bool { return len(r.containers(j)) == 0 })
 	}
 	r.eventually("all jobs are over", func() bool { return strings.Count(r.log.String(), "job ended") == len(jobs) })
-	if took := time.Since(canceled); took > patience {
-		t.Errorf("it took %s", took)
-	}
 }
 
 // TestShutdownAtAnyTime: wherever a job is when the runner is told to stop, nothing of it stays on the Engine.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -29,7 +30,7 @@ func TestDemo(t *testing.T) {
 	if o, log := r.end(beside); o.State != job.Success {
 		t.Errorf("the job beside the demo ended as %+v:\n%s", o, log)
 	}
-	leavesNothing(t, r.engine)
+	leavesNothing(t, r.engine, out)
 }
 
 // TestDemoInterrupted: Ctrl-C in mid-job leaves nothing either.
@@ -50,7 +51,7 @@ func TestDemoInterrupted(t *testing.T) {
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit code %d:\n%s", code, out)
 	}
-	leavesNothing(t, e)
+	leavesNothing(t, e, out.String())
 }
 
 // TestDemoAsOrdinaryUser: a member of the group that may use the socket needs no root.
@@ -103,26 +104,28 @@ func runDemo(t *testing.T, cmd *exec.Cmd) string {
 	return out.String()
 }
 
-// leavesNothing looks for what demos make: images of a registry on the loopback, containers and networks.
-func leavesNothing(t *testing.T, e *docker.Engine) {
+var demoRegistry = regexp.MustCompile(`registry on (127\.0\.0\.1:\d+),`)
+
+// leavesNothing looks for what the demo made that printed this: images of its registry, and containers. Others may run at the same time.
+func leavesNothing(t *testing.T, e *docker.Engine, out string) {
 	t.Helper()
-	// Another test's demo may run at the same time, so what is seen must go away by itself.
-	eventually(t, "the demo's leftovers are gone", func() bool {
-		images, err := e.Images(t.Context())
-		if err != nil {
-			t.Fatal(err)
+	found := demoRegistry.FindStringSubmatch(out)
+	if found == nil {
+		t.Fatalf("the demo does not tell of its registry:\n%s", out)
+	}
+	images, err := e.Images(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range images {
+		if strings.HasPrefix(name, found[1]+"/") {
+			t.Errorf("left behind: %s", name)
 		}
-		for _, i := range images {
-			if strings.HasPrefix(i, "127.0.0.1:") && (strings.Contains(i, "/demo/sample") || strings.Contains(i, "/docker:20.10.7")) {
-				return false
-			}
-		}
-		containers, err := e.Containers(t.Context(), "slipway.demo")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(containers) == 0
-	})
+	}
+	containers, err := e.Containers(t.Context(), "slipway.demo="+found[1])
+	if err != nil || len(containers) > 0 {
+		t.Errorf("left behind: %+v (%v)", containers, err)
+	}
 }
 
 func copyFile(t *testing.T, from, to string) {

@@ -7,10 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/job"
@@ -56,15 +56,18 @@ func TestEngineComesLater(t *testing.T) {
 
 	// A job that a request brings which was made before the Engine went.
 	r.stop()
-	asked := make(chan struct{}, 1)
-	r.Inject(coordinator.Fault{Endpoint: coordinator.RequestJob, Delay: 2 * time.Second, Match: func(*http.Request) bool {
-		asked <- struct{}{}
-		return true
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	first := sync.OnceFunc(func() { close(asked) })
+	r.Inject(coordinator.Fault{Endpoint: coordinator.RequestJob, Match: func(*http.Request) bool {
+		first()
+		<-goOn
+		return false
 	}})
 	r.start()
 	<-asked
 	j = r.enqueue(spec("echo never"))
 	d.stop(syscall.SIGTERM)
+	close(goOn)
 	o, log := r.end(j)
 	r.ended(o, log, job.SystemFailure, 0)
 	wants(t, log, "ERROR: Job failed (system failure): reach the Docker Engine at "+d.host()+": there is no such socket\n")

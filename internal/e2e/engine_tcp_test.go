@@ -51,6 +51,8 @@ func TestEngineOverTCP(t *testing.T) {
 			log := r.fails(job.ScriptFailure, 3, withAfter(s, "echo and after"))
 			wants(t, log, "\nto stderr\n", "\nin a container of the job\n", "\nand after\n")
 			numbered(t, log, 2000)
+			out, _ := r.command("doctor", "--config", r.configPath()).CombinedOutput()
+			wants(t, string(out), "is not reached through a socket: it may be on another machine, and the disk of its images is not watched", "the Engine sees "+r.stateDir())
 		})
 	}
 }

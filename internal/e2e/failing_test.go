@@ -38,6 +38,7 @@ func TestBuildsThatFail(t *testing.T) {
 		if err := registry.Close(); err != nil {
 			t.Fatal(err)
 		}
+		defer hold(t, registry.Host)()
 		r := r.in(t)
 		log := r.fails(job.ScriptFailure, 1, withAfter(withImage(spec(
 			"printf 'FROM "+alpine+"\nLABEL a=b\n' | docker build -t "+image+" -", "docker push "+image, "echo never",

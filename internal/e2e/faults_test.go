@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -144,21 +145,32 @@ func TestFaultsOfRequests(t *testing.T) {
 func TestServerVanishes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	ends := r.enqueue(spec(lines(10), "echo first", "sleep 3", "seq 11 2000 | sed 's/^/line /'"))
-	goesOn := r.enqueue(spec("for i in $(seq 1 14); do echo line $i; sleep 1; done"))
+	ends := r.enqueue(spec(lines(10), "echo first", untilTold, "seq 11 2000 | sed 's/^/line /'"))
+	goesOn := r.enqueue(spec("i=0; until test -e go-on; do i=$((i+1)); echo line $i; sleep 1; done", "echo counted to $i"))
 	r.until(ends, "\nfirst\n")
 	r.until(goesOn, "\nline 2\n")
 	r.vanish()
-	r.logged("state=success") // of the job that ends
-	await(t, 6*time.Second)
+	r.tell(ends)
+	r.logged("state=success", "asking for jobs fails") // of the job that ends
+	warnings := func() int { return strings.Count(r.log.String(), "the job's log or state cannot be sent, trying on") }
+	r.eventually("both jobs have noticed", func() bool { return warnings() == 2 })
 	r.comeBack()
+
 	numbered(t, r.succeeds(ends), 2000)
-	numbered(t, r.succeeds(goesOn), 14)
+	r.tell(goesOn)
+	log := r.succeeds(goesOn)
+	_, counted, _ := strings.Cut(log, "\ncounted to ")
+	n, err := strconv.Atoi(strings.Fields(counted + " none")[0])
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	numbered(t, log, n)
 	r.succeeds(r.enqueue(spec("true")))
-	log := r.log.String()
+
+	log = r.log.String()
 	wants(t, log, "asking for jobs works again", "the job's log and state can be sent again")
 	once(t, log, "asking for jobs fails")
-	if n := strings.Count(log, "the job's log or state cannot be sent, trying on"); n != 2 {
+	if n := warnings(); n != 2 {
 		t.Errorf("%d warnings, want one for each job:\n%s", n, log)
 	}
 }
@@ -168,6 +180,7 @@ func (r *rig) vanish() {
 	r.server.Listener.Close()
 	r.server.CloseClientConnections()
 	r.server.Close()
+	r.port = hold(r.t, strings.TrimPrefix(r.url, "http://"))
 }
 
 // comeBack opens the port again.
@@ -181,6 +194,7 @@ func (r *rig) comeBack() {
 		return err == nil
 	})
 	r.server.Start()
+	r.port()
 }
 
 // await lets real time pass, for what happens in other processes.

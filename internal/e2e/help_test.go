@@ -18,14 +18,22 @@ import (
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
-// patience bounds what has to happen for a test to go on; it only matters when something is broken.
-const patience = time.Minute
+// patience bounds what has to happen for a test to go on; it only matters when something is broken. What is to be cut short sleeps
+// longer, most of it for 300 seconds: so that it ends within patience shows that it was.
+const patience = 4 * time.Minute
 
 // in is the rig for a subtest, which may run beside others.
 func (r *rig) in(t *testing.T) *rig {
 	c := *r
 	c.t = t
 	return &c
+}
+
+// apiAtLeast reports whether the Engine speaks version 1.minor of its API.
+func (r *rig) apiAtLeast(minor int) bool {
+	var n int
+	fmt.Sscanf(r.engine.APIVersion(), "1.%d", &n)
+	return n >= minor
 }
 
 var images atomic.Int64

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -132,16 +133,21 @@ func fill(t *testing.T, dir string, free uint64) {
 func TestShortDiskOfTheEngine(t *testing.T) {
 	t.Parallel()
 	d := newDockerd(t)
+	m, err := d.engine().Machine(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	d.stop(syscall.SIGTERM)
 	data := d.path("data")
+	if m.ContainerdImages {
+		d.stopContainerd()
+		data = d.path("containerd/root") // of which the Engine says nothing
+	}
 	if err := syscall.Mount("slipway-test", data, "tmpfs", 0, "mode=0710,size=512m"); err != nil {
 		t.Fatal(err)
 	}
 	d.start()
 	e := d.withClient(d.engine())
-	if m, err := e.Machine(t.Context()); err != nil || m.ContainerdImages {
-		t.Skipf("images are in containerd's folder, which is not on that disk (%v)", err)
-	}
 	r := newRig(t, onEngine(d, e), ownSocket(d), limitKeys(`min_free = "100MB"`))
 	r.must(job.Success, stages(10, "a"))
 	r.must(job.Success, stages(10, "b", "c", "d"))
@@ -149,8 +155,9 @@ func TestShortDiskOfTheEngine(t *testing.T) {
 	fill(t, data, 92*mib)
 	r.must(job.Success, spec("true"))
 	r.logged("removed what can be made again", "what=build_cache", "shall stay free (min_free)")
-	after := buildCache(t, e)
-	if after < before-24*mib || after > before-8*mib {
+	// It may have been looked at while the disk was being filled, too.
+	r.eventually("the build cache has made room", func() bool { return buildCache(t, e) <= before-8*mib })
+	if after := buildCache(t, e); after < before-24*mib {
 		t.Errorf("the build cache took %d bytes, and takes %d", before, after)
 	}
 	lacks(t, r.log.String(), "a disk is short")
@@ -159,14 +166,12 @@ func TestShortDiskOfTheEngine(t *testing.T) {
 	fill(t, data, 20*mib)
 	r.must(job.Success, spec("true"))
 	r.logged("WARN  a disk is short, and there is nothing more on it that slipway may remove", "disk="+data)
-	if size := buildCache(t, e); size > mib {
-		t.Errorf("%d bytes are left", size)
-	}
+	r.eventually("nothing of the build cache is left", func() bool { return buildCache(t, e) <= mib })
 	r.must(job.Success, spec("true"))
 	once(t, r.log.String(), "a disk is short")
 }
 
-// TestShortDiskOfTheState: when the disk of the state folder gets short, caches go, then mirrors and workspaces, the longest unused
+// TestShortDiskOfTheState: when the disk of the state folder gets short, records of builds go, then caches, then mirrors and workspaces, the longest unused
 // first and no more than needed; what a job uses stays.
 func TestShortDiskOfTheState(t *testing.T) {
 	t.Parallel()
@@ -182,6 +187,16 @@ func TestShortDiskOfTheState(t *testing.T) {
 	}
 	project := func(path string) *repository { return r.repository(path, random(3*mib)) }
 	idle, busy := project("group/idle"), project("group/busy")
+	builds := filepath.Join(r.stateDir(), "builds", "p1")
+	if err := os.MkdirAll(builds, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, age := range map[string]time.Duration{"new": 0, "old": time.Hour} {
+		file, when := filepath.Join(builds, name+".json.gz"), time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(file, make([]byte, mib), 0o600), os.Chtimes(file, when, when)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	r.must(job.Success, withImage(idle.spec("main", "true"), alpine))
 	for _, key := range []string{"older", "newer"} {
 		r.must(job.Success, caching(key))
@@ -199,30 +214,37 @@ func TestShortDiskOfTheState(t *testing.T) {
 	left := func(want string) {
 		t.Helper()
 		got := func() string {
-			return fmt.Sprintf("%d caches, %d mirrors, %d workspaces", count("caches/*/*.zip"), count("sources/mirrors/*/objects/pack/*.pack"), count("sources/workspaces/*/*/project/random"))
+			return fmt.Sprintf("%d records, %d caches, %d mirrors, %d workspaces", count("builds/*/*"), count("caches/*/*.zip"), count("sources/mirrors/*/objects/pack/*.pack"), count("sources/workspaces/*/*/project/random"))
 		}
 		r.eventually("there are "+want+", not "+got(), func() bool { return got() == want })
 	}
-	left("2 caches, 2 mirrors, 2 workspaces")
+	left("2 records, 2 caches, 2 mirrors, 2 workspaces")
 	next := spec("true")
 	next.Variables = append(next.Variables, job.Variable{Key: "GIT_STRATEGY", Value: "none"})
 
-	fill(t, r.stateDir(), 15*mib)
+	fill(t, r.stateDir(), 15*mib+mib/2)
 	r.must(job.Success, next)
-	left("1 caches, 2 mirrors, 2 workspaces")
+	left("1 records, 2 caches, 2 mirrors, 2 workspaces")
+	if _, err := os.Stat(filepath.Join(builds, "new.json.gz")); err != nil {
+		t.Error(err)
+	}
+
+	fill(t, r.stateDir(), 14*mib)
+	r.must(job.Success, next)
+	left("0 records, 1 caches, 2 mirrors, 2 workspaces")
 	wants(t, r.must(job.Success, caching("newer")), "Restored the cache newer")
 
-	fill(t, r.stateDir(), 10*mib)
+	fill(t, r.stateDir(), 11*mib)
 	r.must(job.Success, next)
-	left("0 caches, 2 mirrors, 1 workspaces")
+	left("0 records, 0 caches, 2 mirrors, 1 workspaces")
 
 	fill(t, r.stateDir(), 2*mib)
 	r.must(job.Success, next)
 	r.logged("a disk is short, and there is nothing more on it that slipway may remove")
-	left("0 caches, 1 mirrors, 1 workspaces")
+	left("0 records, 0 caches, 1 mirrors, 1 workspaces")
 	_ = os.Remove(filepath.Join(r.stateDir(), "filler"))
 	r.tell(j)
 	r.succeeds(j)
-	r.logged("what=caches", "what=sources", "the disk has enough again")
+	r.logged("what=builds", "what=caches", "what=sources", "the disk has enough again")
 	r.must(job.Success, withImage(idle.spec("main", "test $(wc -c <random) = 3145728"), alpine))
 }

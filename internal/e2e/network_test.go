@@ -92,8 +92,8 @@ func TestNeighbours(t *testing.T) {
 		"ip=$(ip -4 addr show dev eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p')",
 		`echo "at <$ip> <$(hostname)> six <$(grep -v lo$ /proc/net/if_inet6 | cut -d' ' -f1 | xargs)>"`,
 		// The controls: what the neighbour tries works where it may.
-		get("$ip"), get("$(hostname)"), "echo self >/dev/udp/$ip/9999; echo self >/dev/udp/$ip/9999; sleep 1; echo datagrams $(datagrams)",
-		"ping -c 1 -W 1 $ip >/dev/null && echo pinged myself",
+		getWithin(60, "$ip"), getWithin(60, "$(hostname)"), "echo self >/dev/udp/$ip/9999; echo self >/dev/udp/$ip/9999; sleep 1; echo datagrams $(datagrams)",
+		"ping -c 1 -W 60 $ip >/dev/null && echo pinged myself",
 		"echo listening; until test -f go; do sleep 0.1; done; echo then still $(datagrams)",
 		reach(outside),
 	), image))
@@ -134,14 +134,16 @@ func TestNoRawSockets(t *testing.T) {
 	newRig(t, dockerKeys(`cap_add = ["NET_RAW"]`)).must(job.Success, spec(dropped+"1"))
 }
 
-// get is a bash command that asks for the page of a host.
-func get(host string) string {
-	return fmt.Sprintf(`timeout 2 bash -c "exec 3<>/dev/tcp/%s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3" || echo nothing from %[1]s`, host)
+// get is a bash command that asks for the page of a host that will not answer.
+func get(host string) string { return getWithin(2, host) }
+
+func getWithin(seconds int, host string) string {
+	return fmt.Sprintf(`timeout %d bash -c "exec 3<>/dev/tcp/%[2]s/8080; printf 'GET / HTTP/1.0\r\n\r\n' >&3; tail -n 1 <&3" || echo nothing from %[2]s`, seconds, host)
 }
 
 // reach is a command that talks to a port of the machine, at the container's gateway.
 func reach(port int) string {
-	return fmt.Sprintf("echo outside says $(nc -w 5 $(ip route | awk '/^default/ { print $3 }') %d </dev/null)", port)
+	return fmt.Sprintf("echo outside says $(nc -w 60 $(ip route | awk '/^default/ { print $3 }') %d </dev/null)", port)
 }
 
 // startListener says hello on a port of all of the machine's addresses.

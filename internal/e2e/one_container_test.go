@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -28,12 +29,21 @@ func TestOneContainer(t *testing.T) {
 		if name == "without an image" {
 			want = 0
 		}
-		count := func(action string) int { return strings.Count(events.String(), fmt.Sprintf("%s %d\n", action, j.ID())) }
-		r.eventually("the container is removed", func() bool { return count("destroy") >= want })
-		if made := count("create"); made != want {
+		r.eventually("the container is removed", func() bool { return count(events, "destroy", j) >= want })
+		if made := count(events, "create", j); made != want {
 			t.Errorf("a job %s had %d containers, want %d:\n%s", name, made, want, events)
 		}
 	}
+}
+
+// count says how often something happened to the containers of a job.
+func count(events *lockedBuffer, action string, j *coordinator.Job) (n int) {
+	for line := range strings.Lines(events.String()) {
+		if line == fmt.Sprintf("%s %d\n", action, j.ID()) {
+			n++
+		}
+	}
+	return n
 }
 
 // events follows what happens to the containers of the rig's Slipway.

@@ -4,15 +4,21 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -209,6 +215,55 @@ func TestRegistryDown(t *testing.T) {
 	if o, log := r.end(listed); o.FailureReason != job.ExternalDependencyFailure {
 		t.Errorf("job ended as %+v:\n%s", o, log)
 	}
+}
+
+// TestPullDuringAPrune: an Engine that has its images in containerd ends all running pulls when images are pruned. Those of jobs are made
+// again, and slipway itself ends nobody's. Not beside other tests, whose pulls would end.
+func TestPullDuringAPrune(t *testing.T) {
+	r := newRig(t, dockerKeys(`pull_policy = "always"`))
+	// meanwhile is an image at a registry that does something when it is first asked so.
+	meanwhile := func(t *testing.T, path string, do func()) (image string) {
+		r := r.in(t)
+		reg, _ := r.registry()
+		once := sync.OnceFunc(do)
+		front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+			if p.In.Method == http.MethodGet && strings.Contains(p.In.URL.Path, path) {
+				once()
+			}
+			p.SetURL(&url.URL{Scheme: "http", Host: reg.Host})
+			p.Out.Host = p.In.Host
+			p.Out.SetBasicAuth(reg.User, reg.Password)
+		}})
+		t.Cleanup(front.Close)
+		image = strings.TrimPrefix(front.URL, "http://") + "/group/demo/tool:1"
+		t.Cleanup(func() { _ = r.engine.RemoveImage(context.Background(), image) })
+		return image
+	}
+	for _, path := range []string{"/manifests/", "/blobs/"} {
+		t.Run(path, func(t *testing.T) {
+			pruned := false
+			image := meanwhile(t, path, func() {
+				pruned = true
+				r.in(t).raw("image", "prune", "--force", "--filter", "label=slipway.test=nothing")
+			})
+			log := r.in(t).must(job.Success, pulls(image))
+			if wants(t, log, "\nran\n"); !pruned {
+				t.Error("nothing was pruned meanwhile")
+			}
+		})
+	}
+	t.Run("what the demo does", func(t *testing.T) {
+		removed := false
+		image := meanwhile(t, "/blobs/", func() {
+			removed = true
+			if err := r.engine.RemoveLabeled(t.Context(), "slipway.test=nothing"); err != nil {
+				t.Error(err)
+			}
+		})
+		if err := r.engine.Pull(t.Context(), image, "", docker.Credentials{}); err != nil || !removed {
+			t.Errorf("removed meanwhile: %v; %v", removed, err)
+		}
+	})
 }
 
 func TestAllowedImages(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net/http/httptest"
@@ -13,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -47,6 +49,8 @@ func TestMain(m *testing.M) {
 		go countGoroutines(os.Stderr)
 		os.Exit(cli.Main(os.Args[1:], os.Stdin, os.Stdout, os.Stderr, cli.Build{Version: "test", Revision: "test"}))
 	}
+	limitParallel()
+	syscall.Umask(0o022) // some tests look at the modes of files that jobs of the shell executor make
 	code := m.Run()
 	if e, err := docker.Connect(context.Background(), docker.Options{}); err == nil {
 		for name := range testImages() {
@@ -55,6 +59,17 @@ func TestMain(m *testing.M) {
 		removeBridge(e)
 	}
 	os.Exit(code)
+}
+
+// mostAtOnce is how many tests run at once however many CPUs there are: an Engine has address ranges for some thirty networks, which are
+// for the tests of other packages, too.
+const mostAtOnce = 4
+
+func limitParallel() {
+	flag.Parse()
+	if n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String()); err == nil && n > mostAtOnce {
+		_ = flag.Set("test.parallel", strconv.Itoa(mostAtOnce))
+	}
 }
 
 // removeBridge removes the network that jobs share if a test made it: its maker's state folder is gone by now.
@@ -127,6 +142,7 @@ type rig struct {
 	command func(args ...string) *exec.Cmd
 	front   func(gitlab *httptest.Server) (url string) // how Slipway gets to GitLab; nil = as it is
 	server  *httptest.Server
+	port    func() // lets go of the server's, while there is no server
 	process *exec.Cmd
 	log     *lockedBuffer
 }
@@ -175,6 +191,10 @@ func (r *rig) stateDir() string   { return filepath.Join(r.dir, "state") }
 
 func (r *rig) writeConfig() {
 	r.t.Helper()
+	global := r.global
+	if !strings.Contains(global, "shutdown_timeout") {
+		global = "shutdown_timeout = 180\n" + global // a busy machine may need more than the usual 30
+	}
 	text := fmt.Sprintf(`%s
 [slipway]
   state_dir = %q
@@ -192,7 +212,7 @@ func (r *rig) writeConfig() {
     image = %q
     pull_policy = "if-not-present"
     volumes = ["/cache", "/builds"]
-%s`, r.global, r.stateDir(), r.limits, r.url, r.token.Reveal(), r.runner, alpine, r.docker)
+%s`, global, r.stateDir(), r.limits, r.url, r.token.Reveal(), r.runner, alpine, r.docker)
 	for _, line := range []string{`volumes = ["/cache", "/builds"]`, `pull_policy = "if-not-present"`} {
 		if key, _, _ := strings.Cut(line, "="); strings.Contains(r.docker, key) {
 			text = strings.Replace(text, "    "+line+"\n", "", 1)
@@ -301,7 +321,7 @@ func (r *rig) run(s *job.Spec) (coordinator.Outcome, string) {
 
 func (r *rig) end(j *coordinator.Job) (coordinator.Outcome, string) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	o, err := j.Wait(ctx)
 	if err != nil {

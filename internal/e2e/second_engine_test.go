@@ -2,10 +2,12 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,6 +27,7 @@ type dockerd struct {
 	log                 lockedBuffer
 	process, containerd *exec.Cmd
 	netns               *exec.Cmd // holds the namespace, which outlives dockerd as the machine does
+	wrap, args          []string  // a command around dockerd, and what it is told beside the usual
 }
 
 const containerdConfig = `version = 2
@@ -35,8 +38,39 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   address = "DIR/containerd.sock"
 `
 
+// remapped makes the users of containers other ones of the machine, from firstUser on. Who has which numbers dockerd looks up in /etc, so
+// it gets one of its own.
+func remapped(d *dockerd) {
+	d.t.Helper()
+	// What dockerd and slipway mount there, containerd and dockerd see.
+	err := errors.Join(syscall.Mount(d.dir, d.dir, "", syscall.MS_BIND, ""), syscall.Mount("", d.dir, "", syscall.MS_SHARED, ""))
+	if err = errors.Join(err, os.Chmod(d.dir, 0o711)); err != nil { // the users of containers are nobody there
+		d.t.Fatal(err)
+	}
+	if out, err := exec.Command("cp", "--archive", "/etc", d.path("etc")).CombinedOutput(); err != nil {
+		d.t.Fatalf("%v: %s", err, out)
+	}
+	for name, line := range map[string]string{
+		"passwd": fmt.Sprintf("slipway-test:x:%d:%[1]d::/:/bin/false\n", firstUser), "group": fmt.Sprintf("slipway-test:x:%d:\n", firstUser),
+		"subuid": fmt.Sprintf("slipway-test:%d:65536\n", firstUser), "subgid": fmt.Sprintf("slipway-test:%d:65536\n", firstUser),
+	} {
+		f, err := os.OpenFile(d.path("etc/"+name), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err == nil {
+			_, err = f.WriteString(line)
+			err = errors.Join(err, f.Close())
+		}
+		if err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	d.wrap = []string{"unshare", "--mount", "--propagation", "unchanged", "sh", "-c", `mount --bind "$0" /etc && exec "$@"`, d.path("etc")}
+	d.args = []string{"--userns-remap", "slipway-test"}
+}
+
+const firstUser = 3_000_000
+
 // newDockerd starts an Engine without images.
-func newDockerd(t *testing.T) *dockerd {
+func newDockerd(t *testing.T, change ...func(*dockerd)) *dockerd {
 	t.Helper()
 	missing := ""
 	for _, program := range []string{"dockerd", "containerd", "unshare", "ip", "iptables"} {
@@ -65,7 +99,9 @@ func newDockerd(t *testing.T) *dockerd {
 			t.Fatal(err)
 		}
 	}
-	d.containerd = d.run("containerd", "--config", d.path("containerd.toml"))
+	for _, c := range change {
+		c(d)
+	}
 	d.start()
 	return d
 }
@@ -120,8 +156,13 @@ func (d *dockerd) launch() {
 			return err == nil && its != own
 		})
 	}
-	d.process = d.run("nsenter", "--net="+d.namespace(), "dockerd", "--config-file", d.path("dockerd.json"),
-		"--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"), "--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host())
+	if d.containerd == nil {
+		d.containerd = d.run("containerd", "--config", d.path("containerd.toml"))
+	}
+	d.process = d.run("nsenter", slices.Concat([]string{"--net=" + d.namespace()}, d.wrap, []string{
+		"dockerd", "--config-file", d.path("dockerd.json"), "--containerd", d.path("containerd.sock"), "--pidfile", d.path("pid"),
+		"--data-root", d.path("data"), "--exec-root", d.path("exec"), "--host", d.host(),
+	}, d.args)...)
 }
 
 func (d *dockerd) namespace() string { return fmt.Sprintf("/proc/%d/ns/net", d.netns.Process.Pid) }
@@ -163,13 +204,19 @@ func (d *dockerd) stop(sig syscall.Signal) {
 	}
 }
 
-// remove ends all processes of the Engine and removes its folder.
-func (d *dockerd) remove() {
-	d.stop(syscall.SIGTERM)
+// stopContainerd ends what the next start starts again.
+func (d *dockerd) stopContainerd() {
 	if d.containerd != nil {
 		_ = d.containerd.Process.Kill()
 		_ = d.containerd.Wait()
+		d.containerd = nil
 	}
+}
+
+// remove ends all processes of the Engine and removes its folder.
+func (d *dockerd) remove() {
+	d.stop(syscall.SIGTERM)
+	d.stopContainerd()
 	d.endShims()
 	if d.netns != nil {
 		_ = d.netns.Process.Kill()
@@ -214,7 +261,7 @@ func (d *dockerd) endShims() {
 func unmountBelow(dir string) {
 	b, _ := os.ReadFile("/proc/self/mounts")
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1], dir+"/") {
+		if f := strings.Fields(line); len(f) > 1 && (f[1] == dir || strings.HasPrefix(f[1], dir+"/")) {
 			_ = syscall.Unmount(f[1], syscall.MNT_DETACH)
 		}
 	}

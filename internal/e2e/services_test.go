@@ -3,8 +3,11 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/slipway-ci/slipway/internal/coordinator"
 	"github.com/slipway-ci/slipway/internal/demo"
@@ -78,17 +81,26 @@ func TestServices(t *testing.T) {
 // TestServicesThatFail: what a job is told of services that do not come up.
 func TestServicesThatFail(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, dockerKeys("wait_for_services_timeout = 1"))
+	r := newRig(t, dockerKeys("wait_for_services_timeout = 5"))
 	web := r.image(webServer())
 	t.Run("no answer", func(t *testing.T) {
 		log := r.must(job.Success, withService(spec("echo goes on"), web, "web", "PORT", "8081", "WHO", "late"))
-		wants(t, log, "WARNING: service "+web+" (web) probably did not start properly: none of its ports [8080] answers after 1", "s; it printed:\n", // 1.1s on a busy machine
-			"\n  serving late\n", "\n  to stderr\n", "Waiting for services to be up and running (timeout 1 seconds)...", "\ngoes on\n")
+		wants(t, log, "WARNING: service "+web+" (web) probably did not start properly: none of its ports [8080] answers after ", "s; it printed:\n",
+			"\n  serving late\n", "\n  to stderr\n", "Waiting for services to be up and running (timeout 5 seconds)...", "\ngoes on\n")
+	})
+	t.Run("not waited for", func(t *testing.T) {
+		r := newRig(t, dockerKeys("wait_for_services_timeout = -1"))
+		lacks(t, r.must(job.Success, withService(spec("echo goes on"), web, "web", "PORT", "8081")), "WARNING", "Waiting for services")
 	})
 	t.Run("its end", func(t *testing.T) {
-		s := withService(spec("sleep 1", "echo goes on"), alpine, "ends")
+		r := r.in(t)
+		s := withService(spec("echo begun", untilTold, "echo goes on"), alpine, "ends")
 		s.Services[0].Command = []string{"sh", "-c", "exit 7"}
-		wants(t, r.must(job.Success, withService(s, web, "web")), "service "+alpine+" (ends) failed: it ended with exit code 7; it printed nothing", "\ngoes on\n")
+		j := r.enqueue(withService(s, web, "web"))
+		r.until(j, "service "+alpine+" (ends) failed: it ended with exit code 7; it printed nothing")
+		r.until(j, "\nbegun\n")
+		r.tell(j)
+		wants(t, r.succeeds(j), "\ngoes on\n")
 	})
 	t.Run("no such program", func(t *testing.T) {
 		s := withService(spec("echo never"), alpine, "x")
@@ -121,15 +133,25 @@ func TestServiceLogs(t *testing.T) {
 	r := newRig(t)
 	web := r.image(webServer())
 	debug := func() *job.Spec {
-		s := withService(withVariables(spec("sleep 0.5; echo done"), "CI_DEBUG_SERVICES", "true"), web, "web", "WHO", "$TOKEN")
+		s := withService(withVariables(spec("echo begun", untilTold, "echo done"), "CI_DEBUG_SERVICES", "true"), web, "web", "WHO", "$TOKEN")
 		s.Variables = append(s.Variables, job.Variable{Key: "TOKEN", Value: "very-secret", Masked: true})
 		return s
 	}
-	log := r.must(job.Success, debug())
-	wants(t, log, "\n[service:web] serving [MASKED]\n", "\n[service:web] to stderr\n", "\ndone\n")
+	j := r.enqueue(debug())
+	for _, text := range []string{"\n[service:web] serving [MASKED]\n", "\n[service:web] to stderr\n", "\nbegun\n"} {
+		r.until(j, text)
+	}
+	r.tell(j)
+	log := r.succeeds(j)
+	wants(t, log, "\ndone\n")
 	lacks(t, log, "very-secret")
+
 	r = newRig(t, runnerKeys("  debug_trace_disabled = true"))
-	lacks(t, r.must(job.Success, debug()), "[service:web]")
+	j = r.enqueue(debug())
+	r.until(j, "\nbegun\n")
+	await(t, time.Second) // in which it would show
+	r.tell(j)
+	lacks(t, r.succeeds(j), "[service:web]")
 }
 
 // TestServiceNetworkModes: on networks of the operator's, too, a job finds its services by their names.
@@ -152,7 +174,8 @@ func TestServiceNetworkModes(t *testing.T) {
 	t.Run("host", func(t *testing.T) {
 		t.Parallel()
 		r := newRig(t, dockerKeys(`network_mode = "host"`))
-		log := r.must(job.Success, withService(spec("wget -qO- http://web:18473/index"), r.image(web), "web", "WHO", "at home", "PORT", "18473", "HEALTHCHECK_TCP_PORT", "18473"))
+		port := strconv.Itoa(20000 + os.Getpid()%10000) // none that the system gives to others
+		log := r.must(job.Success, withService(spec("wget -qO- http://web:"+port+"/index"), r.image(web), "web", "WHO", "at home", "PORT", port, "HEALTHCHECK_TCP_PORT", port))
 		wants(t, log, "I am at home")
 		lacks(t, log, "probably did not start")
 	})
@@ -166,6 +189,8 @@ func TestServiceSettings(t *testing.T) {
     service_cpus = "0.5"
     services_security_opt = ["no-new-privileges"]
     dns_search = ["example.test"]
+    [runners.docker.services_devices]
+      "**" = ["/dev/null:/dev/mine"]
     [runners.docker.services_tmpfs]
       "/scratch" = "size=1m"
     [runners.docker.container_labels]
@@ -177,16 +202,11 @@ func TestServiceSettings(t *testing.T) {
 		"docker network prune --force", "docker network connect $CI_BUILD_NETWORK_NAME $HOSTNAME || echo it is there",
 		"wget -qO- http://web:8080/index"), web, "web", "WHO", "beside"), "dockerd")
 	r.until(j, "$ until")
-	var service string
-	for _, c := range r.containers(j) {
-		if c.Labels["com.gitlab.gitlab-runner.type"] == "service" {
-			service = c.ID
-		}
-	}
-	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{.HostConfig.DNSSearch}} ` +
+	service := r.containerOf(j, "service")
+	const format = `{{.HostConfig.Privileged}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.SecurityOpt}} {{.HostConfig.Tmpfs}} {{range .HostConfig.Devices}}{{.}}{{end}} {{.HostConfig.DNSSearch}} ` +
 		`{{.Config.OpenStdin}} {{index .Config.Labels "com.gitlab.gitlab-runner.team"}} {{json .Mounts}}`
 	out, mounts, _ := strings.Cut(r.raw("inspect", "--format", strings.ReplaceAll(format, "DNSSearch", "DnsSearch"), service), "[{")
-	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m] [example.test] false ci "; out != want {
+	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m]  [example.test] false ci "; out != want {
 		t.Errorf("%q, want %q", out, want)
 	}
 	wants(t, mounts, `"Destination":"/cache"`, `"Destination":"/builds/group/demo"`)
@@ -206,6 +226,67 @@ func TestServiceSettings(t *testing.T) {
 	}
 	wants(t, shown, "\nit stays\n", "\nso does the job\n", "\nit is there\n")
 	r.cleanAfter()
+}
+
+// TestServiceLimits: every key for services reaches the Engine, and none of those for jobs; in jobs without the Engine's socket.
+func TestServiceLimits(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`memory = "128m"
+    cap_add = ["SYS_NICE"]
+    devices = ["/dev/full:/dev/of-the-job"]
+    userns_mode = "host"
+    runtime = "runc"
+    dns = ["192.0.2.53"]
+    extra_hosts = ["registry.test:192.0.2.7"]
+    shm_size = 1048576
+    service_memory = "64m"
+    service_memory_swap = "96m"
+    service_memory_reservation = "32m"
+    service_cpus = "0.5"
+    service_cpu_shares = 256
+    service_cpuset_cpus = "0"
+    service_cgroup_parent = "/slipway-test-services"
+    services_security_opt = ["no-new-privileges"]
+    [runners.docker.services_devices]
+      "*/other:*" = ["/dev/zero:/dev/never"]
+      "slipway.test/**" = ["/dev/zero:/dev/of-the-service:r"]
+    [runners.docker.services_tmpfs]
+      "/scratch" = "size=1m"`))
+	s := withService(spec("echo begun", untilTold), alpine, "beside")
+	s.Services[0].Command = []string{"sleep", "600"}
+	j := r.enqueue(s)
+	r.until(j, "\nbegun\n")
+	const format = "{{with .HostConfig}}{{.Memory}} {{.MemorySwap}} {{.MemoryReservation}} {{.NanoCpus}} {{.CpuShares}} {{.CpusetCpus}} {{.CgroupParent}} {{.SecurityOpt}} " +
+		"{{range .Devices}}{{.PathOnHost}}:{{.PathInContainer}}:{{.CgroupPermissions}}{{end}} {{.Tmpfs}} {{.UsernsMode}} {{.Runtime}} {{.Dns}} {{.ExtraHosts}} {{.ShmSize}} {{json .CapAdd}} {{.Privileged}}{{end}}"
+	want := "67108864 100663296 33554432 500000000 256 0 /slipway-test-services [no-new-privileges] " +
+		"/dev/zero:/dev/of-the-service:r map[/scratch:size=1m] host runc [192.0.2.53] [registry.test:192.0.2.7] 1048576 null false"
+	if got := strings.TrimSpace(r.raw("inspect", "--format", format, r.containerOf(j, "service"))); got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	r.tell(j)
+	r.succeeds(j)
+	r.cleanAfter()
+}
+
+// TestServiceDevices: a service has the devices that its image is given, and another one has not.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, dockerKeys(`[runners.docker.services_devices]
+      "slipway.test/*:*" = ["/dev/null:/dev/mine"]
+      "none/*" = ["/dev/null:/dev/others"]`))
+	j := r.enqueue(withService(spec(untilTold), r.image(webServer()), "web"))
+	r.until(j, "$ until")
+	for _, c := range r.containers(j) {
+		want := "[]\n"
+		if c.Labels["com.gitlab.gitlab-runner.type"] == "service" {
+			want = "[{/dev/null /dev/mine rwm}]\n"
+		}
+		if out := r.raw("inspect", "--format", "{{.HostConfig.Devices}}", c.ID); out != want {
+			t.Errorf("%q has the devices %q, not %q", c.Labels, out, want)
+		}
+	}
+	r.tell(j)
+	r.succeeds(j)
 }
 
 // TestNetworkOfServicesWithIPv6: enable_ipv6 reaches the Engine, which may have no addresses for it.
@@ -237,10 +318,11 @@ func TestDindBesideServices(t *testing.T) {
 func TestKilledWithServices(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	j := r.killedIn(withService(spec("true"), r.image(webServer()), "web"))
+	j := r.middleOf(withService(spec("true"), r.image(webServer()), "web"))
 	if n := len(r.containers(j)); n != 2 || len(r.networks()) != 1 {
 		t.Fatalf("%d containers, networks %q", n, r.networks())
 	}
+	r.kill()
 	r.start()
 	r.interrupted(j)
 	r.eventually("the network is gone", func() bool { return len(r.networks()) == 0 })

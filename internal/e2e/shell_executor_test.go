@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,6 +50,9 @@ func withHome(files map[string]string) option {
 	}
 }
 
+// nap is how long a process of a test sleeps, in words that no other process of the machine has: another run of the tests has its own.
+func nap(n int) string { return fmt.Sprintf("sleep %d", 100*(1_000_000+os.Getpid())+n) }
+
 // lives reports whether a process of this machine has these words in its command line.
 func lives(words string) bool {
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -82,9 +86,10 @@ func TestShellExecutor(t *testing.T) {
 	})
 	t.Run("what is left ends", func(t *testing.T) {
 		r := r.in(t)
-		log := r.must(job.Success, withAfter(spec("sleep 77001 & setsid sh -c 'sleep 77002 & sleep 77003' >/dev/null 2>&1 &", "echo begun"), "pgrep -f 'sleep 7700[1]' >/dev/null && echo still there"))
+		log := r.must(job.Success, withAfter(spec(nap(1)+" & setsid sh -c '"+nap(2)+" & "+nap(3)+"' >/dev/null 2>&1 &", "echo begun"),
+			"until pgrep -f '^"+nap(1)+"' >/dev/null; do sleep 0.1; done; echo still there"))
 		wants(t, log, "\nbegun\n", "\nstill there\n")
-		if lives("sleep 77001") || lives("sleep 77002") || lives("sleep 77003") {
+		if lives(nap(1)) || lives(nap(2)) || lives(nap(3)) {
 			t.Error("processes of the job are left")
 		}
 	})
@@ -100,9 +105,9 @@ func TestShellExecutor(t *testing.T) {
 		wants(t, log, "Using Shell (sh) executor...", "\nbash none\n", "\non\n", "\nafter\n")
 	})
 	t.Run("timeout", func(t *testing.T) {
-		s := withAfter(withVariables(spec("sleep 77004 || true", "sleep 77005"), "RUNNER_SCRIPT_TIMEOUT", "2s"), "echo status $CI_JOB_STATUS")
+		s := withAfter(withVariables(spec(nap(4)+" || true", nap(5)), "RUNNER_SCRIPT_TIMEOUT", "2s"), "echo status $CI_JOB_STATUS")
 		o, log := r.in(t).run(s)
-		if o.FailureReason != job.TimeoutFailure || lives("sleep 77004") {
+		if o.FailureReason != job.TimeoutFailure || lives(nap(4)) {
 			t.Errorf("%+v", o)
 		}
 		wants(t, log, "status timedout")
@@ -113,8 +118,8 @@ func TestShellExecutor(t *testing.T) {
 func TestShellCancel(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, inShell(""))
-	gentle := r.enqueue(withAfter(spec("trap 'echo trapped; exit 5' TERM", "sh -c 'trap \"\" TERM; sleep 77011; sleep 77012' &", ticking, "echo ready; while :; do sleep 0.2; done"), "echo status $CI_JOB_STATUS"))
-	abort := r.enqueue(withAfter(spec(ticking, "trap '' TERM", "echo ready; sleep 77013"), "echo never"))
+	gentle := r.enqueue(withAfter(spec("trap 'echo trapped; exit 5' TERM", "sh -c 'trap \"\" TERM; "+nap(11)+"; "+nap(12)+"' &", ticking, "echo ready; while :; do sleep 0.2; done"), "echo status $CI_JOB_STATUS"))
+	abort := r.enqueue(withAfter(spec(ticking, "trap '' TERM", "echo ready; "+nap(13)), "echo never"))
 	r.until(gentle, "\nready\n")
 	r.until(abort, "\nready\n")
 	gentle.Cancel(true)
@@ -124,7 +129,7 @@ func TestShellCancel(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 	wants(t, log, "\ntrapped\n", "\nstatus canceled\n")
-	r.eventually("all processes have ended", func() bool { return !lives("sleep 7701") })
+	r.eventually("all processes have ended", func() bool { return !lives(nap(11)) && !lives(nap(12)) && !lives(nap(13)) })
 	lacks(t, plain(abort.Trace()), "\nnever\n")
 }
 
@@ -132,15 +137,13 @@ func TestShellCancel(t *testing.T) {
 func TestShellCrash(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, inShell(""))
-	j := r.enqueue(spec("setsid sleep 77021 & echo in the middle; sleep 77022"))
+	j := r.enqueue(spec("setsid " + nap(21) + " & echo in the middle; " + nap(22)))
 	r.until(j, "\nin the middle\n")
 	r.kill()
-	if !lives("sleep 77022") {
-		t.Error("the job ended with the runner: nothing is shown")
-	}
+	r.eventually("the job outlives the runner", func() bool { return lives(nap(22)) })
 	r.start()
 	r.interrupted(j)
-	r.eventually("all processes have ended", func() bool { return !lives("sleep 7702") })
+	r.eventually("all processes have ended", func() bool { return !lives(nap(21)) && !lives(nap(22)) })
 }
 
 // TestShellUser: jobs run as another user, who owns what they get and gets at nothing else.

@@ -31,7 +31,7 @@ func TestRunSingle(t *testing.T) {
 	if s := second.State(); s != coordinator.Pending {
 		t.Errorf("the second job is %s", s)
 	}
-	wants(t, single("--config", r.configPath(), "--runner", "rig", "--wait-timeout", "1"), "stopped")
+	wants(t, single("--config", r.configPath(), "--runner", "rig", "--wait-timeout", "15"), "stopped")
 	o, log := r.end(second)
 	r.ended(o, log, job.ScriptFailure, 3)
 	r.succeeds(third)
@@ -60,7 +60,7 @@ func TestDoctor(t *testing.T) {
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
-	wants(t, out, "1 of 1 runners are served", r.url+" takes its token", `GiB left; nothing is kept free (min_free = "0")`, "ok       the Engine sees "+r.stateDir(),
+	wants(t, out, "1 of 1 runners are served", r.url+" takes its token", `GiB left; nothing is kept free (min_free = "0")`, "ok       the Engine sees "+r.stateDir(), "ok       git is there, 2.", ": the Engine makes the containers of its jobs",
 		"warning  runner \"rig\"", `→ take socket = "raw" out of [runners.slipway]`)
 	lacks(t, out, "error ")
 	icc, err := exec.Command("docker", "network", "inspect", "bridge", "--format", `{{index .Options "com.docker.network.bridge.enable_icc"}}`).Output()
@@ -84,6 +84,30 @@ func TestDoctor(t *testing.T) {
 	}
 	wants(t, limited(`build_cache = "50GB"`), "GiB free (min_free)", "ok       its build cache is kept within 50.0 GiB (build_cache)")
 	wants(t, limited(`min_free = "90000GB"`), "warning  the state folder", "and slipway run removes what can be made again to keep 90000.0 GiB free (min_free)", "or lower min_free in [slipway.limits]")
+	// What the Engine would not make a container of, or slipway no job.
+	for keys, what := range map[string]string{
+		`extra_hosts = ["nohost"]`:            `every job will fail: the Engine does not make the container of a job: `,
+		`security_opt = ["seccomp=/no/such"]`: "/no/such: no such file",
+		`service_memory = "1k"`:               "the Engine does not make the container of a service: ",
+		`volumes = ["relative:path"]`:         `volume "relative:path" has no absolute path in the container`,
+	} {
+		path := filepath.Join(r.dir, "refused.toml")
+		text := strings.Replace(r.readOwn(), "volumes = ", keys+"\n    volumes = ", 1)
+		if strings.HasPrefix(keys, "volumes") {
+			text = strings.Replace(r.readOwn(), "volumes = [", `volumes = ["relative:path", `, 1)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := r.command("doctor", "--config", path).CombinedOutput()
+		if err == nil {
+			t.Errorf("%s: no error", keys)
+		}
+		wants(t, string(out), "error    runner \"rig\"", what)
+	}
+	for _, c := range strings.Fields(r.raw("ps", "--all", "--format", "{{.Names}}", "--filter", "label="+r.instance())) {
+		t.Errorf("left: %s", c)
+	}
 	r.RemoveRunner(r.token)
 	if out, err = doctor(); err == nil {
 		t.Error("no error")

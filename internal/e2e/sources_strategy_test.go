@@ -234,6 +234,7 @@ func TestGitServerDown(t *testing.T) {
 	t.Parallel()
 	down := httptest.NewServer(http.NotFoundHandler())
 	down.Close()
+	defer hold(t, down.Listener.Addr().String())()
 	r := newRig(t, runnerKeys(`  clone_url = "`+down.URL+`"`))
 	p := r.repository("group/demo", sample)
 	log := r.fails(job.SystemFailure, 0, p.spec("main", "echo never"))
@@ -251,8 +252,8 @@ func TestHooks(t *testing.T) {
 		s.Hooks = []job.Hook{{Name: "pre_get_sources_script", Script: []string{"echo never"}}, {Name: "post_get_sources_script", Script: commands}}
 		return s
 	}
-	log := r.must(job.Success, hooked(p.spec("main", "cat made"), "cat README >made"))
-	wants(t, log, "\n$ cat README >made\n$ echo operator\noperator\n", "\n$ cat made\nhello\n", "WARNING: hooks:pre_get_sources_script does not run")
+	log := r.must(job.Success, hooked(p.spec("main", "cat made", "echo for all: $LATER"), "cat README >made", `echo "LATER=stages" >>$GITLAB_ENV`))
+	wants(t, log, "\n$ cat README >made\n", "\n$ echo operator\noperator\n", "\n$ cat made\nhello\n", "\nfor all: stages\n", "WARNING: hooks:pre_get_sources_script does not run")
 	lacks(t, log, "\nnever\n")
 	log = r.fails(job.ScriptFailure, 4, withAfter(hooked(p.spec("main", "echo never"), "exit 4"), "echo never"))
 	lacks(t, log, "\nnever\n", "\noperator\n")

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"io/fs"
 	"net/http"
 	"os"
@@ -98,7 +99,7 @@ func (r *rig) lacksFile(t *testing.T, secret job.Secret) {
 	err := filepath.WalkDir(r.stateDir(), func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
-			return err
+			return unlessGone(err)
 		case d.IsDir() && path == filepath.Join(r.stateDir(), "jobs"):
 			return fs.SkipDir
 		case d.Type()&fs.ModeSymlink != 0:
@@ -106,7 +107,7 @@ func (r *rig) lacksFile(t *testing.T, secret job.Secret) {
 			if strings.Contains(target, secret.Reveal()) {
 				t.Errorf("%s has the token", path)
 			}
-			return err
+			return unlessGone(err)
 		case !d.Type().IsRegular():
 			return nil
 		}
@@ -115,11 +116,19 @@ func (r *rig) lacksFile(t *testing.T, secret job.Secret) {
 		if bytes.Contains(content, []byte(secret.Reveal())) {
 			t.Errorf("%s has the token:\n%s", path, content)
 		}
-		return err
+		return unlessGone(err)
 	})
 	if err != nil || files < 10 {
 		t.Errorf("looked at %d files: %v", files, err)
 	}
+}
+
+// unlessGone is an error, but not that a file is gone that was there a moment ago.
+func unlessGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // workspace is the project folder of a slot on the host; the rig has one project.

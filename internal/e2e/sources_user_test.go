@@ -11,8 +11,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
-// watchContainers counts the containers that the rig's Slipway creates from now on.
-func (r *rig) watchContainers() (names func() []string) {
+// watchContainers follows which containers the rig's Slipway creates from now on. made fails the test if there were not so many.
+func (r *rig) watchContainers() (made func(n int, by string)) {
 	r.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	cmd := exec.CommandContext(ctx, "docker", "events", "--since", strconv.FormatInt(time.Now().Unix(), 10),
@@ -23,14 +23,20 @@ func (r *rig) watchContainers() (names func() []string) {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { stop(); _ = cmd.Wait() })
-	return func() []string {
-		var names []string
+	created := func() (names []string) {
 		for line := range strings.Lines(out.String()) {
 			if strings.HasPrefix(line, "runner-"+r.token.Short()+"-") {
 				names = append(names, strings.TrimSpace(line))
 			}
 		}
 		return names
+	}
+	return func(n int, by string) {
+		r.t.Helper()
+		r.eventually("the events of "+by, func() bool { return len(created()) >= n }) // they come after the job's end
+		if names := created(); len(names) != n {
+			r.t.Errorf("%s took %d containers, want %d: %v", by, len(names), n, names)
+		}
 	}
 }
 
@@ -39,7 +45,7 @@ func (r *rig) watchContainers() (names func() []string) {
 func TestOrdinaryUserStartsClean(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, ordinaryUser(t))
-	created := r.watchContainers()
+	made := r.watchContainers()
 	p := r.repository("group/demo", sample)
 	c := newCanary(t)
 	look := func() *job.Spec {
@@ -57,9 +63,7 @@ func TestOrdinaryUserStartsClean(t *testing.T) {
 	}
 	r.must(job.Success, p.spec("main", hostile))
 	starts()
-	if n := len(created()); n != 3 {
-		t.Errorf("3 jobs took %d containers: %v", n, created())
-	}
+	made(3, "3 jobs")
 
 	// The container of a failed script has ended; it is started again.
 	dies := r.enqueue(p.spec("main", hostile, "echo dying; sleep 300"))
@@ -68,22 +72,16 @@ func TestOrdinaryUserStartsClean(t *testing.T) {
 	o, log := r.end(dies)
 	r.ended(o, log, job.ScriptFailure, 137)
 	starts()
-	if n := len(created()); n != 5 {
-		t.Errorf("5 jobs took %d containers: %v", n, created())
-	}
+	made(5, "5 jobs")
 
 	// A crash leaves the files as they are. One more container hands them over, in the next job.
 	j := r.killedIn(p.spec("main", hostile))
 	r.start()
 	starts()
 	r.interrupted(j)
-	if n := len(created()); n != 8 {
-		t.Errorf("7 jobs and a crash took %d containers, want one each: %v", n, created())
-	}
+	made(8, "7 jobs and a crash")
 	starts()
-	if n := len(created()); n != 9 {
-		t.Errorf("8 jobs and a crash took %d containers, want one each: %v", n, created())
-	}
+	made(9, "8 jobs and a crash")
 	r.eventually("nothing is left on the Engine", func() bool {
 		list, err := r.engine.Containers(t.Context(), r.instance())
 		return err == nil && len(list) == 0

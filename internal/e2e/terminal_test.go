@@ -6,9 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -98,7 +96,7 @@ func (s *screen) read() error {
 func TestWebTerminal(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(r *rig) {
-		r.global += "[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 60\n"
+		r.global += "[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 3600\n"
 	})
 	j := r.enqueue(withVariables(spec("echo $$ >/tmp/here; echo begun", untilTold, "cat /tmp/from-the-terminal"), "GREETING", "hello from the job"))
 	r.until(j, "\nbegun\n")
@@ -114,7 +112,7 @@ func TestWebTerminal(t *testing.T) {
 	s.expect("hello from the job, 42.")
 	wants(t, s.seen.String(), "/builds/group/demo", "/dev/pts/")
 	r.tell(j)
-	r.until(j, "Terminal is connected, will time out in 1m0s...")
+	r.until(j, "Terminal is connected, will time out in 1h0m0s...")
 	if state := j.State(); state != job.Running {
 		t.Errorf("somebody is inside, and the job is %s", state)
 	}
@@ -162,13 +160,10 @@ func TestWebTerminalClosesFirst(t *testing.T) {
 	}
 }
 
-// nap is a command that lasts, and that no other test on this machine has.
-func nap(n int) string { return fmt.Sprintf("sleep %d.%ds", 77100+n, os.Getpid()) }
-
 // TestWebTerminalOfShellJob: the same in a job without a container, as the job's user. Nothing that is begun there outlives the job.
 func TestWebTerminalOfShellJob(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, inShell("nobody"), globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 60"))
+	r := newRig(t, inShell("nobody"), globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 3600"))
 	s := withVariables(spec("echo here >here; echo begun", untilTold, "cat from-the-terminal"), "GREETING", "it's\nthe job's", "PATH", "/usr/bin:/bin:/job")
 	j := r.enqueue(s)
 	other := r.enqueue(spec("echo begun", untilTold))
@@ -189,22 +184,22 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	in.expect("\n42.")
 	wants(t, in.seen.String(), "nobody\r\n/dev/pts/", "\nit's\r\nthe job's\r", "\n/usr/bin:/bin:/job /", "\nhere\r", "\nto its name\r", "\nto the tty\r")
 	lacks(t, in.seen.String(), "no job control", "ermission denied")
-	in.types(nap(1) + "\n")
-	r.eventually("a command in the foreground", func() bool { return lives(nap(1)) })
+	in.types(nap(31) + "\n")
+	r.eventually("a command in the foreground", func() bool { return lives(nap(31)) })
 	in.types("\x03")
-	r.eventually("Ctrl-C reaches it", func() bool { return !lives(nap(1)) })
+	r.eventually("Ctrl-C reaches it", func() bool { return !lives(nap(31)) })
 
 	// Who goes away leaves the place, and ends what is in the foreground; what else they began goes on.
-	in.types("setsid " + nap(2) + " & env -i " + nap(3) + " & exec " + nap(4) + "\n")
-	r.eventually("all of it", func() bool { return lives(nap(2)) && lives(nap(3)) && lives(nap(4)) })
+	in.types("setsid " + nap(32) + " & env -i " + nap(33) + " & exec " + nap(34) + "\n")
+	r.eventually("all of it", func() bool { return lives(nap(32)) && lives(nap(33)) && lives(nap(34)) })
 	_ = in.conn.CloseNow()
-	r.eventually("the shell is hung up", func() bool { return !lives(nap(4)) })
-	if !lives(nap(2)) || !lives(nap(3)) {
+	r.eventually("the shell is hung up", func() bool { return !lives(nap(34)) })
+	if !lives(nap(32)) || !lives(nap(33)) {
 		t.Error("nothing is left for the job's end")
 	}
 	in = r.enter(j)
 	in.types("echo typed >from-the-terminal; touch go-on\n")
-	r.until(j, "Terminal is connected, will time out in 1m0s...")
+	r.until(j, "Terminal is connected, will time out in 1h0m0s...")
 	if state := j.State(); state != job.Running {
 		t.Errorf("somebody is inside, and the job is %s", state)
 	}
@@ -212,7 +207,7 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	if o, log := r.end(j); o.State != job.Success || !strings.Contains(log, "\ntyped\n") {
 		t.Errorf("%+v:\n%s", o, log)
 	}
-	if lives(nap(2)) || lives(nap(3)) {
+	if lives(nap(32)) || lives(nap(33)) {
 		t.Error("something is left")
 	}
 	if _, status := enter(t, j.Door(), j.Door().Authorization); status != http.StatusNotFound {
@@ -220,11 +215,11 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 	}
 
 	// Who is inside when a job is canceled is put out, and the job's own shell need not be killed for that.
-	j = r.enqueue(withAfter(spec(ticking, "echo begun in $$.; "+nap(5)), "echo after in $$."))
+	j = r.enqueue(withAfter(spec(ticking, "echo begun in $$.; "+nap(35)), "echo after in $$."))
 	r.until(j, "\nbegun in ")
 	in = r.enter(j)
-	in.types(nap(6) + "\n")
-	r.eventually("a command in the foreground", func() bool { return lives(nap(6)) })
+	in.types(nap(36) + "\n")
+	r.eventually("a command in the foreground", func() bool { return lives(nap(36)) })
 	j.Cancel(true)
 	o, log := r.end(j)
 	_, rest, _ := strings.Cut(log, "\nbegun in ")
@@ -232,7 +227,7 @@ func TestWebTerminalOfShellJob(t *testing.T) {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	in.ends()
-	if lives(nap(5)) || lives(nap(6)) {
+	if lives(nap(35)) || lives(nap(36)) {
 		t.Error("something is left")
 	}
 }
@@ -244,15 +239,15 @@ func TestWebTerminalTimeout(t *testing.T) {
 	j := r.enqueue(spec("echo begun", untilTold))
 	r.until(j, "\nbegun\n")
 	in := r.enter(j)
-	in.types("trap '' HUP TERM; setsid " + nap(7) + " & " + nap(8) + " &\n")
-	r.eventually("both", func() bool { return lives(nap(7)) && lives(nap(8)) })
+	in.types("trap '' HUP TERM; setsid " + nap(37) + " & " + nap(38) + " &\n")
+	r.eventually("both", func() bool { return lives(nap(37)) && lives(nap(38)) })
 	in.types("touch go-on\n")
 	r.until(j, "Terminal is connected, will time out in 1s...")
 	if o, log := r.end(j); o.State != job.Success {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	in.ends()
-	if lives(nap(7)) || lives(nap(8)) {
+	if lives(nap(37)) || lives(nap(38)) {
 		t.Error("something is left")
 	}
 }

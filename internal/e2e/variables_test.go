@@ -151,13 +151,13 @@ func (r *rig) fileVariables() {
 	})
 	err := filepath.WalkDir(r.stateDir(), func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
-			return err
+			return unlessGone(err)
 		}
 		content, err := os.ReadFile(path)
 		if strings.Contains(string(content), secret) {
 			t.Errorf("%s still has the content of a file variable", path)
 		}
-		return err
+		return unlessGone(err)
 	})
 	if err != nil {
 		t.Error(err)

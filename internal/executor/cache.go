@@ -44,7 +44,8 @@ type cachePlan struct {
 
 // planCaches reads the cache keyword. What is wrong with it is a warning: a job does without.
 //
-// GitLab: variables are expanded in keys, paths and policies; the key is the job's name and its ref if there is none.
+// GitLab: variables are expanded in keys, paths and policies; the key is the job's name and its ref if there is none. A key that is
+// not taken as it is written is a warning.
 func (s Settings) planCaches(p *plan) (out []cachePlan) {
 	if len(p.spec.Cache) == 0 {
 		return nil
@@ -70,6 +71,9 @@ func (s Settings) planCaches(p *plan) (out []cachePlan) {
 		if to.key == "" {
 			p.warnings = append(p.warnings, fmt.Sprintf("cache: the key %q stands for nothing; the job runs without this cache", c.Key))
 			continue
+		}
+		if written := p.vars.Expand(key); !s.flag("FF_HASH_CACHE_KEYS", p.vars) && to.key != written {
+			p.warnings = append(p.warnings, fmt.Sprintf("cache: the key %q is taken for %q", written, to.key))
 		}
 		switch policy := p.vars.Expand(c.Policy); policy {
 		case "", "pull-push":

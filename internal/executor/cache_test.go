@@ -2,7 +2,9 @@ package executor
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -54,6 +56,33 @@ func TestCachePlan(t *testing.T) {
 				t.Errorf("%s, %s", got.timeout, got.object("k"))
 			}
 		})
+	}
+}
+
+// TestCacheKeys: a key is a path below nowhere, however it is written, and the job hears if it is not the one that it wrote.
+func TestCacheKeys(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string]string{
+		"": "build/main", "plain-key_1.x": "plain-key_1.x", "a b": "a b", "$NAME/x": "cache/x",
+		"a b  ": "a b", `a\b`: "a/b", "%2E%2e/%2Fx": "x", "../../etc/x": "etc/x", "a/./b//c/": "a/b/c", "x/../../y": "y",
+		"..": "", "/": "", "  ": "", "%2e": "", "a/..": "", "$EMPTY": "",
+	} {
+		s, spec := article(), payload(t)
+		spec.JobInfo.Name, spec.GitInfo.Ref = "build", "main"
+		spec.Variables = append(spec.Variables, job.Variable{Key: "NAME", Value: "cache"})
+		spec.Cache = []job.Cache{{Key: key, Paths: []string{"f"}, FallbackKeys: []string{key + "x"}}}
+		p := planOf(s, spec)
+		told := fmt.Sprintf("cache: the key %q is taken for %q", key, want)
+		switch {
+		case want == "":
+			if len(p.caches) > 0 || !slices.Contains(p.warnings, fmt.Sprintf("cache: the key %q stands for nothing; the job runs without this cache", key)) {
+				t.Errorf("%q: %+v, warnings %q", key, p.caches, p.warnings)
+			}
+		case len(p.caches) != 1 || p.caches[0].key != want:
+			t.Errorf("%q: %+v, want %q", key, p.caches, want)
+		case slices.Contains(p.warnings, told) != (key != want && key != "" && key != "$NAME/x"):
+			t.Errorf("%q: warnings %q", key, p.warnings)
+		}
 	}
 }
 

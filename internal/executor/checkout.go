@@ -72,7 +72,11 @@ func (e *Executor) findOwner(ctx context.Context, p *plan, image docker.Image) e
 	if err != nil {
 		return err
 	}
-	p.source.request.Owner = &source.Owner{UID: uid, GID: gid}
+	owner, group, known := e.Settings.Guard.Machine.OnMachine(p.container.Security.UsernsMode, uid, gid)
+	if !known {
+		return configurationError("let the job run as another user", "user %d:%d of the image is none that the Engine has a user of the machine for (userns-remap)", uid, gid)
+	}
+	p.source.request.Owner = &source.Owner{UID: owner, GID: group}
 	return nil
 }
 

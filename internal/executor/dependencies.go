@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/archive"
+	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -155,6 +156,9 @@ func unzip(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, f *os.F
 	o := archive.Options{Umask: p.source.request.Umask, Owners: os.Geteuid() == 0, Progress: meter.read}
 	if own := p.source.request.Owner; own != nil {
 		o.Owner = &archive.Owner{UID: own.UID, GID: own.GID}
+		if p.mapped && !p.imageUser {
+			o.Users = docker.MappedUsers
+		}
 	}
 	sum, err = archive.Unzip(ctx, root, f, packed, o)
 	return sum, described(sum, packed, meter.stop()), err

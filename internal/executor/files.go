@@ -13,9 +13,9 @@ import (
 )
 
 // writeFiles puts the file variables where the job finds them.
-func (a *Account) writeFiles(dir string, files []job.Variable) error {
+func (p *plan) writeFiles(dir string, a *Account, files []job.Variable) error {
 	for _, v := range files {
-		if err := a.writeFile(dir, v.Key, v.Value); err != nil {
+		if err := p.writeFile(dir, a, v.Key, v.Value); err != nil {
 			return err
 		}
 	}
@@ -23,8 +23,9 @@ func (a *Account) writeFiles(dir string, files []job.Variable) error {
 }
 
 // writeFile writes a new file into a folder that the job may have written to: nothing that lies there is followed,
-// opened or kept. It is for the account alone; without one, every user of the container may read it.
-func (a *Account) writeFile(dir, name, content string) error {
+// opened or kept. It is for the account alone; without one, every user of the container may read it. It belongs to whom the job's other
+// files belong to.
+func (p *plan) writeFile(dir string, a *Account, name, content string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("open the job's temporary folder: %w", err)
@@ -45,8 +46,8 @@ func (a *Account) writeFile(dir, name, content string) error {
 	if cerr := f.Chmod(mode); err == nil {
 		err = cerr
 	}
-	if a != nil && a.Other && err == nil {
-		err = f.Chown(a.UID, a.GID)
+	if o := p.source.request.Owner; o != nil && err == nil {
+		err = f.Chown(o.UID, o.GID)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

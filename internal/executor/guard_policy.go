@@ -23,7 +23,7 @@ func (s Settings) guardPolicy(p *plan, c docker.Container, mounts []guard.Mount,
 		Token: token, Labels: s.ownLabels(),
 		Scope: s.scope(p.spec), Registry: registry, AllowedRegistries: s.Guard.AllowedRegistries,
 		Mounts: mounts, Sockets: s.socketPaths(p),
-		Network: c.Network, NetworkMTU: s.NetworkOptions.MTU, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits,
+		Network: c.Network, NetworkMTU: s.NetworkOptions.MTU, CgroupParent: c.Limits.CgroupParent, Limits: s.Guard.Limits, SwapLimit: s.Guard.Machine.SwapLimit,
 		// What the job's container lacks, it must not get by starting another one.
 		CapDrop: c.Security.CapDrop,
 		Audit:   s.Guard.Audit, Root: IsAdmin(),

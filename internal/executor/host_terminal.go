@@ -27,7 +27,7 @@ func (h *hostPlace) writeTerminalScript(p *plan) error {
 		return configurationError("install it, or correct shell in [[runners]]", "the shell of the jobs: %w", err)
 	}
 	text := script.Stage{Env: p.exports, EnvFile: envFile(p.tempDir), Dir: p.dir, Post: "exec " + script.Quote(shell)}.Text()
-	return h.account.writeFile(p.tempDir, terminalScript, text)
+	return p.writeFile(p.tempDir, &h.account, terminalScript, text)
 }
 
 // terminal implements place: what is begun in it ends with the job at the latest, as all that the job begins does.

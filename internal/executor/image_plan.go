@@ -76,25 +76,31 @@ func (s Settings) user(asked string) (string, error) {
 }
 
 // policies are tried one after the other. of is the keyword that asks for some.
+//
+// GitLab: allowed_pull_policies hold for the operator's own, too.
 func (s Settings) policies(of string, asked []string) ([]string, error) {
 	configured := s.PullPolicies
 	if len(configured) == 0 {
 		configured = []string{pullAlways}
 	}
-	if len(asked) == 0 {
-		return configured, nil
-	}
 	allowed := s.AllowedPullPolicies
 	if len(allowed) == 0 {
 		allowed = configured
 	}
+	wanted := asked
+	if len(asked) == 0 {
+		wanted = configured
+	}
 	var out []string
-	for _, a := range asked {
-		if slices.Contains(allowed, a) {
-			out = append(out, a)
+	for _, w := range wanted {
+		if slices.Contains(allowed, w) {
+			out = append(out, w)
 		}
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0 && len(asked) == 0:
+		return nil, configurationError("", "the runner's pull_policy %v is not among its allowed_pull_policies %v", configured, allowed)
+	case len(out) == 0:
 		return nil, configurationError("", "%s:pull_policy %v is not allowed on this runner; allowed: %v", of, asked, allowed)
 	}
 	return out, nil

@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -50,6 +51,7 @@ type plan struct {
 	network   string // of the job's own; "" = none
 	source    sourcePlan
 	imageUser bool // its files belong to the container's user, who is known when there is a container
+	mapped    bool // the container's users have other numbers on this machine
 
 	began        time.Time
 	dir, tempDir string // in the container
@@ -120,8 +122,11 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 	}
 	if s.Account != nil {
 		s.planHost(p)
-	} else if err := s.planContainer(p, services, random); err != nil && p.err == nil {
-		p.err = err
+	} else {
+		if err := s.planContainer(p, services, random); err != nil && p.err == nil {
+			p.err = err
+		}
+		s.planOwner(p)
 	}
 	p.stages = s.stages(p)
 	if p.artifacts, err = p.planArtifacts(); err != nil && p.err == nil {
@@ -278,11 +283,15 @@ func (s Settings) stages(p *plan) []stage {
 				commands = append(commands, p.vars.Expand(c))
 			}
 		}
+		left := "" // by an earlier stage
+		if len(out) > 0 {
+			left = envFile(p.tempDir)
+		}
 		name := "step_" + stepName.ReplaceAllString(strings.ToLower(st.Name), "_")
 		out = append(out, stage{
 			name: name, headline: fmt.Sprintf("Executing %q stage of the job script", name),
 			text: func(string) string {
-				return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace, Sections: sections, CheckExit: check}.Text()
+				return script.Stage{Env: p.exports, EnvFile: left, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace, Sections: sections, CheckExit: check}.Text()
 			},
 			timeout: timeout,
 		})
@@ -300,7 +309,7 @@ func (s Settings) stages(p *plan) []stage {
 			}.Text()
 		},
 		timeout:      p.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", 5*time.Minute),
-		ignoreErrors: p.vars.Get("AFTER_SCRIPT_IGNORE_ERRORS") == "" || p.vars.Bool("AFTER_SCRIPT_IGNORE_ERRORS"),
+		ignoreErrors: p.boolean("AFTER_SCRIPT_IGNORE_ERRORS", true),
 	})
 }
 
@@ -344,6 +353,22 @@ func (p *plan) duration(name string, byDefault time.Duration) time.Duration {
 	return d
 }
 
+// boolean reads a variable that switches something.
+//
+// GitLab: what is neither true nor false is a warning, and the default holds.
+func (p *plan) boolean(name string, byDefault bool) bool {
+	text := p.vars.Get(name)
+	if text == "" {
+		return byDefault
+	}
+	on, err := strconv.ParseBool(text)
+	if err != nil {
+		p.warnings = append(p.warnings, fmt.Sprintf("%s is %q: not true or false; it is ignored", name, text))
+		return byDefault
+	}
+	return on
+}
+
 // unsupported finds what a job needs and Slipway cannot do yet: better no job than half of one.
 func unsupported(spec *job.Spec) error {
 	missing := ""
@@ -367,6 +392,13 @@ func (p *plan) warn() {
 	for _, h := range p.spec.Hooks {
 		if len(h.Script) > 0 && h.Name != stageHook {
 			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s does not run: the runner fetches the sources itself, before anything of the job runs", h.Name))
+		}
+	}
+	for _, name := range flags {
+		if v, set := p.spec.Variables.Lookup(name); set && v.Value != "" {
+			if _, err := strconv.ParseBool(v.Value); err != nil {
+				p.warnings = append(p.warnings, fmt.Sprintf("%s is %q: not true or false; it is ignored", name, v.Value))
+			}
 		}
 	}
 }

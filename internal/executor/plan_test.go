@@ -6,6 +6,8 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -186,6 +188,9 @@ func TestPlanRefuses(t *testing.T) {
 		{"policy", func(s *Settings, spec *job.Spec) {
 			s.PullPolicies, spec.Image.PullPolicies = []string{"always"}, []string{"never"}
 		}, "image:pull_policy [never] is not allowed on this runner; allowed: [always]"},
+		{"policy of the operator", func(s *Settings, _ *job.Spec) {
+			s.PullPolicies, s.AllowedPullPolicies = []string{"always"}, []string{"never", "if-not-present"}
+		}, "the runner's pull_policy [always] is not among its allowed_pull_policies [never if-not-present]"},
 		{"service without a name", func(_ *Settings, spec *job.Spec) { spec.Services = servicesOf("") }, "the name of a service's image is not valid"},
 		{"service not allowed", func(s *Settings, spec *job.Spec) {
 			s.Services.AllowedImages, spec.Services = []string{"postgres:*"}, servicesOf("postgres:16", "redis:7")
@@ -224,6 +229,59 @@ func TestPlanRefuses(t *testing.T) {
 				t.Errorf("reason %s", r.Reason)
 			}
 		})
+	}
+}
+
+// TestAttempts: how often a stage is tried is between once and ten times.
+func TestAttempts(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int{"": 1, "0": 1, "-3": 1, "3": 3, "10": 10, "11": 10, "many": 1} {
+		spec := payload(t)
+		spec.Variables = append(spec.Variables, job.Variable{Key: "GET_SOURCES_ATTEMPTS", Value: text})
+		if got := planOf(article(), spec).attempts("GET_SOURCES_ATTEMPTS"); got != want {
+			t.Errorf("%q: %d, want %d", text, got, want)
+		}
+	}
+}
+
+// TestVariablesOfTheServer: a job's own variables win over what the runner says of GitLab's certificates.
+func TestVariablesOfTheServer(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.ServerTLS = job.Variables{{Key: "CI_SERVER_TLS_CA_FILE", Value: "runner"}, {Key: "CI_SERVER_TLS_KEY_FILE", Value: "runner"}}
+	s.Environment = []string{"CI_SERVER_TLS_KEY_FILE=environment", "CI_SERVER_TLS_CA_FILE=environment"}
+	spec.Variables = append(spec.Variables, job.Variable{Key: "CI_SERVER_TLS_CA_FILE", Value: "job"})
+	vars := planOf(s, spec).vars
+	if ca, key := vars.Get("CI_SERVER_TLS_CA_FILE"), vars.Get("CI_SERVER_TLS_KEY_FILE"); ca != "job" || key != "runner" {
+		t.Errorf("CA of the %s, key of the %s", ca, key)
+	}
+}
+
+// TestBadSwitches: a variable that is neither true nor false is told, and leaves what it switches as it is by default.
+func TestBadSwitches(t *testing.T) {
+	t.Parallel()
+	spec := payload(t)
+	spec.Variables = append(spec.Variables, job.Variable{Key: "GIT_STRATEGY", Value: "shallow"})
+	if p := planOf(article(), spec); p.source.request.Strategy != source.Fetch || !slices.Contains(p.warnings, `GIT_STRATEGY is "shallow": not clone, fetch, none or empty; using fetch`) {
+		t.Errorf("%s, warnings %q", p.source.request.Strategy, p.warnings)
+	}
+	for value, on := range map[string]bool{"": true, "no": true, "false": false, "0": false, "TRUE": true} {
+		s, spec := article(), payload(t)
+		spec.Steps = append(spec.Steps, job.Step{Name: "after_script", Script: []string{"false"}})
+		for _, name := range []string{"GIT_CHECKOUT", "AFTER_SCRIPT_IGNORE_ERRORS", "FF_TIMESTAMPS"} {
+			spec.Variables = append(spec.Variables, job.Variable{Key: name, Value: value})
+		}
+		p := planOf(s, spec)
+		after := p.stages[len(p.stages)-1]
+		if p.err != nil || p.source.request.Checkout != on || after.ignoreErrors != on {
+			t.Errorf("%q: %v, checkout %t, errors of after_script are ignored %t", value, p.err, p.source.request.Checkout, after.ignoreErrors)
+		}
+		for _, name := range []string{"GIT_CHECKOUT", "AFTER_SCRIPT_IGNORE_ERRORS", "FF_TIMESTAMPS"} {
+			told := slices.Contains(p.warnings, name+` is "no": not true or false; it is ignored`)
+			if told != (value == "no") {
+				t.Errorf("%s = %q: %q", name, value, p.warnings)
+			}
+		}
 	}
 }
 
@@ -326,6 +384,41 @@ func TestMayRun(t *testing.T) {
 		spec.Variables = append(spec.Variables, job.Variable{Key: "CI_PROJECT_PATH", Value: "group/demo"}, job.Variable{Key: "CI_COMMIT_REF_PROTECTED", Value: "true"})
 		if err := planOf(s, spec).err; (err == nil) != c.want {
 			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestPlanOwner: whom the sources belong to, on Engines that map users and on others.
+func TestPlanOwner(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	maps := docker.Machine{MapsUsers: true, FirstUser: 100000, FirstGroup: 200000}
+	first := &source.Owner{UID: 100000, GID: 200000}
+	for name, c := range map[string]struct {
+		change        func(*Settings)
+		owner         *source.Owner
+		image, mapped bool
+	}{
+		"as it is":   {func(*Settings) {}, nil, true, false},
+		"mapped":     {func(s *Settings) { s.Guard.Machine = maps }, first, true, true},
+		"the host's": {func(s *Settings) { s.Guard.Machine, s.Container.Security.UsernsMode = maps, "host" }, nil, true, false},
+		"withheld": {func(s *Settings) {
+			s.Guard.Machine, s.Container.Security.UsernsMode, s.Socket = maps, "host", socketGuarded
+		}, first, true, true},
+		"nobody knows":    {func(s *Settings) { s.Guard.Machine.MapsUsers = true }, nil, false, false},
+		"a shared folder": {func(s *Settings) { s.Guard.Machine, s.Volumes = maps, []string{"/srv/builds:/builds"} }, nil, false, false},
+	} {
+		s, spec := article(), payload(t)
+		s.Guard.Machine = docker.Machine{}
+		c.change(&s)
+		for _, flag := range []bool{false, true} {
+			spec.Variables = append(spec.Variables, job.Variable{Key: "FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", Value: strconv.FormatBool(flag)})
+			p := planOf(s, spec)
+			if diff := cmp.Diff(c.owner, p.source.request.Owner); diff != "" || p.imageUser != (flag && c.image) || p.mapped != c.mapped {
+				t.Errorf("%s, %t: image's user %t, mapped %t, owner\n%s", name, flag, p.imageUser, p.mapped, diff)
+			}
 		}
 	}
 }

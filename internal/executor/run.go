@@ -196,7 +196,7 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 func (e *Executor) prepareFiles(tr *trace.Trace, p *plan, w *source.Workspace, where string) error {
 	defer p.section(tr, stageEnviron, "Preparing environment")()
 	tr.Printf("Running on %s...", where)
-	return e.Settings.Account.writeFiles(w.TempDir, p.files)
+	return p.writeFiles(w.TempDir, e.Settings.Account, p.files)
 }
 
 // section begins a stage of the job, in its log and for whoever watches it. end must be called.
@@ -314,7 +314,7 @@ func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan
 		defer cancel()
 	}
 	file := scriptsPrefix + st.name
-	if err := e.Settings.Account.writeFile(w.TempDir, file, st.text(status)); err != nil {
+	if err := p.writeFile(w.TempDir, e.Settings.Account, file, st.text(status)); err != nil {
 		return err
 	}
 	return s.run(ctx, stageCtx, path.Join(p.tempDir, file))

@@ -9,18 +9,21 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bmatcuk/doublestar/v4"
+
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
 // ServiceSettings are what an operator decided for the services of jobs.
 type ServiceSettings struct {
-	Container               docker.Container // the part of it that the configuration decides
-	Always                  []job.Service    // which every job has, before its own
-	Limit                   *int             // how many a job may have; nil or -1 = any number
-	AllowedImages           []string         // globs; empty = all
-	AllowedPrivilegedImages []string         // globs; empty = all
-	Wait                    time.Duration    // for their ports to answer; 0 = not at all
+	Container               docker.Container    // the part of it that the configuration decides
+	Always                  []job.Service       // which every job has, before its own
+	Devices                 map[string][]string // of the machine, by globs of images
+	Limit                   *int                // how many a job may have; nil or -1 = any number
+	AllowedImages           []string            // globs; empty = all
+	AllowedPrivilegedImages []string            // globs; empty = all
+	Wait                    time.Duration       // for their ports to answer; 0 = not at all
 }
 
 // servicePlan is a service that is started beside the job.
@@ -124,6 +127,7 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 		return sp, err
 	}
 	c := s.Services.Container
+	c.Security.Devices = s.serviceDevices(service.Name)
 	if s.guarded(p) && !s.Guard.TrustConfig {
 		var withheld []string
 		c, withheld = withhold(c)
@@ -155,6 +159,22 @@ func (s Settings) service(p *plan, service job.Service) (servicePlan, error) {
 	}
 	sp.container = c
 	return sp, fitsEnvironment(c.Env)
+}
+
+// serviceDevices are those of the machine that a service's image gets.
+//
+// GitLab: the image has a tag in any case, and all patterns that match count.
+func (s Settings) serviceDevices(image string) (out []string) {
+	names := []string{image}
+	if name, version := splitTag(image); image == name {
+		names = append(names, name+":"+version)
+	}
+	for _, glob := range slices.Sorted(maps.Keys(s.Services.Devices)) {
+		if slices.ContainsFunc(names, func(name string) bool { return doublestar.MatchUnvalidated(glob, name) }) {
+			out = append(out, s.Services.Devices[glob]...)
+		}
+	}
+	return out
 }
 
 // serviceImage decides on a service's image within what the operator allows.

@@ -23,7 +23,7 @@ func TestServicePlan(t *testing.T) {
 	t.Parallel()
 	s, spec := article(), payload(t)
 	s.Socket = socketGuarded
-	s.Environment = []string{"OF_THE_RUNNER=1"}
+	s.Environment = []string{"OF_THE_RUNNER=1", "SECRET=of the runner"}
 	s.ContainerLabels = map[string]string{"team": "ci"}
 	s.Services.Always = []job.Service{{Image: job.Image{Name: "proxy:1"}, Alias: "proxy", Variables: job.Variables{{Key: "MODE", Value: "fast"}}}}
 	s.Services.Container.Limits.Memory = 1 << 20
@@ -66,6 +66,9 @@ func TestServicePlan(t *testing.T) {
 			t.Errorf("label %s is %q, want %q", key, c.Labels[key], want)
 		}
 	}
+	if s.DisableEntrypointOverwrite = true; planOf(s, spec).services[1].container.Entrypoint != nil {
+		t.Error("the entrypoint of a service is overwritten")
+	}
 	want := docker.Container{
 		Name: prefix + "-registry.example.com-5000__group__postgres-1", Platform: "linux/arm64", Entrypoint: []string{"/run"}, Cmd: []string{"-c", "fsync=off"},
 		Env: env, User: "70", Labels: c.Labels, Network: p.network, Background: true,
@@ -88,6 +91,18 @@ func TestServicePlan(t *testing.T) {
 	}
 	if got := db.probes([]string{"5432/tcp"}); !slices.Equal(got, []uint16{5433}) {
 		t.Error(got)
+	}
+}
+
+// TestAllowedServices: the runner's own services need no leave.
+func TestAllowedServices(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.Services.Always, s.Services.AllowedImages = servicesOf("$OWN:1"), []string{"postgres:*"}
+	spec.Variables = append(spec.Variables, job.Variable{Key: "OWN", Value: "proxy"})
+	spec.Services = servicesOf("postgres:16")
+	if p := planOf(s, spec); p.err != nil || len(p.services) != 2 {
+		t.Errorf("%d services: %v", len(p.services), p.err)
 	}
 }
 
@@ -154,6 +169,32 @@ func TestPrivilegedServices(t *testing.T) {
 		}
 		if c.name == "beside a guarded socket" && (len(p.services[0].container.Security.SecurityOpt) > 0 || !slices.Contains(p.withheld, "services_security_opt")) {
 			t.Errorf("%s: withheld %q", c.name, p.withheld)
+		}
+	}
+}
+
+// TestServiceDevices: devices are for the images that they were meant for, and for none beside a guarded socket.
+func TestServiceDevices(t *testing.T) {
+	t.Parallel()
+	s, spec := article(), payload(t)
+	s.Services.Devices = map[string][]string{"emulator:*": {"/dev/kvm", "/dev/dri"}, "registry.example.com/**": {"/dev/fuse"}, "*:latest": {"/dev/null"}, "db": {"/dev/zero"}, "[": {"/dev/mem"}}
+	for image, want := range map[string][]string{
+		"emulator": {"/dev/null", "/dev/kvm", "/dev/dri"}, "emulator:9": {"/dev/kvm", "/dev/dri"}, "registry.example.com/a/emulator:9": {"/dev/fuse"},
+		"db": {"/dev/null", "/dev/zero"}, "db:1": nil, "other/emulator:9": nil,
+		"emulator@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef": nil,
+	} {
+		if got := s.serviceDevices(image); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, not %q", image, got, want)
+		}
+	}
+	for socket, given := range map[string]bool{socketRaw: true, socketGuarded: false} {
+		s.Socket, spec.Services = socket, servicesOf("emulator:9")
+		p := planOf(s, spec)
+		if p.err != nil {
+			t.Fatal(p.err)
+		}
+		if got := p.services[0].container.Security.Devices; len(got) > 0 != given || slices.Contains(p.withheld, "services_devices") == given {
+			t.Errorf("%s: %q, withheld %q", socket, got, p.withheld)
 		}
 	}
 }

@@ -39,9 +39,9 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 		Server: s.ServerURL, ProjectID: spec.JobInfo.ProjectID, ProjectPath: spec.JobInfo.ProjectFullPath,
 		Slot: containerName(s.ShortToken) + "-" + strconv.Itoa(p.slot.ProjectID),
 		Git:  spec.GitInfo, Token: spec.Token, RemoteURL: remote,
-		Strategy: strategy, Checkout: boolOr(vars, "GIT_CHECKOUT", true),
+		Strategy: strategy, Checkout: p.boolean("GIT_CHECKOUT", true),
 		CleanFlags: source.Words(vars.Get("GIT_CLEAN_FLAGS")), FetchFlags: source.Words(vars.Get("GIT_FETCH_EXTRA_FLAGS")),
-		SkipLFS: vars.Bool("GIT_LFS_SKIP_SMUDGE"), Submodules: submodules(p),
+		SkipLFS: p.boolean("GIT_LFS_SKIP_SMUDGE", false), Submodules: submodules(p),
 		Objects: objectsDir, Modules: modulesDir, CAFile: s.CAFile, UserAgent: s.UserAgent,
 	}
 	if s.flag("FF_USE_GITALY_CORRELATION_ID", vars) && correlation.MatchString(spec.RequestID) {
@@ -64,10 +64,22 @@ func (s Settings) source(p *plan) (sourcePlan, error) {
 	}
 	if s.Account != nil || s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", vars) {
 		r.Umask = fs.FileMode(0o022)
-		// In a folder that other containers can change, root gives nothing away; and where users are mapped, it would be to others.
-		p.imageUser = s.Account == nil && os.Geteuid() == 0 && r.Root == "" && !s.Guard.Machine.MapsUsers
 	}
 	return sourcePlan{r, source.JobEnv(vars, remote, spec.Token)}, nil
+}
+
+// planOwner decides whom the job's files belong to: where the Engine maps users, root of this machine is nobody in a container. In a
+// folder that other containers can change, root gives nothing away.
+func (s Settings) planOwner(p *plan) {
+	r := &p.source.request
+	root, group, known := s.Guard.Machine.OnMachine(p.container.Security.UsernsMode, 0, 0)
+	if os.Geteuid() != 0 || r.Root != "" || !known {
+		return
+	}
+	if p.mapped = root != 0; p.mapped {
+		r.Owner = &source.Owner{UID: root, GID: group}
+	}
+	p.imageUser = s.flag("FF_DISABLE_UMASK_FOR_DOCKER_EXECUTOR", p.vars)
 }
 
 // correlation is what an ID of GitLab's looks like, which becomes a header.
@@ -82,7 +94,7 @@ func submodules(p *plan) source.Submodules {
 	s := source.Submodules{
 		Strategy: vars.Get("GIT_SUBMODULE_STRATEGY"), Depth: p.spec.GitInfo.Depth,
 		Paths: source.Words(vars.Get("GIT_SUBMODULE_PATHS")), Flags: source.Words(vars.Get("GIT_SUBMODULE_UPDATE_FLAGS")),
-		ForceHTTPS: vars.Bool("GIT_SUBMODULE_FORCE_HTTPS"),
+		ForceHTTPS: p.boolean("GIT_SUBMODULE_FORCE_HTTPS", false),
 	}
 	if text := vars.Get("GIT_SUBMODULE_DEPTH"); text != "" {
 		depth, err := strconv.Atoi(text)
@@ -127,11 +139,4 @@ func remoteURL(repo, cloneURL, projectPath string) (string, error) {
 	u.Scheme, u.Host = c.Scheme, c.Host
 	u.Path, u.RawPath = strings.TrimSuffix(c.Path, "/")+"/"+projectPath+".git", ""
 	return u.String(), nil
-}
-
-func boolOr(vars job.Variables, key string, byDefault bool) bool {
-	if vars.Get(key) == "" {
-		return byDefault
-	}
-	return vars.Bool(key)
 }

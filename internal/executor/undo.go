@@ -70,9 +70,10 @@ var otherSockets = []string{
 	"/run/buildkit/buildkitd.sock",
 }
 
-// engineFolders are where Engines and containerd have images and the files of running containers, beside the Engine's own
-// root.
-var engineFolders = []string{"/var/lib/containerd", "/run/containerd", "/run/docker"}
+// dataFolders are where Engines and containerd have images and the files of running containers. Some may be "".
+func dataFolders(m docker.Machine) []string {
+	return []string{"/var/lib/containerd", "/run/containerd", "/run/docker", m.DataRoot, m.LayersDir, m.ArchivesDir}
+}
 
 // checkSource refuses a volume that leads around the guard.
 func (s Settings) checkSource(text, source string, readOnly bool) error {
@@ -92,7 +93,7 @@ func (s Settings) checkSource(text, source string, readOnly bool) error {
 			return refuse("name the files that jobs need one by one", "the socket "+socket+" of another engine")
 		}
 	}
-	for _, root := range append(slices.Clone(engineFolders), s.Guard.Machine.DataRoot) {
+	for _, root := range dataFolders(s.Guard.Machine) {
 		if root != "" && overlap(mounts, source, root) {
 			return refuse(`use a named volume ("name:/path") instead`, "the Engine's data in "+root)
 		}
@@ -141,7 +142,7 @@ func CheckSource(source, socket string, machine docker.Machine, own ...string) e
 			return fmt.Errorf("%s has %s in it, which owns the machine", source, s)
 		}
 	}
-	for _, dir := range slices.Concat(own, engineFolders, []string{machine.DataRoot}) {
+	for _, dir := range slices.Concat(own, dataFolders(machine)) {
 		if dir != "" && overlap(mounts, source, dir) {
 			return fmt.Errorf("%s and %s, which belongs to the guard or the Engine, lie in each other", source, dir)
 		}

@@ -21,7 +21,9 @@ func guarded(t *testing.T) Settings {
 	s := article()
 	s.Socket, s.EngineSocket = "guarded", filepath.Join(dir, "run", "docker.sock")
 	s.StateDir = filepath.Join(dir, "state")
-	s.Guard = GuardSettings{Dir: filepath.Join(dir, "guards"), CacheScope: "project", Machine: docker.Machine{DataRoot: filepath.Join(dir, "docker")}}
+	s.Guard = GuardSettings{Dir: filepath.Join(dir, "guards"), CacheScope: "project", Machine: docker.Machine{
+		DataRoot: filepath.Join(dir, "docker"), LayersDir: filepath.Join(dir, "containerd", "layers"), ArchivesDir: filepath.Join(dir, "content"),
+	}}
 	for _, d := range []string{"run", "state", "guards", "docker/volumes/x/_data", "srv"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
@@ -111,7 +113,7 @@ func TestWaysAroundTheGuard(t *testing.T) {
 			link(filepath.Join(dir, "run"), "r") + "/docker.sock:/s", hard + ":/s", filepath.Join(dir, "srv") + "/../run/docker.sock:/s", "/var/run/docker.sock:/s",
 		},
 		"the Engine's own socket":       {filepath.Join(dir, "run") + ":/run:ro", dir + ":/x", "/:/host:ro", filepath.Join(dir, "r") + ":/x"},
-		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro", "/var/lib/containerd/x:/d", "/run/containerd/io.containerd.runtime.v2.task:/d:ro", "/var/run/docker/runtime-runc:/d"},
+		"the Engine's data":             {filepath.Join(dir, "docker") + ":/d", filepath.Join(dir, "docker/volumes/x/_data") + ":/d:ro", "/var/lib/containerd/x:/d", filepath.Join(dir, "containerd") + ":/d:ro", filepath.Join(dir, "content/blobs") + ":/d", "/run/containerd/io.containerd.runtime.v2.task:/d:ro", "/var/run/docker/runtime-runc:/d"},
 		"Slipway's own files":           {s.StateDir + ":/s:ro", filepath.Join(s.StateDir, "sources/new") + ":/s", s.Guard.Dir + ":/g"},
 		"of another engine":             {"/run/containerd:/c", "/run/containerd/containerd.sock:/c", "/run/docker:/d"},
 		"the machine's kernel settings": {"/proc:/host/proc", "/sys/fs/cgroup:/cg", "/proc/sys/kernel:/k:rw"},
@@ -203,6 +205,7 @@ func TestGuardPolicy(t *testing.T) {
 	s := guarded(t)
 	s.Guard.AllowedRegistries = []string{"hub.example"}
 	s.Guard.Limits = guard.Limits{Containers: 7, Memory: 0, NanoCPUs: 5e8}
+	s.Guard.Machine.SwapLimit = true
 	s.Container.Limits = docker.Limits{Memory: 1 << 30, NanoCPUs: 2e9}
 	spec := payload(t)
 	spec.JobInfo.ProjectFullPath = "Group/Demo"
@@ -221,7 +224,7 @@ func TestGuardPolicy(t *testing.T) {
 		Registry: "172.17.0.1:5000", ImagePath: "172.17.0.1:5000/group/demo", AllowedRegistries: []string{"hub.example", "gitlab.example:443"},
 		Mounts:  []guard.Mount{{Destination: "/d", Source: "/s"}},
 		Sockets: slices.Sorted(slices.Values([]string{s.EngineSocket, "/run/docker.sock", "/var/run/docker.sock"})),
-		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
+		Network: "slipway", Limits: guard.Limits{Containers: 7, Memory: 1 << 30, NanoCPUs: 5e8}, SwapLimit: true, CapDrop: []string{"NET_RAW"}, Root: IsAdmin(),
 	}
 	for _, v := range spec.Variables {
 		if v.Masked && v.Value != "" {

@@ -149,10 +149,11 @@ func (c *Client) Unregister(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
-	if got.status != http.StatusNoContent {
-		return fmt.Errorf("%s: %w", doing, got.statusError())
+	// GitLab: 404 where the runner has no such machine, which then needs no removing.
+	if got.status == http.StatusNoContent || got.status == http.StatusNotFound && req.SystemID != "" {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%s: %w", doing, got.statusError())
 }
 
 // runnerCall sends a call with the runner's token.

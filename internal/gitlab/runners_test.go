@@ -101,6 +101,7 @@ func TestRegisterAnswers(t *testing.T) {
 
 func TestUnregister(t *testing.T) {
 	t.Parallel()
+	errAny := errors.New("any")
 	tests := []struct {
 		name, token, path, body string
 		status                  int
@@ -110,6 +111,11 @@ func TestUnregister(t *testing.T) {
 			"created in the pages", "glrt-abc", "DELETE /api/v4/runners/managers",
 			`{"token":"glrt-abc","system_id":"` + wireSystem + `"}`, 204, nil,
 		},
+		{
+			"not one of the machines", "glrt-abc", "DELETE /api/v4/runners/managers",
+			`{"token":"glrt-abc","system_id":"` + wireSystem + `"}`, 404, nil,
+		},
+		{"nowhere", "abc", "DELETE /api/v4/runners", `{"token":"abc"}`, 404, errAny},
 		{"registered", "abc", "DELETE /api/v4/runners", `{"token":"abc"}`, 204, nil},
 		{"forbidden", "abc", "DELETE /api/v4/runners", `{"token":"abc"}`, 403, job.ErrForbidden},
 	}
@@ -125,7 +131,7 @@ func TestUnregister(t *testing.T) {
 			}))
 			defer srv.Close()
 			c := newClient(t, Options{URL: srv.URL, Token: tt.token, SystemID: wireSystem})
-			if err := c.Unregister(t.Context()); !errors.Is(err, tt.want) {
+			if err := c.Unregister(t.Context()); (err == nil) != (tt.want == nil) || tt.want != errAny && !errors.Is(err, tt.want) {
 				t.Errorf("error %v, want %v", err, tt.want)
 			}
 		})

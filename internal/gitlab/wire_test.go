@@ -312,6 +312,9 @@ func plainBody(t *testing.T, e exchange) []string {
 // TestFeatures holds what the executors declare; the lists change when they learn something.
 func TestFeatures(t *testing.T) {
 	t.Parallel()
+	if b, err := json.Marshal(newInfo(Options{GPUs: "all"})); err != nil || !strings.Contains(string(b), `"config":{"gpus":"all"}`) {
+		t.Errorf("%s, %v", b, err)
+	}
 	both := []string{
 		"variables", "raw_variables", "masking", "artifacts", "upload_multiple_artifacts", "upload_raw_artifacts", "artifacts_exclude",
 		"cache", "fallback_cache_keys", "refspecs", "multi_build_steps", "return_exit_code", "trace_reset", "trace_checksum", "trace_size",

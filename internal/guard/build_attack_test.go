@@ -14,31 +14,22 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 // entries makes an archive of headers; what Linkname says of plain files is their content.
 func entries(t *testing.T, headers ...tar.Header) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	var files []tartest.File
 	for _, h := range headers {
-		data := ""
+		f := tartest.File{Header: &h}
 		if h.Typeflag == tar.TypeReg {
-			data, h.Linkname = h.Linkname, ""
-			h.Size = int64(len(data))
+			f.Content, h.Linkname = h.Linkname, ""
 		}
-		h.Mode |= 0o644
-		if err := w.WriteHeader(&h); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(data)); err != nil {
-			t.Fatal(err)
-		}
+		files = append(files, f)
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return []byte(tartest.Of(t, files...))
 }
 
 // TestBuildAttacks: none of these is built, and none reaches the Engine.
@@ -304,7 +295,7 @@ func TestBuildCancel(t *testing.T) {
 	}
 	done := make(chan answer, 1)
 	go func() {
-		status, text := a.do("POST", "/v1.41/build?version=2&buildid=mine", contextOf(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 50 # "+a.policy.Token+"\n"))
+		status, text := a.do("POST", "/v1.41/build?version=2&buildid=mine", contextOf(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 600 # "+a.policy.Token+"\n"))
 		done <- answer{status, text}
 	}()
 	eventually(t, "the build to begin", func() bool { return strings.Contains(a.calls.String(), "/build?") })
@@ -337,7 +328,7 @@ func TestBuildCancel(t *testing.T) {
 func TestBuildStreams(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	body := contextOf(t, "Dockerfile", fmt.Sprintf("FROM %s\nRUN echo first %s; sleep 50; echo last\n", alpine, r.policy.Token))
+	body := contextOf(t, "Dockerfile", fmt.Sprintf("FROM %s\nRUN echo first %s; sleep 600; echo last\n", alpine, r.policy.Token))
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://guard/build", bytes.NewReader(body))

@@ -29,11 +29,11 @@ type buildRecord struct {
 	ok    bool                  // the build was done
 }
 
-// The bounds of what is waited for: the end of the progress, and what the Engine says of an image.
+// The bounds of what is waited for: the end of the progress, what the Engine says of an image, and that with the writing.
 const (
-	toldTime     = 200 * time.Millisecond
-	measureTime  = time.Second
-	rememberTime = callsTimeout - measureTime // Close waits no longer
+	toldTime     = 5 * time.Second
+	measureTime  = 10 * time.Second
+	rememberTime = measureTime + 5*time.Second
 )
 
 // pendingRecords are the builds that are being remembered, by their keys.
@@ -79,7 +79,8 @@ func (g *Guard) explain(r buildRecord) {
 	if r.told != nil {
 		select {
 		case <-r.told:
-		case <-time.After(toldTime): // the client has gone, or reads slowly
+		case <-time.After(toldTime): // the client reads slowly
+		case <-g.ctx.Done():
 		}
 	}
 	now, key := r.build(), r.key()

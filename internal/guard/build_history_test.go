@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	fstypes "github.com/tonistiigi/fsutil/types"
-
 	"github.com/slipway-ci/slipway/internal/layercache"
 )
 
@@ -170,24 +168,6 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 	if info, err := all[0].Info(); err != nil || info.Size() > 10_000 {
 		t.Errorf("the record: %v, %v", info, err)
-	}
-}
-
-// TestPassingFilesAreBounded: nothing is held of files that nothing will be told of.
-func TestPassingFilesAreBounded(t *testing.T) {
-	t.Parallel()
-	for name, path := range map[string]func(i int) string{
-		"many":           func(i int) string { return fmt.Sprint(i) },
-		"long":           func(i int) string { return strings.Repeat("x", 4000) + fmt.Sprint(i) },
-		"again the same": func(int) string { return "x" },
-	} {
-		f := passingFiles{files: &layercache.Collector{}}
-		for i := range 100_000 {
-			f.take(&fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: &fstypes.Stat{Path: path(i), Size: 1}})
-		}
-		if len(f.stats) > 0 || f.files != nil {
-			t.Errorf("%s: %d are held", name, len(f.stats))
-		}
 	}
 }
 

@@ -75,14 +75,14 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 func (t *buildContext) open() error {
 	var bufs [][]byte
 	for range aheadBuffers {
-		b := buffers.Get().(*[]byte)
+		b := tarball.Buffers.Get().(*[]byte)
 		t.pooled, bufs = append(t.pooled, b), append(bufs, *b)
 	}
 	var err error
 	if t.ahead, err = readahead.NewReaderBuffer(t.c.r.Body, bufs); err != nil {
 		return err
 	}
-	t.in = bufio.NewReaderSize(struct{ io.Reader }{t.ahead}, streamBuffer) // its WriteTo calls the end an error
+	t.in = bufio.NewReaderSize(struct{ io.Reader }{t.ahead}, tarball.BufferSize) // its WriteTo calls the end an error
 	head, err := t.in.Peek(512)
 	if len(head) == 0 {
 		return badRequest("slipway: the build's context is empty: %v", err)
@@ -93,7 +93,7 @@ func (t *buildContext) open() error {
 		if err != nil {
 			return badRequest("slipway: the build's context cannot be decompressed: %v", err)
 		}
-		t.in = bufio.NewReaderSize(unzip, streamBuffer)
+		t.in = bufio.NewReaderSize(unzip, tarball.BufferSize)
 		if head, err = t.in.Peek(512); len(head) == 0 {
 			return badRequest("slipway: the build's context is empty: %v", err)
 		}
@@ -227,7 +227,7 @@ func (t *buildContext) drain() {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.ahead})
 		_ = t.ahead.Close() // it has come to the end, or to the deadline
 		for _, b := range t.pooled {
-			buffers.Put(b)
+			tarball.Buffers.Put(b)
 		}
 	}
 	_ = client.SetReadDeadline(time.Time{})

@@ -132,7 +132,7 @@ services:
       context: .
       args: {WHO: me}
 `, "Dockerfile", "FROM "+alpine+"\nARG WHO\nRUN echo made for $WHO > /who\nCMD cat /who\n", ".dockerignore", "*.yml\n")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	compose := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(ctx, "docker-compose", args...)

@@ -1,7 +1,6 @@
 package guard
 
 import (
-	"archive/tar"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -14,13 +13,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/slipway-ci/slipway/internal/buildlog"
 	"github.com/slipway-ci/slipway/internal/demo"
 	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 // folder makes a build's context of names and contents.
@@ -42,20 +41,11 @@ func folder(t *testing.T, files ...string) string {
 // contextOf makes a tar archive of names and contents.
 func contextOf(t *testing.T, files ...string) []byte {
 	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
+	var all []tartest.File
 	for i := 0; i < len(files); i += 2 {
-		if err := w.WriteHeader(&tar.Header{Name: files[i], Size: int64(len(files[i+1])), Mode: 0o644}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := w.Write([]byte(files[i+1])); err != nil {
-			t.Fatal(err)
-		}
+		all = append(all, tartest.File{Name: files[i], Content: files[i+1]})
 	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+	return []byte(tartest.Of(t, all...))
 }
 
 // clients are the docker clients of this machine that build in the classic form.
@@ -73,7 +63,7 @@ func clients(t *testing.T) []string {
 // buildWith runs one of the clients and returns both outputs and the exit code.
 func (r *rig) buildWith(docker, stdin string, args ...string) (string, int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, docker, append([]string{"build"}, args...)...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket(), "DOCKER_BUILDKIT=0", "HOME="+r.t.TempDir())

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -103,6 +105,29 @@ func (c *call) flag(key string) bool {
 	return true
 }
 
+// number reads a whole number of the query; it is 0 if there is none.
+func (c *call) number(key string) (int, error) {
+	v := c.query.Get(key)
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		return 0, badRequest("slipway: %s=%q is no number", key, printable(v))
+	}
+	return n, nil
+}
+
+// numbers checks that query keys are numbers, and picks them.
+func (c *call) numbers(keys ...string) (url.Values, error) {
+	for _, k := range keys {
+		if _, err := c.number(k); err != nil {
+			return nil, err
+		}
+	}
+	return c.pick(keys...), nil
+}
+
 // pick copies the named keys of the client's query, where they are set: a handler's whole query must come from here or
 // from its own words.
 func (c *call) pick(keys ...string) url.Values {
@@ -173,6 +198,22 @@ func (c *call) decode(v any, limit int64) error {
 		return err
 	}
 	return wire.Decode(data, v)
+}
+
+// noBody refuses a body where the Engine has no use for one. Some clients send an empty object with every call.
+func (c *call) noBody() error {
+	if c.r.ContentLength == 0 {
+		return nil
+	}
+	data, err := io.ReadAll(io.LimitReader(c.r.Body, 64))
+	if err != nil {
+		return badRequest("slipway: the body cannot be read: %v", err)
+	}
+	switch string(bytes.TrimSpace(data)) {
+	case "", "{}", "null":
+		return nil
+	}
+	return badRequest("slipway: this call takes no body")
 }
 
 // wantType refuses bodies of another type: the Engine reads parameters out of forms, and they win over the query.
@@ -283,4 +324,13 @@ const engineTimeout = time.Minute
 // detached is the context of what must be done to its end even if the client goes away: what it makes must be on record.
 func detached(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), engineTimeout)
+}
+
+// lifeTimeout bounds what goes on at the Engine without its client: as long as a container may take to stop, and more.
+const lifeTimeout = 5 * time.Minute
+
+// lasting is the context of what goes on though its client may have gone, but not longer than the guard: it makes nothing
+// that would have to be recorded.
+func (c *call) lasting() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(c.Guard.ctx, lifeTimeout)
 }

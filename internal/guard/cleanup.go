@@ -19,10 +19,8 @@ import (
 
 // cleanUp removes everything that the job made: by the record, and then by label whatever the record may lack.
 func (g *Guard) cleanUp(ctx context.Context) error {
-	s := &sweeper{engine: g.engine, keep: g.objects.jobContainer()}
-	if n, ok := g.madeDefault(); ok {
-		s.own = n.ID
-	}
+	network, _ := g.madeDefault()
+	s := &sweeper{engine: g.engine, keep: g.objects.jobContainer(), own: func(id string) bool { return id == network.ID || g.internalVolume(id) }}
 	marked := LabelGuard + "=" + g.policy.Token
 	mine := func(labels map[string]string) bool { return labels[LabelGuard] == g.policy.Token }
 	var networks []string
@@ -75,8 +73,8 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 // sweeper removes objects and counts them.
 type sweeper struct {
 	engine *upstream
-	keep   string // full ID of a container that stays
-	own    string // full ID of the network that the guard made unasked: not to be told of
+	keep   string               // full ID of a container that stays
+	own    func(id string) bool // whether the guard made a network or a volume unasked: not to be told of; nil = it made none
 
 	mu     sync.Mutex
 	counts [5]int // containers, networks, volumes, images, and what is not told
@@ -86,6 +84,14 @@ func (s *sweeper) count(kind int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts[kind]++
+}
+
+// kind is what a removed object counts as.
+func (s *sweeper) kind(id string, kind int) int {
+	if s.own != nil && s.own(id) {
+		return 4
+	}
+	return kind
 }
 
 // summary is "2 containers, 1 network", "" for nothing.
@@ -148,11 +154,7 @@ func (s *sweeper) container(ctx context.Context, id string) error {
 
 // network removes a network, and first those from it who are left there: the job's container, and what others joined to it.
 func (s *sweeper) network(ctx context.Context, id string) error {
-	kind := 1
-	if id == s.own {
-		kind = 4
-	}
-	return s.retry(ctx, "network", kind, func() error {
+	return s.retry(ctx, "network", s.kind(id, 1), func() error {
 		var n struct{ Containers map[string]any }
 		if err := s.engine.getJSON(ctx, "/networks/"+id, nil, &n); err != nil {
 			return err
@@ -166,7 +168,7 @@ func (s *sweeper) network(ctx context.Context, id string) error {
 }
 
 func (s *sweeper) volume(ctx context.Context, name string) error {
-	return s.retry(ctx, "volume", 2, func() error {
+	return s.retry(ctx, "volume", s.kind(name, 2), func() error {
 		return s.engine.callJSON(ctx, http.MethodDelete, "/volumes/"+url.PathEscape(name), nil, nil, nil)
 	})
 }

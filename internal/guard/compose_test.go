@@ -87,9 +87,11 @@ func TestCompose(t *testing.T) {
 	wants(t, compose("exec", "-T", "web", "sh", "-c", "cat /data/greeting /store/copy /again/greeting; echo $A; exec 2>&1; touch /again/x || echo refused"),
 		greeting+greeting+greeting+"b\n", "refused")
 	wants(t, compose("logs", "--no-color"), "web is up")
-	if got, err := askTCP(r.within(job), "127.0.0.1:8080", 0); err != nil || got != greeting {
-		t.Errorf("at the published port: %q %v", got, err)
-	}
+	inside := r.within(job)
+	eventually(t, "the published port answers", func() bool {
+		got, err := askTCP(inside, "127.0.0.1:8080", 0)
+		return err == nil && got == greeting
+	})
 	if out, err := r.inJob(job, "nslookup web 127.0.0.11"); err != nil {
 		t.Errorf("the job does not find the service: %v %s", err, out)
 	}

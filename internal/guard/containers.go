@@ -1,12 +1,10 @@
 package guard
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
-	"time"
 )
 
 // own finds the own container that a call is about.
@@ -32,15 +30,6 @@ func (c *call) onOwn(method, suffix string, keys ...string) error {
 		return err
 	}
 	return c.forward(method, path, c.pick(keys...), nil)
-}
-
-// lifeTimeout bounds what goes on at the Engine without its client: as long as a container may take to stop, and more.
-const lifeTimeout = 5 * time.Minute
-
-// lasting is the context of what goes on though its client may have gone, but not longer than the guard: it makes nothing
-// that would have to be recorded.
-func (c *call) lasting() (context.Context, context.CancelFunc) {
-	return context.WithTimeout(c.Guard.ctx, lifeTimeout)
 }
 
 // keepJob refuses to change the job's own container.
@@ -293,7 +282,7 @@ func containerRemove(c *call) error {
 // forget ends what the guard keeps for a container that is gone.
 func (g *Guard) forget(id string) {
 	g.ports.stopped(id)
-	g.made.unpin(id)
+	g.unpin(id)
 	g.objects.dropContainer(id)
-	g.made.unpin(id)
+	g.unpin(id)
 }

@@ -52,7 +52,7 @@ func containerCreate(c *call) error {
 	if err := c.checkPorts(planned.ports); err != nil {
 		return err
 	}
-	free, denied, err := c.made.reserve(ctx, planned)
+	free, denied, err := c.room.reserve(ctx, planned)
 	defer free()
 	if err != nil {
 		return err
@@ -64,20 +64,19 @@ func containerCreate(c *call) error {
 	}
 	rec := containerRecord{Name: name, Image: in.Image, Ports: planned.ports, Pins: map[string]string{}, Sources: map[string]string{}}
 	rec.Processes = c.objects.processesOf(string(planned.host.PidMode))
-	user := c.made.newUser()
+	user := c.pins.User()
 	request, err := p.finish(planned, c.maker(ctx, user, &rec))
 	if err != nil {
-		c.made.unpin(user)
+		c.unpin(user)
 		return c.written(err)
 	}
 	answer, err := c.createOnEngine(ctx, name, request)
 	if err != nil {
-		c.made.unpin(user)
+		c.unpin(user)
 		return err
 	}
 	rec.ID = answer.ID
-	c.inherit(&rec, planned.host.VolumesFrom)
-	c.made.pinnedFor(user, rec.ID, in.HostConfig.VolumesFrom, c.objects)
+	c.inherit(&rec, user, planned.host.VolumesFrom)
 	c.objects.addContainer(&rec)
 	if err := c.learn(ctx, rec.ID, planned); err != nil {
 		return errors.Join(err, c.discard(ctx, rec))
@@ -92,8 +91,6 @@ func containerCreate(c *call) error {
 	c.json(http.StatusCreated, answer)
 	return nil
 }
-
-var errClosing = &apiError{http.StatusServiceUnavailable, "slipway: the job has ended"}
 
 // containerName is what the client wants to call the container. A client that leaves the name to the Engine gets one from
 // the guard: it is known to be the job's then, and names say whose a container is where the record is gone.
@@ -121,7 +118,7 @@ func (c *call) planner(ctx context.Context) *planner {
 		container: func(ref string) (containerRecord, error) { return orBad(c.objects.container(ref)) },
 		network:   func(ref string) (networkRecord, error) { return orBad(c.findNetwork(ref)) },
 		image:     func(ref string) (image, error) { return c.readImage(ctx, ref) },
-		info:      func() (engineInfo, error) { return c.made.info(ctx) },
+		info:      func() (engineInfo, error) { return c.engine.settings(ctx) },
 	}
 }
 
@@ -163,8 +160,9 @@ func (c *call) createOnEngine(ctx context.Context, name string, request *contain
 	return answer, nil
 }
 
-// inherit notes what a container has from others.
-func (c *call) inherit(rec *containerRecord, from []string) {
+// inherit notes what a container has from others, and that what is pinned for them and for user is pinned for it.
+func (c *call) inherit(rec *containerRecord, user string, from []string) {
+	var others []string
 	for _, f := range from {
 		id, _, _ := strings.Cut(f, ":")
 		other, err := c.objects.container(id)
@@ -176,7 +174,9 @@ func (c *call) inherit(rec *containerRecord, from []string) {
 				rec.Sources[target] = source
 			}
 		}
+		others = append(others, other.ID)
 	}
+	c.pins.Hand(user, rec.ID, others...)
 }
 
 // learn records what the Engine made along with the container: volumes that only the image or the client's paths ask
@@ -243,7 +243,7 @@ func (out *plan) mayHaveVolumes() bool {
 // discard removes a container that must not stay.
 func (c *call) discard(ctx context.Context, rec containerRecord) error {
 	err := c.engine.callJSON(ctx, http.MethodDelete, "/containers/"+rec.ID, url.Values{"force": {"1"}, "v": {"1"}}, nil, nil)
-	c.unpin(rec)
+	c.unpin(rec.ID)
 	if err == nil || isStatus(err, http.StatusNotFound) {
 		c.objects.dropContainer(rec.ID)
 		return nil

@@ -67,20 +67,20 @@ func (p *planner) mounts(in *createRequest, out *plan) ([]plannedMount, error) {
 			return nil, err
 		}
 	}
-	for _, target := range slices.Sorted(maps.Keys(in.HostConfig.Tmpfs)) {
-		if err := checkTarget(target); err != nil {
-			return nil, err
-		}
-		options, err := p.tmpfs(strings.Split(in.HostConfig.Tmpfs[target], ","))
-		if err != nil {
-			return nil, err
-		}
-		if out.host.Tmpfs == nil {
-			out.host.Tmpfs = map[string]string{}
-		}
-		out.host.Tmpfs[target] = strings.Join(options, ",")
+	var err error
+	if out.host.Tmpfs, err = p.tmpfsByTarget(in.HostConfig.Tmpfs); err != nil {
+		return nil, err
 	}
-	for _, from := range in.HostConfig.VolumesFrom {
+	if out.host.VolumesFrom, err = p.volumesFrom(in.HostConfig.VolumesFrom); err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// volumesFrom names the containers whose mounts are taken by their full IDs.
+func (p *planner) volumesFrom(in []string) ([]string, error) {
+	var out []string
+	for _, from := range in {
 		ref, mode, hasMode := strings.Cut(from, ":")
 		other, err := p.container(ref)
 		if err != nil {
@@ -93,9 +93,9 @@ func (p *planner) mounts(in *createRequest, out *plan) ([]plannedMount, error) {
 		if hasMode {
 			from += ":" + mode
 		}
-		out.host.VolumesFrom = append(out.host.VolumesFrom, from)
+		out = append(out, from)
 	}
-	return all, nil
+	return out, nil
 }
 
 // parseBind reads SOURCE:TARGET[:OPTIONS], TARGET alone for a volume of the container's own.

@@ -434,7 +434,7 @@ func TestCreateNetworks(t *testing.T) {
 	if status, text := r.do("POST", "/networks/create", object{"Name": "mine"}); status != http.StatusCreated {
 		t.Fatalf("%d %s", status, text)
 	}
-	db := r.container("db", "sleep 30", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080-8090"}}, "53/udp": nil}, "PublishAllPorts": true},
+	db := r.container("db", "sleep 600", object{"NetworkMode": "default", "PortBindings": object{"80/tcp": []object{{"HostPort": "8080-8090"}}, "53/udp": nil}, "PublishAllPorts": true},
 		object{"NetworkingConfig": object{"EndpointsConfig": object{"default": object{"Aliases": []string{"database"}, "IPAMConfig": object{"IPv4Address": "10.9.8.7"}}}}, "ExposedPorts": object{"5432/tcp": object{}}})
 	wants(t, r.warnings, "fixed address")
 	r.host("start", db)
@@ -443,7 +443,7 @@ func TestCreateNetworks(t *testing.T) {
 		t.Errorf("ports: %s %v", got, err)
 	}
 	lacks(t, r.host("port", db), "8080")
-	pinged := r.container("ping", "for n in db database store; do ping -c1 -w5 $n >/dev/null && echo reached $n; done", object{"Links": []string{"/db:/ping/store"}})
+	pinged := r.container("ping", "for n in db database store; do ping -c1 -w60 $n >/dev/null && echo reached $n; done", object{"Links": []string{"/db:/ping/store"}})
 	wants(t, r.output(pinged), "reached db", "reached database", "reached store")
 	other := r.container("other", "ping -c1 -w1 db >/dev/null 2>&1 || echo apart", object{"NetworkMode": "mine"}, object{"NetworkingConfig": object{"EndpointsConfig": object{"mine": object{}}}})
 	wants(t, r.output(other), "apart")
@@ -492,19 +492,19 @@ func TestCreatePins(t *testing.T) {
 	if err != nil || len(rec.Pins) != 1 || rec.Sources["/x"] != jobDir+"/sub" {
 		t.Errorf("%+v %v", rec, err)
 	}
-	r.unpin(rec)
+	r.unpin(rec.ID)
 	r.host("rm", first)
 	if out := r.output(second); out != "mine\n" {
 		t.Errorf("without the first one: %q", out)
 	}
-	if n := r.made.count(); n != 1 {
+	if n := r.pins.Len(); n != 1 {
 		t.Errorf("%d pins", n)
 	}
 	r.host("rm", second)
 	if err := r.forgetGone(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if n := r.made.count(); n != 0 {
+	if n := r.pins.Len(); n != 0 {
 		t.Errorf("%d pins are left", n)
 	}
 	if got, err := os.ReadFile(r.workspace + "/old/mark"); err != nil || string(got) != "mine\n" {
@@ -731,7 +731,7 @@ func TestCreateByClients(t *testing.T) {
 	r.refused("bind-outside", "run", "--volume", "/var/company-secret:/tmp", alpine, "cat", "/tmp/x")
 	r.refused("masked-paths", "run", "--security-opt", "systempaths=unconfined", alpine, "true")
 	r.docker("rm", "--volumes", "web")
-	if n := r.made.count(); n > 1 {
+	if n := r.pins.Len(); n > 1 {
 		t.Errorf("%d pins are left", n)
 	}
 }

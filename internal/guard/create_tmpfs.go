@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,6 +49,25 @@ func (p *planner) tmpfs(options []string) ([]string, error) {
 		}
 	}
 	return append(out, "size="+strconv.FormatInt(size, 10)), nil
+}
+
+// tmpfsByTarget decides about those of the short spelling.
+func (p *planner) tmpfsByTarget(in map[string]string) (map[string]string, error) {
+	var out map[string]string
+	for _, target := range slices.Sorted(maps.Keys(in)) {
+		if err := checkTarget(target); err != nil {
+			return nil, err
+		}
+		options, err := p.tmpfs(strings.Split(in[target], ","))
+		if err != nil {
+			return nil, err
+		}
+		if out == nil {
+			out = map[string]string{}
+		}
+		out[target] = strings.Join(options, ",")
+	}
+	return out, nil
 }
 
 // parseTmpfsMount decides the same about the long spelling.

@@ -149,7 +149,7 @@ func TestDefaultNetwork(t *testing.T) {
 			if of != job {
 				address, _, _ = strings.Cut(view.Containers[of].IPv4Address, "/")
 			}
-			line := "nslookup " + name + " 127.0.0.11 && ping -c 1 -W 5 " + address
+			line := "nslookup " + name + " 127.0.0.11 && ping -c 1 -W 60 " + address
 			if out, err := r.inJob(from, line); err != nil || !strings.Contains(out, address) {
 				t.Errorf("%s from %s: %v\n%s", name, from[:12], err, out)
 			}

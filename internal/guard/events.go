@@ -2,57 +2,11 @@ package guard
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
-	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/wire"
 )
-
-// forwardStream relays a stream of JSON documents, one per line; edit changes each, and says whether the client sees it.
-func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string]any) bool) error {
-	// Since 28 the Engine has several forms of streams to offer.
-	resp, err := c.engine.do(c.ctx, http.MethodGet, path, q, http.Header{"Accept": {"application/json"}}, nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= http.StatusBadRequest {
-		return c.written(readError(resp))
-	}
-	c.setHeaders()
-	c.w.Header().Set("Content-Type", "application/json")
-	c.w.WriteHeader(resp.StatusCode)
-	flush := http.NewResponseController(c.w)
-	_ = flush.Flush()
-	dec := json.NewDecoder(resp.Body)
-	dec.UseNumber()
-	for {
-		var doc map[string]any
-		if err := dec.Decode(&doc); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			panic(http.ErrAbortHandler) // the client must not take a cut stream for a whole one
-		}
-		if !edit(doc) {
-			continue
-		}
-		data, err := json.Marshal(doc)
-		if err != nil {
-			return fmt.Errorf("%w: %w", errAnswered, err)
-		}
-		if _, err := c.w.Write(append(data, '\n')); err != nil {
-			return fmt.Errorf("%w: %w", errAnswered, err)
-		}
-		_ = flush.Flush()
-	}
-}
 
 // events shows what happens to the job's own objects.
 func events(c *call) error {

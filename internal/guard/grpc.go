@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // grpcServer is what a client of BuildKit's gRPC API speaks with: buildx, and compose through it. Each message is decoded
@@ -68,7 +70,7 @@ func grpcOpen(c *call) error {
 	control.RegisterControlServer(server, s)
 	gateway.RegisterLLBBridgeServer(server, bridgeServer{s})
 	defer server.Stop()
-	_ = server.Serve(newSingle(&stream{Conn: conn, r: buffered.Reader})) // it ends with the connection
+	_ = server.Serve(rawconn.Listen(rawconn.New(conn, buffered.Reader))) // it ends with the connection
 	return nil
 }
 
@@ -136,35 +138,4 @@ func (g *Guard) closeBuildkit() {
 	if g.grpc.conn != nil {
 		_ = g.grpc.conn.Close() // nothing is asked on it any more
 	}
-}
-
-// single is a listener that has one connection, and ends with it.
-type single struct {
-	net.Conn
-	conns chan net.Conn
-	ended chan struct{}
-	end   func()
-}
-
-func newSingle(conn net.Conn) *single {
-	l := &single{Conn: conn, conns: make(chan net.Conn, 1), ended: make(chan struct{})}
-	l.end = sync.OnceFunc(func() { close(l.ended) })
-	l.conns <- &watchedConn{Conn: conn, ended: l.end}
-	return l
-}
-
-func (l *single) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.ended:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *single) Addr() net.Addr { return l.LocalAddr() }
-
-func (l *single) Close() error {
-	l.end()
-	return l.Conn.Close()
 }

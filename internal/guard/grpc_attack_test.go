@@ -51,8 +51,7 @@ func TestGRPCAttacks(t *testing.T) {
 	var asked atomic.Int32
 	internal := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked.Add(1) }))
 	t.Cleanup(internal.Close)
-	r := newRig(t)
-	r.Guard.sessions.wait, r.Guard.grpcBuilds.wait = 500*time.Millisecond, 500*time.Millisecond
+	r := newRig(t, withWait(5*time.Second)) // some of them name sessions that there are not
 	good := folder(t, "Dockerfile", "FROM "+alpine+"\nLABEL ok=1\n")
 	evil := "FROM " + alpine + "\nLABEL evil=" + r.policy.Token + "\n"
 	type change = func(*control.SolveRequest, *gateway.SolveRequest)
@@ -224,8 +223,9 @@ func TestGRPCIsTheGuards(t *testing.T) {
 // TestGRPCOthers reaches for builds of another job, and for what only the Engine's operator sees.
 func TestGRPCOthers(t *testing.T) {
 	t.Parallel()
-	a, b := rigs(t)
-	dir := folder(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 60 # "+b.policy.Token+"\n")
+	a := newRig(t, withWait(10*time.Millisecond))
+	b := newRig(t, func(o *Options) { o.Images = a.Guard.images })
+	dir := folder(t, "Dockerfile", "FROM "+alpine+"\nRUN sleep 600 # "+b.policy.Token+"\n")
 	began := make(chan string, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
@@ -248,7 +248,6 @@ func TestGRPCOthers(t *testing.T) {
 		<-ended
 	}()
 	eventually(t, "the build to begin", func() bool { return len(b.buildRefs()) == 1 })
-	a.Guard.grpcBuilds.wait = 10 * time.Millisecond
 	conn := a.grpcConn()
 	engine := gateway.NewLLBBridgeClient(conn)
 	for _, id := range append(b.buildRefs(), ref) {
@@ -355,7 +354,6 @@ func TestGRPCPanic(t *testing.T) {
 func TestGRPCFlood(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	r.Guard.grpcBuilds.wait = time.Minute // longer than the flood takes on a busy machine
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var refused atomic.Int32

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/progress"
+	"github.com/slipway-ci/slipway/internal/session"
 )
 
 // grpcBuild is a build by gRPC: one Control/Solve, which waits while the client says over LLBBridge what is built, and
@@ -26,12 +28,12 @@ type grpcBuild struct {
 	ref     string // the client's; the Engine knows the build by buildRequest.id
 	caller  buildkit.Caller
 	session string // with the Engine
-	files   *buildFiles
+	files   *session.Files
 	exports []*grpcExport
 
-	progress  buildProgress
+	progress  progress.Followers
 	following atomic.Bool   // somebody has asked for the progress
-	followed  chan struct{} // closed when the Engine has told it to the end
+	followed  chan struct{} // closed when the Engine has told it to the end, or has nobody to tell it
 	follow    sync.Once     // closes followed
 
 	asked  chan struct{} // closed when the Engine is about to be asked
@@ -57,8 +59,8 @@ type grpcBuilds struct {
 	names map[string]string // ours → the client's
 }
 
-func newGRPCBuilds() *grpcBuilds {
-	return &grpcBuilds{wait: sessionWait, byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
+func newGRPCBuilds(wait time.Duration) *grpcBuilds {
+	return &grpcBuilds{wait: wait, byRef: map[string]*grpcBuild{}, change: make(chan struct{}), ops: map[[32]byte]bool{}, names: map[string]string{}}
 }
 
 func (l *grpcBuilds) add(b *grpcBuild) error {
@@ -171,8 +173,8 @@ func (c *call) newGRPCBuild(r *control.SolveRequest) (*grpcBuild, error) {
 		return nil, err
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
-	b.credentials = credentialsOf(b.ctx, caller)
-	b.files = &buildFiles{}
+	b.credentials = session.Credentials(b.ctx, caller)
+	b.files = &session.Files{}
 	services := append(c.sessionServices(caller), b.files)
 	var endSession func()
 	if b.session, endSession, err = c.engineSession(caller.Context(b.ctx), client.sharedKey, services...); err != nil {

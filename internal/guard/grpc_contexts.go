@@ -88,7 +88,7 @@ func (b *grpcBuild) offerFolder(o *frontendOptions, dir string) error {
 	if err != nil {
 		return err
 	}
-	b.files.offer(dir, caller)
+	b.files.Offer(dir, caller)
 	return nil
 }
 

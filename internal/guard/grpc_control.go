@@ -14,6 +14,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/slipway-ci/slipway/internal/session"
 )
 
 // Solve makes a build's result. What is built is said over LLBBridge meanwhile.
@@ -43,7 +45,7 @@ func (c *call) solve(r *control.SolveRequest) (*control.SolveResponse, error) {
 	if c.policy.Audit { // what would have been refused goes on as it came
 		request.Frontend, request.FrontendAttrs, request.Definition, request.FrontendInputs = r.Frontend, r.FrontendAttrs, r.Definition, r.FrontendInputs
 		request.Entitlements, request.SourcePolicy = r.Entitlements, r.SourcePolicy
-		b.files.rest = b.caller
+		b.files.OfferRest(b.caller)
 	}
 	if err := b.readExports(r, request); err != nil {
 		return nil, err
@@ -110,12 +112,12 @@ func clientPolicy() *Denial {
 }
 
 // Status tells how a build goes on, until its end.
-func (s *grpcServer) Status(r *control.StatusRequest, client statusStream) error {
+func (s *grpcServer) Status(r *control.StatusRequest, client grpc.ServerStreamingServer[control.StatusResponse]) error {
 	c := s.c.onMethod(client.Context(), control.Control_Status_FullMethodName)
 	return c.told(c.status(r.Ref, client))
 }
 
-func (c *call) status(ref string, client statusStream) error {
+func (c *call) status(ref string, client grpc.ServerStreamingServer[control.StatusResponse]) error {
 	b, err := c.grpcBuilds.find(c.ctx, ref)
 	if err != nil {
 		c.log.Debug("answered", "call", c.row, "error", err)
@@ -133,16 +135,18 @@ func (c *call) status(ref string, client statusStream) error {
 		return err
 	}
 	b.following.Store(true)
+	followed := func() { b.follow.Do(func() { close(b.followed) }) }
+	defer followed() // the client may go before the end
 	engine, err := control.NewControlClient(conn).Status(c.ctx, &control.StatusRequest{Ref: b.id})
 	if err != nil {
 		return b.engineError(err)
 	}
-	told := b.progress.listen(client)
+	told := b.progress.Add(client)
 	defer told()
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
-			b.follow.Do(func() { close(b.followed) })
+			followed()
 			// The guard itself may have something to tell yet: of names, and of a push.
 			select {
 			case <-b.ctx.Done():
@@ -154,7 +158,7 @@ func (c *call) status(ref string, client statusStream) error {
 			return b.engineError(err)
 		}
 		b.vertices.Take(m, c.built)
-		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
+		if err := b.progress.Send(client, b.shownStatus(m)); err != nil {
 			return err
 		}
 	}
@@ -196,7 +200,7 @@ func (s *grpcServer) ListWorkers(ctx context.Context, _ *control.ListWorkersRequ
 	}
 	resp, err := control.NewControlClient(conn).ListWorkers(ctx, &control.ListWorkersRequest{})
 	if err != nil {
-		return nil, plainError(err)
+		return nil, session.PlainError(err)
 	}
 	return &control.ListWorkersResponse{Record: shownWorkers(resp.Record)}, nil
 }
@@ -233,7 +237,7 @@ func (s *grpcServer) Info(ctx context.Context, _ *control.InfoRequest) (*control
 	}
 	resp, err := control.NewControlClient(conn).Info(ctx, &control.InfoRequest{})
 	if err != nil {
-		return nil, plainError(err)
+		return nil, session.PlainError(err)
 	}
 	return &control.InfoResponse{BuildkitVersion: shownVersion(resp.BuildkitVersion)}, nil
 }

@@ -167,7 +167,7 @@ func (b *grpcBuild) finishExports(response map[string]string) error {
 
 // tellName shows that an image got a name, as BuildKit does for names that it gives itself.
 func (b *grpcBuild) tellName(name string) {
-	line, done := b.progress.step("[internal] name the image")
+	line, done := b.progress.Step("[internal] name the image")
 	data, err := json.Marshal(map[string]string{"status": "naming to " + name + " done"})
 	if err == nil {
 		err = line(data)
@@ -177,7 +177,7 @@ func (b *grpcBuild) tellName(name string) {
 
 // push sends an image to its registry as POST /images/{name}/push does, with the credentials of the session.
 func (b *grpcBuild) push(x *grpcExport) error {
-	line, done := b.progress.step("[internal] push the image")
+	line, done := b.progress.Step("[internal] push the image")
 	var failed error
 	for _, t := range x.names {
 		named, ok := mustName(t.written).(reference.NamedTagged)

@@ -95,7 +95,7 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 	if err != nil {
 		return err
 	}
-	line, done := b.progress.step("[internal] pull base images")
+	line, done := b.progress.Step("[internal] pull base images")
 	served, checked, err := one.readDockerfile(source, o.source, line)
 	done(err)
 	if err != nil {
@@ -116,12 +116,12 @@ func (b *grpcBuild) readFrontend(c *call, o *frontendOptions, r, request *gatewa
 		key += fmt.Sprint(n)
 	}
 	b.mu.Unlock()
-	b.files.serve(key, *served)
+	b.files.Serve(key, served)
 	opts["dockerfilekey"] = key
 	if err := b.offerFolder(o, o.context); err != nil {
 		return err
 	}
-	b.files.collect(o.context, b.seen)
+	b.files.Collect(o.context, b.seen)
 	// The frontend takes the value of an option of that name for the context's address. That of "context" has been checked.
 	if _, isOption := opts[o.context]; isOption && o.context != dirContext {
 		return badRequest("slipway: the folder's name %q is that of an option", o.context)

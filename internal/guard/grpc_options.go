@@ -254,6 +254,9 @@ func (b *buildRequest) frontendOpts(o *frontendOptions) (map[string]string, erro
 	// Part of no key, so that each job may have its own. Older frontends do not know them.
 	if limit := b.c.policy.Limits; limit.Memory > 0 {
 		out["memory"] = strconv.FormatInt(limit.Memory, 10)
+		if b.c.policy.SwapLimit {
+			out["memswap"] = out["memory"] // of both together: no swap, as containers have it
+		}
 	}
 	if limit := b.c.policy.Limits; limit.NanoCPUs > 0 {
 		out["cpuperiod"] = "100000"

@@ -42,7 +42,7 @@ func (r *rig) modern(dir, stdin string, args ...string) (string, error) {
 
 func (r *rig) modernAt(config, host, dir, stdin string, args ...string) (string, error) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
@@ -79,7 +79,7 @@ func (r *rig) asBuildx(dir string, change func(solve *control.SolveRequest, fron
 	if change != nil {
 		change(solve, front)
 	}
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), patience)
 	defer cancel()
 	type result struct {
 		resp *control.SolveResponse

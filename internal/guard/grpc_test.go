@@ -180,7 +180,7 @@ func TestComposeV2(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	dir := folder(t, "Dockerfile", "FROM "+alpine+"\nRUN echo built >/x\n",
-		"compose.yml", "services:\n  web:\n    build: .\n    command: cat /x\n    depends_on: [db]\n  db:\n    image: "+alpine+"\n    command: sleep 60\n    init: true\n    stop_grace_period: 0s\n")
+		"compose.yml", "services:\n  web:\n    build: .\n    command: cat /x\n    depends_on: [db]\n  db:\n    image: "+alpine+"\n    command: sleep 600\n    init: true\n    stop_grace_period: 0s\n")
 	do := func(args ...string) string {
 		t.Helper()
 		out, err := r.modern(dir, "", append([]string{"compose", "--ansi", "never", "-p", "app"}, args...)...)

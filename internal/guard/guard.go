@@ -1,8 +1,3 @@
-// Package guard gives one job a Docker socket of its own. It is a policy proxy in front of the Docker Engine: every call
-// is decoded, decided upon and made anew, so that the job sees and touches only what it made itself. The guard is given
-// an upstream, a Policy and a list of mounts; it knows nothing of jobs, GitLab or configuration files.
-//
-// docs/guard.md lists what it refuses and why.
 package guard
 
 import (
@@ -25,6 +20,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/layercache"
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/pin"
 	"github.com/slipway-ci/slipway/internal/tlsport"
 )
 
@@ -61,6 +57,7 @@ type Options struct {
 	Report func(line string)
 
 	patience time.Duration // 0 = clientPatience
+	wait     time.Duration // 0 = sessionWait
 }
 
 // SocketName is the file of the job's socket in the guard's folder.
@@ -68,7 +65,6 @@ const SocketName = "docker.sock"
 
 // Guard serves one job's socket.
 type Guard struct {
-	dial       func(ctx context.Context) (net.Conn, error)
 	dir        string
 	socket     string
 	policy     Policy
@@ -90,7 +86,9 @@ type Guard struct {
 	builds     *builds
 	grpc       engineGRPC
 	grpcBuilds *grpcBuilds
-	made       *made
+	room       room
+	pins       *pin.Held
+	folders    folderVolumes
 	sessions   *sessions
 	copies     copies
 	large      chan struct{} // one for each call at work that takes much memory
@@ -114,7 +112,7 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 		return nil, err
 	}
 	g := &Guard{
-		dial: o.Dial, dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
+		dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	g.masked = slices.DeleteFunc(slices.Clone(o.Masked), func(v string) bool { return v == "" })
@@ -150,9 +148,11 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	g.objects = newObjects(o.Policy)
 	g.ports = newPorts(g)
 	g.builds = newBuilds(g)
-	g.grpcBuilds = newGRPCBuilds()
-	g.made = newMade(g)
-	if g.sessions, err = newSessions(); err != nil {
+	wait := cmp.Or(o.wait, sessionWait)
+	g.grpcBuilds = newGRPCBuilds(wait)
+	g.room.g = g
+	g.pins = pin.NewHeld(o.Dir)
+	if g.sessions, err = newSessions(wait); err != nil {
 		return nil, err
 	}
 	g.router = newRouter()
@@ -265,14 +265,18 @@ func (g *Guard) Close(ctx context.Context) error {
 		_ = g.server.Close()
 		<-g.served
 		wait, stop := context.WithTimeout(ctx, callsTimeout)
-		g.waitForCalls(wait)
+		ended := g.waitForCalls(wait)
 		stop()
 		ctx, cancel := context.WithTimeout(ctx, removeTimeout)
 		defer cancel()
 		g.daemon.close()
 		g.ports.close()
 		pins := g.unpinAll() // before anything is removed: below a pin are the job's files
-		g.closed = errors.Join(pins, g.cleanUp(ctx), g.removeCertificates(), g.removeDir(), g.lease.End())
+		cleaned := g.cleanUp(ctx)
+		if !ended && g.waitForCalls(ctx) { // an Engine with much to do has made meanwhile what was asked of it before
+			cleaned = errors.Join(cleaned, g.unpinAll(), g.cleanUp(ctx))
+		}
+		g.closed = errors.Join(pins, cleaned, g.removeCertificates(), g.removeDir(), g.lease.End())
 		g.closeBuildkit()
 		g.engine.close()
 	})
@@ -288,7 +292,8 @@ func (g *Guard) removeDir() error {
 	return nil
 }
 
-func (g *Guard) waitForCalls(ctx context.Context) {
+// waitForCalls reports whether all calls have ended before ctx did.
+func (g *Guard) waitForCalls(ctx context.Context) bool {
 	done := make(chan struct{})
 	go func() {
 		g.calls.Wait()
@@ -296,8 +301,10 @@ func (g *Guard) waitForCalls(ctx context.Context) {
 	}()
 	select {
 	case <-done:
+		return true
 	case <-ctx.Done():
 		g.log.Warn("calls of the job are still at work")
+		return false
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -17,6 +16,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/ledger"
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 // TestSaveAndLoad carries images in archives, as pipelines do from job to job: by both clients, several at once, by ID, and
@@ -96,49 +96,18 @@ func (r *rig) runWith(client string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// archiveFile is an entry of an archive that a test writes by hand.
-type archiveFile struct {
-	name, content string
-	kind          byte // 0 = a file
-	link          string
-}
-
-func tarOf(t *testing.T, files ...archiveFile) string {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range files {
-		h := &tar.Header{Name: f.name, Typeflag: f.kind, Linkname: f.link, Mode: 0o644}
-		if f.kind == 0 {
-			h.Typeflag, h.Size = tar.TypeReg, int64(len(f.content))
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if f.kind == 0 {
-			if _, err := io.WriteString(w, f.content); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
-
 // imageFiles are the files of a small image, and its ID.
-func imageFiles(t *testing.T, content string) (layer, config archiveFile, id string) {
+func imageFiles(t *testing.T, content string) (layer, config tartest.File, id string) {
 	t.Helper()
-	layer = archiveFile{name: "layer.tar", content: tarOf(t, archiveFile{name: "file", content: content})}
-	config = archiveFile{name: "config.json", content: `{"architecture":"amd64","os":"linux","config":{},"history":[{"created_by":"test"}],` +
-		`"rootfs":{"type":"layers","diff_ids":["` + digestOf(layer.content) + `"]}}`}
-	return layer, config, digestOf(config.content)
+	layer = tartest.File{Name: "layer.tar", Content: tartest.Of(t, tartest.File{Name: "file", Content: content})}
+	config = tartest.File{Name: "config.json", Content: `{"architecture":"amd64","os":"linux","config":{},"history":[{"created_by":"test"}],` +
+		`"rootfs":{"type":"layers","diff_ids":["` + digestOf(layer.Content) + `"]}}`}
+	return layer, config, digestOf(config.Content)
 }
 
-func manifestFile(names ...string) archiveFile {
+func manifestFile(names ...string) tartest.File {
 	data, _ := json.Marshal([]map[string]any{{"Config": "config.json", "RepoTags": names, "Layers": []string{"layer.tar"}}}) // strings
-	return archiveFile{name: "manifest.json", content: string(data)}
+	return tartest.File{Name: "manifest.json", Content: string(data)}
 }
 
 // TestLoadAttacks loads archives that would name, replace or get images that are not the job's.
@@ -150,9 +119,9 @@ func TestLoadAttacks(t *testing.T) {
 	layer, config, id := imageFiles(t, r.policy.Token)
 	t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", id) })
 	foreign := ledger.OwnName(victim.policy.Scope, mustTagged(t, "base:1"))
-	load := func(files ...archiveFile) (int, string) {
+	load := func(files ...tartest.File) (int, string) {
 		t.Helper()
-		return r.do(http.MethodPost, "/images/load", tarOf(t, files...), "Content-Type", "application/x-tar")
+		return r.do(http.MethodPost, "/images/load", tartest.Of(t, files...), "Content-Type", "application/x-tar")
 	}
 	for name, names := range map[string][]string{
 		"no name": {"not a valid name!!"}, "a name of the Engine's": {"moby-dangling@" + id}, "an ID": {strings.TrimPrefix(id, "sha256:")}, "an empty one": {""},
@@ -161,35 +130,35 @@ func TestLoadAttacks(t *testing.T) {
 			t.Errorf("%s: %d %s", name, status, text)
 		}
 	}
-	for name, files := range map[string][]archiveFile{
+	for name, files := range map[string][]tartest.File{
 		"two manifests":           {layer, config, manifestFile("a:1"), manifestFile("b:1")},
-		"one by another spelling": {layer, config, manifestFile("a:1"), {name: "./x/../manifest.json", content: manifestFile(alpine).content}},
-		"a manifest below a link": {layer, config, {name: "x", kind: tar.TypeSymlink, link: "."}, {name: "x/manifest.json", content: manifestFile(alpine).content}, manifestFile("a:1")},
-		"a link for a manifest":   {layer, config, {name: "m", content: manifestFile(alpine).content}, {name: "manifest.json", kind: tar.TypeSymlink, link: "m"}},
-		"a hard link":             {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeLink, link: "manifest.json"}},
-		"a device":                {layer, config, manifestFile("a:1"), {name: "y", kind: tar.TypeBlock}},
-		"a folder for a manifest": {layer, config, {name: "manifest.json" + "/", kind: tar.TypeDir}},
-		"keys in two cases":       {layer, config, {name: "manifest.json", content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
+		"one by another spelling": {layer, config, manifestFile("a:1"), {Name: "./x/../manifest.json", Content: manifestFile(alpine).Content}},
+		"a manifest below a link": {layer, config, {Name: "x", Kind: tar.TypeSymlink, Link: "."}, {Name: "x/manifest.json", Content: manifestFile(alpine).Content}, manifestFile("a:1")},
+		"a link for a manifest":   {layer, config, {Name: "m", Content: manifestFile(alpine).Content}, {Name: "manifest.json", Kind: tar.TypeSymlink, Link: "m"}},
+		"a hard link":             {layer, config, manifestFile("a:1"), {Name: "y", Kind: tar.TypeLink, Link: "manifest.json"}},
+		"a device":                {layer, config, manifestFile("a:1"), {Name: "y", Kind: tar.TypeBlock}},
+		"a folder for a manifest": {layer, config, {Name: "manifest.json" + "/", Kind: tar.TypeDir}},
+		"keys in two cases":       {layer, config, {Name: "manifest.json", Content: `[{"Config":"config.json","RepoTags":[],"repoTags":["` + alpine + `"],"Layers":["layer.tar"]}]`}},
 		"no manifest":             {layer, config},
-		"the oldest form":         {layer, config, {name: "repositories", content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
+		"the oldest form":         {layer, config, {Name: "repositories", Content: `{"` + strings.Split(alpine, ":")[0] + `":{"1":"` + id + `"}}`}},
 		"no layer":                {config, manifestFile("a:1")},
-		"another layer":           {{name: "layer.tar", content: tarOf(t, archiveFile{name: "other"})}, config, manifestFile("a:1")},
+		"another layer":           {{Name: "layer.tar", Content: tartest.Of(t, tartest.File{Name: "other"})}, config, manifestFile("a:1")},
 		"no configuration":        {layer, manifestFile("a:1")},
-		"a whiteout":              {layer, config, manifestFile("a:1"), {name: ".wh.manifest.json"}},
+		"a whiteout":              {layer, config, manifestFile("a:1"), {Name: ".wh.manifest.json"}},
 		"a link for the configuration's folder": {
 			layer,
-			{name: "x/config.json", content: config.content},
-			{name: "y/config.json", content: `{"rootfs":{"diff_ids":[]}}`},
-			{name: "x", kind: tar.TypeSymlink, link: "y"},
-			{name: "manifest.json", content: `[{"Config":"x/config.json","Layers":["layer.tar"]}]`},
+			{Name: "x/config.json", Content: config.Content},
+			{Name: "y/config.json", Content: `{"rootfs":{"diff_ids":[]}}`},
+			{Name: "x", Kind: tar.TypeSymlink, Link: "y"},
+			{Name: "manifest.json", Content: `[{"Config":"x/config.json","Layers":["layer.tar"]}]`},
 		},
-		"a link for its folder's folder": {layer, {name: "a/b/c", content: "x"}, {name: "a", kind: tar.TypeSymlink, link: "y"}, config, manifestFile("a:1")},
-		"a file for a folder":            {layer, {name: "a/b", content: "x"}, {name: "a", content: "x"}, config, manifestFile("a:1")},
-		"a folder for a file":            {layer, {name: "a", content: "x"}, {name: "a/b", content: "x"}, config, manifestFile("a:1")},
-		"a folder for a link":            {layer, {name: "a", kind: tar.TypeSymlink, link: "b"}, {name: "a/", kind: tar.TypeDir}, config, manifestFile("a:1")},
-		"a long name":                    {layer, {name: strings.Repeat("x/", 2100) + "x", content: "x"}, config, manifestFile("a:1")},
+		"a link for its folder's folder": {layer, {Name: "a/b/c", Content: "x"}, {Name: "a", Kind: tar.TypeSymlink, Link: "y"}, config, manifestFile("a:1")},
+		"a file for a folder":            {layer, {Name: "a/b", Content: "x"}, {Name: "a", Content: "x"}, config, manifestFile("a:1")},
+		"a folder for a file":            {layer, {Name: "a", Content: "x"}, {Name: "a/b", Content: "x"}, config, manifestFile("a:1")},
+		"a folder for a link":            {layer, {Name: "a", Kind: tar.TypeSymlink, Link: "b"}, {Name: "a/", Kind: tar.TypeDir}, config, manifestFile("a:1")},
+		"a long name":                    {layer, {Name: strings.Repeat("x/", 2100) + "x", Content: "x"}, config, manifestFile("a:1")},
 		"a bad name beside a good one":   {layer, config, manifestFile("good:1", "not a valid name!!")},
-		"a configuration elsewhere":      {layer, {name: "manifest.json", content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
+		"a configuration elsewhere":      {layer, {Name: "manifest.json", Content: `[{"Config":"../../../etc/hostname","Layers":[]}]`}},
 	} {
 		if status, text := load(files...); status < 400 {
 			t.Errorf("%s: %d %s", name, status, text)
@@ -223,11 +192,11 @@ func TestLoadNeedsTheLayers(t *testing.T) {
 	t.Parallel()
 	a, b := newRig(t), newRig(t, newScope)
 	layer, config, id := imageFiles(t, "secret of "+a.policy.Token)
-	whole := tarOf(t, layer, config, manifestFile("mine:1"))
+	whole := tartest.Of(t, layer, config, manifestFile("mine:1"))
 	if status, text := a.do(http.MethodPost, "/images/load", whole, "Content-Type", "application/x-tar"); status != http.StatusOK {
 		t.Fatal(status, text)
 	}
-	if status, text := b.do(http.MethodPost, "/images/load", tarOf(t, config, manifestFile("stolen:1")), "Content-Type", "application/x-tar"); status != http.StatusForbidden {
+	if status, text := b.do(http.MethodPost, "/images/load", tartest.Of(t, config, manifestFile("stolen:1")), "Content-Type", "application/x-tar"); status != http.StatusForbidden {
 		t.Errorf("%d %s", status, text)
 	}
 	if b.sees("stolen:1") || b.sees(id) {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,13 +13,15 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/slipway-ci/slipway/internal/tarball"
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
 
 func digestOf(content string) string {
@@ -30,10 +33,10 @@ func digestOf(content string) string {
 // it, and the digest of its manifest.
 func savedImage(t *testing.T, layer, config, name string) (archive, manifest string) {
 	t.Helper()
-	files := []archiveFile{{name: "oci-layout", content: `{"imageLayoutVersion": "1.0.0"}`}}
+	files := []tartest.File{{Name: "oci-layout", Content: `{"imageLayoutVersion": "1.0.0"}`}}
 	blob := func(content string) string {
 		path := "blobs/" + strings.Replace(digestOf(content), ":", "/", 1)
-		files = append(files, archiveFile{name: path, content: content})
+		files = append(files, tartest.File{Name: path, Content: content})
 		return path
 	}
 	describe := func(kind, content string) string {
@@ -44,8 +47,8 @@ func savedImage(t *testing.T, layer, config, name string) (archive, manifest str
 		describe("config.v1+json", config), describe("layer.v1.tar", layer))
 	blob(image)
 	index := fmt.Sprintf(`{"schemaVersion":2,"manifests":[{%s,"annotations":{"io.containerd.image.name":"docker.io/library/%s"}}]}`, describe("manifest.v1+json", image), name)
-	files = append(files, archiveFile{name: "index.json", content: index}, archiveFile{name: "manifest.json", content: saved})
-	return tarOf(t, files...), digestOf(image)
+	files = append(files, tartest.File{Name: "index.json", Content: index}, tartest.File{Name: "manifest.json", Content: saved})
+	return tartest.Of(t, files...), digestOf(image)
 }
 
 // TestLoadsInTurn: a job that lets an archive wait keeps its own others waiting, not those of its neighbours.
@@ -54,7 +57,7 @@ func TestLoadsInTurn(t *testing.T) {
 	// An Engine of today would wait for the rest, too, before it takes another archive.
 	a, b := newRig(t, func(o *Options) { o.patience = 2 * time.Second }), newRig(t, newScope)
 	layer, config, _ := imageFiles(t, "of "+a.policy.Token)
-	archive, _ := savedImage(t, layer.content, config.content, "mine:1")
+	archive, _ := savedImage(t, layer.Content, config.Content, "mine:1")
 	var answer *bufio.Reader
 	for range cap(loads) + 1 {
 		conn, err := net.Dial("unix", a.Socket())
@@ -87,36 +90,70 @@ func TestLoadsInTurn(t *testing.T) {
 // TestPacedBody: who sends little by little gets little time; who sends much may also pause.
 func TestPacedBody(t *testing.T) {
 	t.Parallel()
-	for pause, want := range map[time.Duration]int{10 * time.Millisecond: http.StatusOK, 80 * time.Millisecond: http.StatusRequestTimeout} {
-		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			c := &call{Guard: &Guard{patience: 300 * time.Millisecond}, w: w, r: r}
-			_, err := io.Copy(io.Discard, c.paced())
-			var a *apiError
-			if errors.As(err, &a) {
-				w.WriteHeader(a.Status)
-			}
-		}))
-		t.Cleanup(srv.Close)
-		body, out := io.Pipe()
-		go func() {
-			for range 10 {
-				time.Sleep(pause)
-				if _, err := out.Write([]byte("x")); err != nil {
-					return
+	for pause, want := range map[time.Duration]int{2 * time.Second: http.StatusOK, 16 * time.Second: http.StatusRequestTimeout} {
+		synctest.Test(t, func(t *testing.T) { // on the bubble's clock, over a connection that is in it
+			client, server := net.Pipe()
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c := &call{Guard: &Guard{patience: time.Minute}, w: w, r: r}
+				_, err := io.Copy(io.Discard, c.paced())
+				var a *apiError
+				if errors.As(err, &a) {
+					w.WriteHeader(a.Status)
 				}
+			})}
+			l := &oneConn{conn: make(chan net.Conn, 1)}
+			l.conn <- server
+			go func() { _ = srv.Serve(l) }()
+			body, out := io.Pipe()
+			written := make(chan struct{})
+			go func() {
+				defer close(written)
+				for range 10 {
+					time.Sleep(pause)
+					if _, err := out.Write([]byte("x")); err != nil {
+						return
+					}
+				}
+				out.Close()
+			}()
+			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return client, nil }}
+			resp, err := (&http.Client{Transport: transport}).Post("http://guard/", "", body)
+			if err != nil {
+				t.Fatal(err)
 			}
-			out.Close()
-		}()
-		resp, err := http.Post(srv.URL, "", body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != want {
-			t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
-		}
+			resp.Body.Close()
+			if resp.StatusCode != want {
+				t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
+			}
+			body.Close()
+			<-written
+			transport.CloseIdleConnections()
+			srv.Close()
+			client.Close()
+		})
 	}
 }
+
+// oneConn is a listener that one connection comes to.
+type oneConn struct {
+	conn chan net.Conn
+	once sync.Once
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	c, ok := <-l.conn
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *oneConn) Close() error {
+	l.once.Do(func() { close(l.conn) })
+	return nil
+}
+
+func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
 
 // TestLoadBelievesNoID: an Engine that tells of another image than the archive's does not give it to the job.
 func TestLoadBelievesNoID(t *testing.T) {
@@ -162,15 +199,15 @@ func TestLoadTakesTheSnapshotOfNobody(t *testing.T) {
 	t.Parallel()
 	a, b := newRig(t), newRig(t, newScope)
 	layer, config, _ := imageFiles(t, "secret of "+a.policy.Token)
-	good, _ := savedImage(t, layer.content, config.content, "mine:1")
+	good, _ := savedImage(t, layer.Content, config.Content, "mine:1")
 	if status, text := a.do(http.MethodPost, "/images/load", good, "Content-Type", "application/x-tar"); status != http.StatusOK {
 		t.Fatal(status, text)
 	}
 	if !a.sees("mine:1") {
 		t.Error("the image is not there under its name")
 	}
-	junk := tarOf(t, archiveFile{name: "junk", content: b.policy.Token})
-	stolen := strings.Replace(config.content, `"config":{}`, `"config":{"Labels":{"a":"b"}}`, 1)
+	junk := tartest.Of(t, tartest.File{Name: "junk", Content: b.policy.Token})
+	stolen := strings.Replace(config.Content, `"config":{}`, `"config":{"Labels":{"a":"b"}}`, 1)
 	bad, manifest := savedImage(t, junk, stolen, "stolen:1")
 	if status, text := b.do(http.MethodPost, "/images/load", bad, "Content-Type", "application/x-tar"); status != http.StatusForbidden || !strings.Contains(text, "[image-archive]") {
 		t.Errorf("%d %s", status, text)
@@ -192,8 +229,8 @@ func TestImportIsRewritten(t *testing.T) {
 	for name, body := range map[string]string{
 		"xz in gzip":    string(gzipped([]byte("\xfd7zXZ\x00 and so on"))),
 		"bzip2 in gzip": string(gzipped([]byte("BZh91AY&SY"))),
-		"gzip in gzip":  string(gzipped(gzipped([]byte(tarOf(t, archiveFile{name: "a", content: "x"}))))),
-		"an archive whose first name is a compression's": tarOf(t, archiveFile{name: "BZh9", content: "x"}),
+		"gzip in gzip":  string(gzipped(gzipped([]byte(tartest.Of(t, tartest.File{Name: "a", Content: "x"}))))),
+		"an archive whose first name is a compression's": tartest.Of(t, tartest.File{Name: "BZh9", Content: "x"}),
 	} {
 		if status, text := send(body); status < 400 {
 			t.Errorf("%s: %d %s", name, status, text)

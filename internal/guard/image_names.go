@@ -191,6 +191,7 @@ func (g *Guard) namesOf(doc imageDoc) (imageNames, error) {
 	return g.namesWith(own, doc)
 }
 
+// namesWith is namesOf for who knows the scope's own names already.
 func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 	n := imageNames{tags: []string{}, digests: []string{}}
 	for name, id := range own.Private {
@@ -208,55 +209,72 @@ func (g *Guard) namesWith(own ledger.Names, doc imageDoc) (imageNames, error) {
 		if err != nil || own.Private[named.String()] != "" {
 			continue // not a name: dangling records of the Engine
 		}
-		name := named.String()
-		if written, ok := own.Own[name]; ok {
-			n.tags, n.visible = append(n.tags, familiar(written)), true
-			continue
-		}
-		m, err := g.meaning(name)
-		if err != nil {
+		if err := g.addTag(&n, own, doc, named); err != nil {
 			return n, err
 		}
-		n.version = max(n.version, m.Version)
-		if !m.Visible || m.ID != "" && m.ID != doc.ID {
-			continue
-		}
-		n.visible = true
-		if tagged, ok := named.(reference.NamedTagged); ok && own.Own[ledger.OwnName(g.policy.Scope, tagged)] != "" {
-			continue // the scope has another image of that name
-		}
-		n.tags = append(n.tags, familiar(name))
 	}
 	for _, d := range doc.RepoDigests {
 		named, err := reference.ParseNormalizedNamed(d)
 		if err != nil || own.Private[named.String()] != "" {
 			continue
 		}
-		if strings.HasPrefix(named.Name(), ledger.Host+"/") {
-			if w := own.WrittenRepository(named.Name()); w != "" {
-				n.digests = append(n.digests, familiar(w+named.String()[len(named.Name()):]))
-			}
-			continue
-		}
-		m, err := g.meaning(named.String())
-		if err != nil {
+		if err := g.addDigest(&n, own, doc, named); err != nil {
 			return n, err
-		}
-		n.version = max(n.version, m.Version)
-		visible := m.Visible && (m.ID == "" || m.ID == doc.ID)
-		if visible && !m.Known {
-			if visible, err = g.digestVisible(named.String(), doc); err != nil {
-				return n, err
-			}
-		}
-		if visible {
-			n.digests, n.visible = append(n.digests, familiar(named.String())), true
 		}
 	}
 	slices.Sort(n.tags)
 	slices.Sort(n.digests)
 	n.tags, n.digests = slices.Compact(n.tags), slices.Compact(n.digests)
 	return n, nil
+}
+
+// addTag adds one of the Engine's names of an image, if the job may see it.
+func (g *Guard) addTag(n *imageNames, own ledger.Names, doc imageDoc, named reference.Named) error {
+	name := named.String()
+	if written, ok := own.Own[name]; ok {
+		n.tags, n.visible = append(n.tags, familiar(written)), true
+		return nil
+	}
+	m, err := g.meaning(name)
+	if err != nil {
+		return err
+	}
+	n.version = max(n.version, m.Version)
+	if !m.Visible || m.ID != "" && m.ID != doc.ID {
+		return nil
+	}
+	n.visible = true
+	if tagged, ok := named.(reference.NamedTagged); ok && own.Own[ledger.OwnName(g.policy.Scope, tagged)] != "" {
+		return nil // the scope has another image of that name
+	}
+	n.tags = append(n.tags, familiar(name))
+	return nil
+}
+
+// addDigest does the same for a name with a digest.
+func (g *Guard) addDigest(n *imageNames, own ledger.Names, doc imageDoc, named reference.Named) error {
+	name := named.String()
+	if strings.HasPrefix(named.Name(), ledger.Host+"/") {
+		if w := own.WrittenRepository(named.Name()); w != "" {
+			n.digests = append(n.digests, familiar(w+name[len(named.Name()):]))
+		}
+		return nil
+	}
+	m, err := g.meaning(name)
+	if err != nil {
+		return err
+	}
+	n.version = max(n.version, m.Version)
+	visible := m.Visible && (m.ID == "" || m.ID == doc.ID)
+	if visible && !m.Known {
+		if visible, err = g.digestVisible(name, doc); err != nil {
+			return err
+		}
+	}
+	if visible {
+		n.digests, n.visible = append(n.digests, familiar(name)), true
+	}
+	return nil
 }
 
 // writtenName is the name as the job knows it of a name of the Engine's, "" if the job must not see it.

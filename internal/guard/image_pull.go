@@ -25,7 +25,7 @@ import (
 type pullOptions struct {
 	Platform string
 	Auth     string                  // X-Registry-Auth, as the client sent it; "" = none
-	Progress func(line []byte) error // each line of the Engine's answer; may be nil
+	Progress func(line []byte) error // each line of the Engine's answer but an error; may be nil
 }
 
 // imageCreate pulls. Imports, the other thing that the call can do, would bring a URL that the Engine asks.
@@ -63,11 +63,6 @@ func (e *streamError) Error() string { return e.message }
 
 // Unwrap gives the error a status, for calls that have sent none.
 func (e *streamError) Unwrap() error { return &apiError{http.StatusInternalServerError, e.message} }
-
-func isStreamError(err error) bool {
-	var s *streamError
-	return errors.As(err, &s)
-}
 
 // pullName joins the API's two parts of a name.
 func pullName(from, tag string) (string, error) {
@@ -150,7 +145,8 @@ func (g *Guard) dropOwn(ctx context.Context, stored string) error {
 	return g.images.Forget(stored)
 }
 
-// streamLines posts and passes on the lines of the answer. The error that a line tells is returned, too.
+// streamLines posts and passes on the lines of the answer, but for the error that a line tells, which is returned: it may not be the
+// last word.
 func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, auth string, each func([]byte) error) error {
 	header := http.Header{"X-Registry-Auth": {auth}}
 	resp, err := g.engine.do(ctx, http.MethodPost, path, query, header, nil)
@@ -165,16 +161,14 @@ func (g *Guard) streamLines(ctx context.Context, path string, query url.Values, 
 	r := bufio.NewReaderSize(resp.Body, 64<<10)
 	for {
 		line, err := r.ReadBytes('\n')
-		if len(line) > 0 {
-			var m struct{ Error string }
-			if json.Unmarshal(line, &m) == nil && m.Error != "" {
-				failed = &streamError{m.Error}
-			}
-			if each != nil {
-				if err := each(line); err != nil {
-					resp.Body.Close() // there is no waiting for the rest
-					return err
-				}
+		var m struct{ Error string }
+		switch {
+		case json.Unmarshal(line, &m) == nil && m.Error != "":
+			failed = &streamError{m.Error}
+		case len(line) > 0 && each != nil:
+			if err := each(line); err != nil {
+				resp.Body.Close() // there is no waiting for the rest
+				return err
 			}
 		}
 		if err == io.EOF {

@@ -178,12 +178,10 @@ func (a *lineAnswer) fail(err error) error {
 	if !a.started {
 		return err
 	}
-	if !isStreamError(err) { // the Engine's own line is out
-		_, message := statusOf(err)
-		data, jsonErr := json.Marshal(map[string]any{"errorDetail": map[string]string{"message": message}, "error": message})
-		if jsonErr == nil {
-			_ = a.line(append(data, '\n')) // the error is returned
-		}
+	_, message := statusOf(err)
+	data, jsonErr := json.Marshal(map[string]any{"errorDetail": map[string]string{"message": message}, "error": message})
+	if jsonErr == nil {
+		_ = a.line(append(data, '\n')) // the error is returned
 	}
 	return fmt.Errorf("%w: %w", errAnswered, err)
 }

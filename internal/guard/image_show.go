@@ -1,8 +1,6 @@
 package guard
 
 import (
-	"bytes"
-	"io"
 	"net/http"
 )
 
@@ -136,20 +134,4 @@ func repoAndTag(repo, tag string) (string, error) {
 		return "", err
 	}
 	return named.Name() + ":" + tag, nil
-}
-
-// noBody refuses a body where the Engine has no use for one. Some clients send an empty object with every call.
-func (c *call) noBody() error {
-	if c.r.ContentLength == 0 {
-		return nil
-	}
-	data, err := io.ReadAll(io.LimitReader(c.r.Body, 64))
-	if err != nil {
-		return badRequest("slipway: the body cannot be read: %v", err)
-	}
-	switch string(bytes.TrimSpace(data)) {
-	case "", "{}", "null":
-		return nil
-	}
-	return badRequest("slipway: this call takes no body")
 }

@@ -234,7 +234,7 @@ func TestCleanUp(t *testing.T) {
 	network := strings.TrimSpace(r.host("network", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"net"))
 	r.objects.addNetwork(networkRecord{ID: network, Name: "net"})
 	r.host("network", "connect", network, job)
-	visitor := strings.TrimSpace(r.host("run", "--detach", "--network", network, alpine, "sleep", "60"))
+	visitor := strings.TrimSpace(r.host("run", "--detach", "--network", network, alpine, "sleep", "600"))
 	t.Cleanup(func() { r.host("rm", "--force", visitor) })
 	volume := strings.TrimSpace(r.host("volume", "create", "--label", LabelGuard+"="+r.policy.Token, r.policy.prefix()+"data"))
 	r.objects.addVolume(volume)
@@ -334,8 +334,9 @@ func TestTerminal(t *testing.T) {
 	if status, text := r.do("POST", "/containers/"+id+"/resize?h=11&w=77", nil); status != http.StatusOK {
 		t.Errorf("%d %s", status, text)
 	}
-	out := r.send(request("POST /v1.41/containers/"+id+"/attach?stream=1&stdin=1&stdout=1 HTTP/1.1", "Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0") + "stty size; exit 3\n")
-	wants(t, out, "101 UPGRADED", "11 77")
+	answers := []string{"101 UPGRADED", "11 77"}
+	out := r.send(request("POST /v1.41/containers/"+id+"/attach?stream=1&stdin=1&stdout=1 HTTP/1.1", "Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0")+"stty size; exit 3\n", answers...)
+	wants(t, out, answers...)
 	if out := r.docker("wait", "tty"); strings.TrimSpace(out) != "3" {
 		t.Error(out)
 	}

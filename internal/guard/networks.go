@@ -2,21 +2,15 @@ package guard
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/http"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/moby/moby/api/types/network"
-
-	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // defaultName is the name that the job knows its default network by.
@@ -77,12 +71,24 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 			return err
 		}
 	}
-	if req.IPAM != nil && (req.IPAM.Driver != "" && req.IPAM.Driver != "default" || len(req.IPAM.Config) > 0 || len(req.IPAM.Options) > 0) {
+	if i := req.IPAM; i != nil && (i.Driver != "" && i.Driver != "default" || len(i.Config) > 0 || len(i.Options) > 0) {
 		if err := c.refuse(deny("network-ipam", "leave addresses to the Engine and use the containers' names",
 			"a network with addresses of its own may hide those of others")); err != nil {
 			return err
 		}
 	}
+	if err := c.checkNetworkOptions(req); err != nil {
+		return err
+	}
+	if !c.policy.Audit {
+		req.Scope, req.ConfigFrom, req.EnableIPv4, req.IPAM = "", nil, nil, nil
+	}
+	req.Attachable = false // only a swarm knows what it means; compose always sets it
+	return nil
+}
+
+// checkNetworkOptions refuses all options of a network but its MTU.
+func (c *call) checkNetworkOptions(req *network.CreateRequest) error {
 	for _, k := range slices.Sorted(maps.Keys(req.Options)) {
 		if mtu, err := strconv.Atoi(req.Options[k]); k == networkMTU && err == nil && mtu >= 68 && mtu <= 65535 {
 			continue
@@ -110,10 +116,6 @@ func (c *call) checkNetwork(req *network.CreateRequest) error {
 			return err
 		}
 	}
-	if !c.policy.Audit {
-		req.Scope, req.ConfigFrom, req.EnableIPv4, req.IPAM = "", nil, nil, nil
-	}
-	req.Attachable = false // only a swarm knows what it means; compose always sets it
 	return nil
 }
 
@@ -181,48 +183,6 @@ func isPoolExhausted(message string) bool {
 	return strings.Contains(message, "non-overlapping IPv4 address pool") || strings.Contains(message, "predefined address pools have been fully subnetted")
 }
 
-// joinJob connects the job's container with a network, if it has a network of its own.
-func (g *Guard) joinJob(ctx context.Context, id string) error {
-	job := g.objects.jobContainer()
-	if job == "" {
-		return nil
-	}
-	var c struct{ HostConfig struct{ NetworkMode string } }
-	if err := g.engine.callJSON(ctx, http.MethodGet, "/containers/"+job+"/json", nil, nil, &c); err != nil {
-		return fmt.Errorf("inspect the job's container: %w", err)
-	}
-	if m := c.HostConfig.NetworkMode; m == "none" || !ownStack(m) {
-		return nil
-	}
-	return g.connect(ctx, id, job, &network.EndpointSettings{})
-}
-
-// ownStack reports whether a container of that network mode has network interfaces of its own.
-func ownStack(mode string) bool { return mode != "host" && !strings.HasPrefix(mode, "container:") }
-
-// connect joins a container to a network. endpoint holds nothing but aliases and links.
-func (g *Guard) connect(ctx context.Context, id, container string, endpoint *network.EndpointSettings) error {
-	if container == g.objects.jobContainer() && g.engine.version.atLeast("1.48") {
-		// Never the way to the outside: what the job transfers there goes on. Older Engines decide by the network's name.
-		endpoint.GwPriority = -1
-	}
-	body := network.ConnectRequest{Container: container, EndpointConfig: endpoint}
-	err := g.engine.callJSON(ctx, http.MethodPost, "/networks/"+id+"/connect", nil, body, nil)
-	if err == nil {
-		g.ports.moved(container)
-	}
-	return err
-}
-
-func (g *Guard) disconnect(ctx context.Context, id, container string, force bool) error {
-	body := network.DisconnectRequest{Container: container, Force: force}
-	err := g.engine.callJSON(ctx, http.MethodPost, "/networks/"+id+"/disconnect", nil, body, nil)
-	if err == nil {
-		g.ports.moved(container)
-	}
-	return err
-}
-
 // defaultNetwork makes sure of the job's default network and returns its full ID. It is made when it is first needed, and
 // the job's container joins it.
 func (g *Guard) defaultNetwork(ctx context.Context) (string, error) {
@@ -272,14 +232,6 @@ func (g *Guard) removeNetwork(ctx context.Context, id string) error {
 	return err
 }
 
-// joinErrors keeps the first error's answer for the client: it is the one that the client asked for.
-func joinErrors(err, second error) error {
-	if second != nil {
-		return fmt.Errorf("%w (and then: %v)", err, second)
-	}
-	return err
-}
-
 // users counts the running containers on a network without the job's own, which is on all of them.
 func (g *Guard) users(ctx context.Context, id string) (others int, job bool, err error) {
 	var n struct{ Containers map[string]any }
@@ -307,263 +259,4 @@ func networkRemove(c *call) error {
 	}
 	c.empty(http.StatusNoContent)
 	return nil
-}
-
-// findNetwork resolves a client's reference. The default network has its name before it is made; its record has no ID
-// then.
-func (c *call) findNetwork(ref string) (networkRecord, error) {
-	n, err := c.objects.network(ref)
-	if err != nil && (ref == defaultName || ref == c.pendingID()) {
-		return networkRecord{Name: defaultName}, nil
-	}
-	return n, err
-}
-
-func networkInspect(c *call) error {
-	n, err := c.findNetwork(c.vars["id"])
-	if err != nil {
-		return err
-	}
-	view, err := c.networkView(n)
-	if err != nil {
-		return c.written(err)
-	}
-	c.json(http.StatusOK, view)
-	return nil
-}
-
-// networkView is a network as the job gets to see it, with the containers on it.
-func (c *call) networkView(n networkRecord) (map[string]any, error) {
-	if n.ID == "" {
-		return c.pendingNetwork(), nil
-	}
-	var doc map[string]any
-	if err := c.engine.callJSON(c.ctx, http.MethodGet, "/networks/"+n.ID, nil, nil, &doc); err != nil {
-		return nil, err
-	}
-	containers, _ := doc["Containers"].(map[string]any)
-	job := c.objects.jobContainer()
-	if endpoint, ok := containers[job].(map[string]any); ok && n.Name == defaultName {
-		if p, err := netip.ParsePrefix(fmt.Sprint(endpoint["IPv4Address"])); err == nil {
-			setGateway(doc, p.Addr().String())
-		}
-	}
-	for id := range containers {
-		// The job's own is on all networks without having asked for it: clients would take them for in use.
-		if !c.objects.ownsContainer(id) || id == job && !n.JobAsked {
-			delete(containers, id)
-		}
-	}
-	delete(doc, "Peers")
-	delete(doc, "Services")
-	c.visibleLabels(doc)
-	return c.unprefixAll(doc).(map[string]any), nil
-}
-
-// setGateway shows the job's own address where clients look for the address that published ports are reachable at: on an
-// Engine that is the bridge's gateway, here it is the job's container.
-func setGateway(doc map[string]any, gateway string) {
-	ipam, _ := doc["IPAM"].(map[string]any)
-	configs, _ := ipam["Config"].([]any)
-	for _, e := range configs {
-		if m, ok := e.(map[string]any); ok && m["Gateway"] != nil {
-			m["Gateway"] = gateway
-		}
-	}
-}
-
-// pendingID stands for the default network until it is made.
-func (g *Guard) pendingID() string {
-	sum := sha256.Sum256([]byte(g.policy.prefix() + defaultName))
-	return hex.EncodeToString(sum[:])
-}
-
-// pendingNetwork is the view of the default network before the first container needs it.
-func (g *Guard) pendingNetwork() map[string]any {
-	return map[string]any{
-		"Name": defaultName, "Id": g.pendingID(), "Created": "0001-01-01T00:00:00Z", "Scope": "local", "Driver": "bridge",
-		"EnableIPv4": true, "EnableIPv6": false, "Internal": false, "Attachable": false, "Ingress": false, "ConfigOnly": false,
-		"ConfigFrom": map[string]any{"Network": ""},
-		"IPAM":       map[string]any{"Driver": "default", "Options": nil, "Config": []any{map[string]any{"Gateway": "127.0.0.1"}}},
-		"Containers": map[string]any{}, "Options": map[string]any{}, "Labels": map[string]any{},
-	}
-}
-
-var networkFilters = []string{"dangling", "driver", "id", "label", "name", "scope", "type"}
-
-func networkList(c *call) error {
-	f, err := c.readFilters(networkFilters...)
-	if err != nil {
-		return err
-	}
-	dangling, wantDangling, err := f.Boolean("dangling")
-	if err != nil {
-		return err
-	}
-	for _, v := range f["type"] {
-		if v != "builtin" && v != "custom" {
-			return badRequest("invalid filter: 'type'='%s'", printable(v))
-		}
-	}
-	list := c.objects.allNetworks()
-	if _, ok := c.madeDefault(); !ok {
-		list = append(list, networkRecord{Name: defaultName})
-	}
-	out := []any{}
-	for _, n := range list {
-		view, err := c.networkView(n)
-		if isStatus(err, http.StatusNotFound) {
-			continue // removed at this moment
-		}
-		if err != nil {
-			return c.written(err)
-		}
-		if !matchNetwork(f, view) || wantDangling && dangling != (!n.predefined() && unused(view)) {
-			continue
-		}
-		view["Containers"] = map[string]any{} // a list has none
-		out = append(out, view)
-	}
-	c.json(http.StatusOK, out)
-	return nil
-}
-
-// unused reports whether nothing is on the network of a view.
-func unused(view map[string]any) bool {
-	containers, _ := view["Containers"].(map[string]any)
-	return len(containers) == 0
-}
-
-func matchNetwork(f wire.Filters, view map[string]any) bool {
-	text := func(key string) string { s, _ := view[key].(string); return s }
-	labels, _ := view["Labels"].(map[string]any)
-	kind := "custom"
-	if text("Name") == defaultName {
-		kind = "builtin"
-	}
-	return f.Match("name", text("Name")) && f.Match("id", text("Id")) && f.Exact("driver", text("Driver")) &&
-		f.Exact("scope", text("Scope")) && f.Exact("type", kind) && f.Labels(labels)
-}
-
-func networkPrune(c *call) error {
-	f, err := c.readFilters("label", "label!", "until")
-	if err != nil {
-		return err
-	}
-	until, hasUntil, err := f.Until(time.Now())
-	if err != nil {
-		return err
-	}
-	var removed []string
-	for _, n := range c.objects.allNetworks() {
-		if n.predefined() {
-			continue
-		}
-		view, err := c.networkView(n)
-		if err != nil {
-			continue // removed at this moment
-		}
-		labels, _ := view["Labels"].(map[string]any)
-		made, err := time.Parse(time.RFC3339Nano, fmt.Sprint(view["Created"]))
-		if !f.Labels(labels) || !unused(view) || hasUntil && (err != nil || made.After(until)) {
-			continue
-		}
-		if err := c.removeNetwork(c.ctx, n.ID); err == nil { // else a container joined at this moment
-			removed = append(removed, n.Name)
-		}
-	}
-	c.json(http.StatusOK, network.PruneReport{NetworksDeleted: removed})
-	return nil
-}
-
-func networkConnect(c *call) error {
-	var req network.ConnectRequest
-	if err := c.decode(&req, smallBody); err != nil {
-		return err
-	}
-	n, rec, err := c.networkAndContainer(req.Container)
-	if err != nil {
-		return err
-	}
-	if n.ID == "" {
-		if n.ID, err = c.defaultNetwork(c.ctx); err != nil {
-			return c.written(err)
-		}
-	}
-	if n.Given && rec.Job { // it must keep its way to the outside
-		return &apiError{http.StatusForbidden, fmt.Sprintf("endpoint with name %s already exists in network %s", rec.Name, n.Name)}
-	}
-	endpoint, err := c.endpoint(req.EndpointConfig, rec.Name)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := detached(c.ctx)
-	defer cancel()
-	if rec.Job && !n.JobAsked {
-		// It is there already, if it has a network at all, but not by the names that the job gives it now.
-		if _, joined, err := c.users(ctx, n.ID); err == nil && joined {
-			if err := c.disconnect(ctx, n.ID, rec.ID, true); err != nil {
-				return c.written(err)
-			}
-		}
-	}
-	if err := c.connect(ctx, n.ID, rec.ID, endpoint); err != nil {
-		return c.written(err)
-	}
-	if rec.Job {
-		c.objects.jobAsked(n.ID, true)
-	}
-	c.empty(http.StatusOK)
-	return nil
-}
-
-// endpoint is what a container's connection with an own network may have of what the client wrote. The name as the job
-// wrote it becomes an alias, for the Engine knows the container by another.
-func (c *call) endpoint(client *network.EndpointSettings, name string) (*network.EndpointSettings, error) {
-	var n plannedNet
-	if err := n.add(c.planner(c.ctx), "", client); err != nil {
-		return nil, err
-	}
-	out := n.endpoints[""]
-	if name != "" && !slices.Contains(out.Aliases, name) {
-		out.Aliases = append(out.Aliases, name)
-	}
-	return out, nil
-}
-
-func networkDisconnect(c *call) error {
-	var req network.DisconnectRequest
-	if err := c.decode(&req, smallBody); err != nil {
-		return err
-	}
-	n, rec, err := c.networkAndContainer(req.Container)
-	if err != nil {
-		return err
-	}
-	if n.ID == "" {
-		return &apiError{http.StatusInternalServerError, fmt.Sprintf("container %s is not connected to network %s", req.Container, n.Name)}
-	}
-	if n.Given && rec.Job {
-		return &apiError{http.StatusForbidden, "the job's own container stays on the network that it has with its services"}
-	}
-	ctx, cancel := detached(c.ctx)
-	defer cancel()
-	if err := c.disconnect(ctx, n.ID, rec.ID, req.Force); err != nil {
-		return c.written(err)
-	}
-	if rec.Job {
-		c.objects.jobAsked(n.ID, false)
-	}
-	c.empty(http.StatusOK)
-	return nil
-}
-
-// networkAndContainer resolves what connect and disconnect name; both must be the job's own.
-func (c *call) networkAndContainer(container string) (networkRecord, containerRecord, error) {
-	n, err := c.findNetwork(c.vars["id"])
-	if err != nil {
-		return n, containerRecord{}, err
-	}
-	rec, err := c.objects.container(container)
-	return n, rec, err
 }

@@ -205,8 +205,11 @@ func TestNetworkClient(t *testing.T) {
 		alpine, "sh", "-c", "echo hello >/data/file; exec nc -ll -p 80 -e cat /data/file")
 	wants(t, r.docker("port", "web"), "80/tcp -> 0.0.0.0:8080")
 	wants(t, r.docker("ps"), "0.0.0.0:8080->80/tcp")
-	line := "nc 127.0.0.1 8080 </dev/null; nslookup www 127.0.0.11 && nslookup web 127.0.0.11"
-	if out, err := r.inJob(job, line); err != nil || !strings.HasPrefix(out, "hello\n") {
+	eventually(t, "the server answers", func() bool {
+		out, err := r.inJob(job, "nc 127.0.0.1 8080 </dev/null")
+		return err == nil && out == "hello\n"
+	})
+	if out, err := r.inJob(job, "nslookup www 127.0.0.11 && nslookup web 127.0.0.11"); err != nil {
 		t.Errorf("%v %s", err, out)
 	}
 	wants(t, r.docker("network", "inspect", "--format", "{{range .Containers}}{{.Name}} {{end}}", "app"), "web ")

@@ -40,6 +40,8 @@ type Policy struct {
 	CgroupParent string
 	// Limits of one job; zero values are replaced by DefaultLimits.
 	Limits Limits
+	// SwapLimit says that the machine's kernel can limit swap. BuildKit's steps would fail with a limit that it cannot keep.
+	SwapLimit bool
 
 	// CapAdd are the capabilities beyond Docker's default that the operator allows containers of the job.
 	CapAdd []string

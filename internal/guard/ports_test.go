@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/forward"
 	"github.com/slipway-ci/slipway/internal/netns"
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // needRoot skips what has to enter namespaces.
@@ -79,7 +80,7 @@ func askTCP(ns *netns.Namespace, address string, length int) (string, error) {
 	if _, err := c.Write(make([]byte, length)); err != nil {
 		return "", err
 	}
-	if err := closeWrite(c); err != nil {
+	if err := rawconn.CloseWrite(c); err != nil {
 		return "", err
 	}
 	text, err := io.ReadAll(c)
@@ -97,7 +98,7 @@ func TestPorts(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	r := newRig(t)
-	r.ports.forwards = forward.New(maxForwards, time.Second)
+	r.ports.forwards = forward.New(maxForwards, 5*time.Second)
 	job := r.job()
 	db := r.sibling("db", "", "0:5432/tcp", "15432:5432/tcp", "1053:53/udp", "15433:1/tcp")
 	answerTCP(t, r.within(db), 5432, "db")
@@ -329,11 +330,7 @@ func TestPublishLocal(t *testing.T) {
 	needRoot(t) // to serve in the container
 	for _, local := range []bool{true, false} {
 		r := newRig(t, func(o *Options) { o.Policy.PublishLocal = local })
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		port := l.Addr().(*net.TCPAddr).Port
+		l, port := ownPort(t)
 		db := r.siblingMade("db", "", fmt.Sprintf("%d:5432/tcp", port))
 		if local {
 			_, text := r.do("POST", "/containers/db/start", nil)
@@ -352,6 +349,18 @@ func TestPublishLocal(t *testing.T) {
 			}
 		}
 	}
+}
+
+// ownPort listens on a port of the machine that stays the test's own when it does so no more: none of those that the system gives to others.
+func ownPort(t *testing.T) (l net.Listener, port int) {
+	t.Helper()
+	for port := 20000 + os.Getpid()%10000; port < 32000; port++ {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
+			return l, port
+		}
+	}
+	t.Fatal("no port is free")
+	return nil, 0
 }
 
 // machineAddress is an address of this machine that its neighbours see.

@@ -19,6 +19,18 @@ func dockerHub(host string) string {
 	return host
 }
 
+// registryHost is the host of a registry as a client writes it for a login: a host, or a URL.
+func registryHost(address string) string {
+	if address == "" {
+		return "docker.io"
+	}
+	for _, scheme := range []string{"https://", "http://"} {
+		address = strings.TrimPrefix(address, scheme)
+	}
+	host, _, _ := strings.Cut(address, "/")
+	return dockerHub(host)
+}
+
 // hostAndPort is what image names have for a registry.
 var hostAndPort = regexp.MustCompile("^" + reference.DomainRegexp.String() + "$")
 

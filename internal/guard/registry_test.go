@@ -83,6 +83,43 @@ func (r *rig) sees(ref string) bool {
 	return status == http.StatusOK
 }
 
+// TestPullDuringAPrune: an Engine that has its images in containerd ends all running pulls when images are pruned. They are made again,
+// those of a build's base, too. Not beside other tests, whose pulls would end.
+func TestPullDuringAPrune(t *testing.T) {
+	registry, open := startRegistry(t)
+	var prune func() // is called once, in mid-pull
+	front := httptest.NewServer(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) {
+		if p.In.Method == http.MethodGet && strings.Contains(p.In.URL.Path, "/blobs/") {
+			prune()
+		}
+		p.SetURL(&url.URL{Scheme: "http", Host: open})
+		p.Out.Host = p.In.Host
+	}})
+	defer front.Close()
+	host := strings.TrimPrefix(front.URL, "http://")
+	r := newRig(t, withRegistry(host, ""))
+	for _, c := range []struct {
+		name, stdin string
+		args        []string
+		wants       string
+	}{
+		{"pull", "", []string{"pull", host + "/pull:1"}, "Downloaded newer image"},
+		{"build", "FROM " + host + "/build:1\nRUN echo built\n", []string{"build", "-"}, "Successfully built"},
+	} {
+		pruned := false
+		prune = sync.OnceFunc(func() {
+			pruned = true
+			r.host("image", "prune", "--force", "--filter", "label=nothing")
+		})
+		publish(t, registry, c.name+":1", c.name+" at "+host) // none that the Engine has seen
+		t.Cleanup(func() { _, _ = run(engineHost(), "", "rmi", "--force", host+"/"+c.name+":1") })
+		out, err := r.tryIn(c.stdin, c.args...)
+		if err != nil || !strings.Contains(out, c.wants) || !pruned {
+			t.Errorf("%s: %v, pruned meanwhile: %v\n%s", c.name, err, pruned, out)
+		}
+	}
+}
+
 func TestPrivatePull(t *testing.T) {
 	t.Parallel()
 	registry, _ := startRegistry(t)

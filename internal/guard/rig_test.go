@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +33,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	limitParallel()
 	code := m.Run()
 	if e, err := docker.Connect(context.Background(), docker.Options{}); err == nil {
 		_ = e.RemoveImage(context.Background(), alpine)
@@ -39,8 +42,19 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// engineHost is the Engine that the tests use: the machine's own, or the one that make test-engine has started.
-func engineHost() string { return cmp.Or(os.Getenv("SLIPWAY_ENGINE"), "unix:///var/run/docker.sock") }
+// mostAtOnce is how many tests run at once however many CPUs there are: an Engine has address ranges for some thirty networks, which are
+// for the tests of other packages, too.
+const mostAtOnce = 4
+
+func limitParallel() {
+	flag.Parse()
+	if n, err := strconv.Atoi(flag.Lookup("test.parallel").Value.String()); err == nil && n > mostAtOnce {
+		_ = flag.Set("test.parallel", strconv.Itoa(mostAtOnce))
+	}
+}
+
+// engineHost is the Engine that the tests use.
+func engineHost() string { return cmp.Or(os.Getenv("DOCKER_HOST"), "unix:///var/run/docker.sock") }
 
 // engine is the Engine of the tests, with the test images. Without one the test is skipped, or fails where one is
 // required.
@@ -114,6 +128,7 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	o := Options{
+		wait: patience, // clients send at once what belongs together, but a busy machine may not
 		Dial: r.recorder(), Dir: filepath.Join(dir, "g"), Images: testLedger(t, dir),
 		Log:    slog.New(slog.NewTextHandler(r.audit, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Report: func(line string) { fmt.Fprintln(r.reports, line) },
@@ -236,7 +251,7 @@ func (r *rig) host(args ...string) string {
 }
 
 func run(host, stdin string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0")
@@ -314,8 +329,8 @@ func (r *rig) do(method, target string, body any, headers ...string) (int, strin
 	return resp.StatusCode, string(text)
 }
 
-// patience is how long the slowest machine may take for what has to happen.
-const patience = time.Minute
+// patience is how long the slowest machine may take for what has to happen. It only matters when something is broken.
+const patience = 4 * time.Minute
 
 // eventually waits until something is so.
 func eventually(t *testing.T, what string, is func() bool) {

@@ -1,12 +1,15 @@
 package guard
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -113,6 +116,59 @@ func TestCloseWhileWorking(t *testing.T) {
 	for range 3 {
 		<-ended
 	}
+}
+
+// heldConn lets a create wait on its way to the Engine, as one does that has much to do.
+type heldConn struct {
+	*net.UnixConn
+	asked func()
+	goOn  <-chan struct{}
+}
+
+func (c *heldConn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("/containers/create?")) {
+		c.asked()
+		<-c.goOn
+	}
+	return c.UnixConn.Write(p)
+}
+
+// TestCloseWaitsForTheEngine: what the Engine makes only when the guard has removed what there was is gone, too, when the guard is closed.
+func TestCloseWaitsForTheEngine(t *testing.T) {
+	t.Parallel()
+	asked, goOn := make(chan struct{}), make(chan struct{})
+	r := newRig(t, func(o *Options) {
+		o.Dial = func(context.Context) (net.Conn, error) {
+			conn, err := net.Dial("unix", strings.TrimPrefix(engineHost(), "unix://"))
+			if err != nil {
+				return nil, err
+			}
+			return &heldConn{conn.(*net.UnixConn), sync.OnceFunc(func() { close(asked) }), goOn}, nil
+		}
+	})
+	body := fmt.Sprintf(`{"Image":%q,"Cmd":["sleep","600"],"HostConfig":{"NetworkMode":"none"}}`, alpine)
+	conn, err := net.Dial("unix", r.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, request("POST /v1.41/containers/create?name=late HTTP/1.1", "Content-Type: application/json", fmt.Sprintf("Content-Length: %d", len(body)))+body); err != nil {
+		t.Fatal(err)
+	}
+	<-asked
+	closed := make(chan error, 1)
+	go func() { closed <- r.Close(context.Background()) }()
+	eventually(t, "the guard does not wait any more", func() bool { return strings.Contains(r.audit.String(), "calls of the job are still at work") })
+	select {
+	case err := <-closed:
+		t.Errorf("it is closed while the Engine is at work: %v", err)
+	case <-time.After(time.Second):
+	}
+	close(goOn)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	r.leftovers()
 }
 
 // TestAuditLetsPass: what would be refused is done as it was asked, and told.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	buildkit "github.com/moby/buildkit/session"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // sessions are the connections over which BuildKit asks the job's clients for files, secrets and credentials. The guard
@@ -38,12 +40,12 @@ type clientSession struct {
 // maxSessions bounds what one job may hold open at once. A client has one per build.
 const maxSessions = 100
 
-func newSessions() (*sessions, error) {
+func newSessions(wait time.Duration) (*sessions, error) {
 	manager, err := buildkit.NewManager()
 	if err != nil {
 		return nil, fmt.Errorf("make the manager of sessions: %w", err)
 	}
-	return &sessions{manager: manager, wait: sessionWait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
+	return &sessions{manager: manager, wait: wait, open: map[string]*clientSession{}, meetings: map[string]*meeting{}}, nil
 }
 
 // The headers of a session's request.
@@ -74,7 +76,7 @@ func sessionOpen(c *call) error {
 			conn.Close()
 			return nil, fmt.Errorf("%w: %w", errAnswered, err)
 		}
-		return &stream{Conn: conn, r: buffered.Reader}, nil
+		return rawconn.New(conn, buffered.Reader), nil
 	})
 }
 
@@ -99,26 +101,12 @@ func (c *call) holdSession(header http.Header, accept func() (net.Conn, error)) 
 	if over {
 		return nil
 	}
-	watched := &watchedConn{Conn: conn, ended: cancel}
+	watched := rawconn.Watch(conn, cancel) // BuildKit itself would notice its end at its next health check but one
 	// Of the client's headers only the methods: others set how BuildKit watches the connection.
 	if err := c.sessions.manager.HandleConn(ctx, watched, map[string][]string{sessionID: {id}, sessionMethod: header.Values(sessionMethod)}); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
 	return nil
-}
-
-// watchedConn tells when the connection ends. BuildKit itself would notice at its next health check but one.
-type watchedConn struct {
-	net.Conn
-	ended func()
-}
-
-func (c *watchedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err != nil {
-		c.ended()
-	}
-	return n, err
 }
 
 // add takes a session in. over reports that its build has been answered before the session came.

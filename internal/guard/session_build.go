@@ -2,15 +2,13 @@ package guard
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"io"
 	"net/http"
 	"path"
-	"time"
 
 	buildkit "github.com/moby/buildkit/session"
-	"github.com/moby/buildkit/session/auth"
+
+	"github.com/slipway-ci/slipway/internal/session"
 )
 
 // sessionBuild is POST /build whose files come over a session: the form of docker's client of version 20.10. The
@@ -28,17 +26,17 @@ func sessionBuild(c *call) error {
 	if b.classic {
 		return badRequest("slipway: a build over a session has version 2")
 	}
-	b.credentials = credentialsOf(b.ctx, caller)
+	b.credentials = session.Credentials(b.ctx, caller)
 	out := newBuildAnswer(c, b)
 	served, checked, err := b.readDockerfile(caller, dirDockerfile, nil)
 	if err != nil {
 		return err
 	}
 	out.file = checked
-	files := &buildFiles{}
-	files.offer(dirContext, caller)
-	files.collect(dirContext, out.files)
-	files.serve(dirDockerfile, *served)
+	files := &session.Files{}
+	files.Offer(dirContext, caller)
+	files.Collect(dirContext, out.files)
+	files.Serve(dirDockerfile, served)
 	services := append(c.sessionServices(caller), files)
 	// The Engine's session ends with the client's.
 	id, end, err := c.engineSession(caller.Context(b.ctx), client.sharedKey, services...)
@@ -59,40 +57,51 @@ func sessionBuild(c *call) error {
 	return out.relay(resp)
 }
 
+// sessionServices are what the Engine may ask the client of a build for besides files.
+func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
+	return session.Services(client, func(ctx context.Context, registry string) error { return c.allowHost(ctx, registryHost(registry)) })
+}
+
+// The names that docker's client gives its folders.
+const (
+	dirDockerfile = "dockerfile"
+	dirContext    = "context"
+)
+
 // readDockerfile reads a build's Dockerfile, checks it, and returns what the Engine gets to see in its place. That lies
 // in no folder, wherever the client has it.
-func (b *buildRequest) readDockerfile(caller buildkit.Caller, dir string, progress func(line []byte) error) (*servedFiles, *checkedFile, error) {
+func (b *buildRequest) readDockerfile(caller buildkit.Caller, dir string, progress func(line []byte) error) (session.Folder, *checkedFile, error) {
 	ignore, lower := b.dockerfile+".dockerignore", lowerName(b.dockerfile)
 	names := []string{b.dockerfile, ignore}
 	if lower != "" {
 		names = append(names, lower) // an empty name would stand for the whole folder
 	}
-	files, err := readFiles(b.ctx, caller, dir, names...)
+	files, err := session.Read(b.ctx, caller, dir, names...)
 	if err != nil {
-		return nil, nil, err
+		return session.Folder{}, nil, err
 	}
 	src, ok := files[b.dockerfile]
 	if !ok {
 		src, ok = files[lower] // the Engine's second choice
 	}
 	if !ok {
-		return nil, nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
+		return session.Folder{}, nil, badRequest("failed to read dockerfile: open %s: no such file or directory", printable(b.dockerfile))
 	}
 	checked, err := b.c.checkDockerfile(b.ctx, src, b, progress)
 	if err != nil {
-		return nil, nil, err
-	}
-	served, err := newServedFiles()
-	if err != nil {
-		return nil, nil, err
+		return session.Folder{}, nil, err
 	}
 	name := path.Base(b.dockerfile)
-	served.files[name] = checked.copy
+	shown := map[string][]byte{name: checked.copy}
 	if data, ok := files[ignore]; ok {
-		served.files[name+".dockerignore"] = data
+		shown[name+".dockerignore"] = data
+	}
+	served, err := session.NewFolder(shown)
+	if err != nil {
+		return session.Folder{}, nil, err
 	}
 	b.options.Set("dockerfile", name)
-	return &served, checked, nil
+	return served, checked, nil
 }
 
 // output is where a build's result goes.
@@ -143,41 +152,11 @@ func (b *buildRequest) openSession() (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	b.credentials = credentialsOf(b.ctx, caller)
+	b.credentials = session.Credentials(b.ctx, caller)
 	id, end, err = b.c.engineSession(caller.Context(b.ctx), client.sharedKey, b.c.sessionServices(caller)...)
 	if err != nil {
 		return nil, err
 	}
 	b.options.Set("session", id)
 	return end, nil
-}
-
-// credentialsTime is how long a client may take to tell its credentials: some ask a program for them.
-const credentialsTime = 30 * time.Second
-
-// credentialsOf asks a client for its credentials for a registry: X-Registry-Auth, "" = none.
-func credentialsOf(ctx context.Context, caller buildkit.Caller) func(host string) string {
-	return func(host string) string {
-		if !caller.Supports(auth.Auth_Credentials_FullMethodName) {
-			return ""
-		}
-		if host == "docker.io" {
-			host = "registry-1.docker.io" // as BuildKit asks
-		}
-		ctx, cancel := context.WithTimeout(caller.Context(ctx), credentialsTime)
-		defer cancel()
-		answer, err := auth.NewAuthClient(caller.Conn()).Credentials(ctx, &auth.CredentialsRequest{Host: host})
-		if err != nil || answer.Username == "" && answer.Secret == "" {
-			return "" // the registry may do without
-		}
-		a := map[string]string{"username": answer.Username, "password": answer.Secret, "serveraddress": host}
-		if answer.Username == "" {
-			a = map[string]string{"identitytoken": answer.Secret, "serveraddress": host}
-		}
-		data, err := json.Marshal(a)
-		if err != nil {
-			return ""
-		}
-		return base64.URLEncoding.EncodeToString(data)
-	}
 }

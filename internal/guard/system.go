@@ -3,7 +3,6 @@ package guard
 import (
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/moby/moby/api/types/registry"
 )
@@ -237,19 +236,4 @@ func login(c *call) error {
 		return err
 	}
 	return c.forward(http.MethodPost, "/auth", nil, body)
-}
-
-// registryHost is the host of a registry as a client writes it for a login: a host, or a URL.
-func registryHost(address string) string {
-	if address == "" {
-		return "docker.io"
-	}
-	for _, scheme := range []string{"https://", "http://"} {
-		address = strings.TrimPrefix(address, scheme)
-	}
-	host, _, _ := strings.Cut(address, "/")
-	if host == "index.docker.io" || host == "registry-1.docker.io" {
-		return "docker.io"
-	}
-	return host
 }

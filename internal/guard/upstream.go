@@ -12,6 +12,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // upstream is the Engine as the guard speaks to it: always in one version, with requests made from nothing.
@@ -23,6 +26,9 @@ type upstream struct {
 	platform  string     // that it builds for if nobody says otherwise: linux/amd64
 	// containerd says that it keeps images in containerd, and not in a store of its own.
 	containerd bool
+
+	mu   sync.Mutex
+	info *engineInfo
 }
 
 // newUpstream asks the Engine for its versions.
@@ -65,6 +71,20 @@ func storesInContainerd(driverStatus [][2]string) bool {
 		}
 	}
 	return false
+}
+
+// settings are asked for once.
+func (u *upstream) settings(ctx context.Context) (engineInfo, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.info == nil {
+		var i engineInfo
+		if err := u.getJSON(ctx, "/info", nil, &i); err != nil {
+			return engineInfo{}, fmt.Errorf("ask the Engine for its settings: %w", err)
+		}
+		u.info = &i
+	}
+	return *u.info, nil
 }
 
 func (u *upstream) close() { u.transport.CloseIdleConnections() }
@@ -165,28 +185,9 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &a) && a.Status == status
 }
 
-// stream is a raw connection with the Engine, after it agreed to one.
-type stream struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-// Read takes first what came along with the answer's head.
-func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
-
-// CloseWrite ends our direction only.
-func (s *stream) CloseWrite() error { return closeWrite(s.Conn) }
-
-func closeWrite(c net.Conn) error {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
-		return h.CloseWrite()
-	}
-	return nil
-}
-
 // upgrade asks for a raw connection. Without the Engine's 101 there is none, and the answer is returned to be relayed. ctx
 // ends the asking only: the caller closes the connection.
-func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*stream, *http.Response, error) {
+func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, header http.Header, protocol string, body any) (*rawconn.Conn, *http.Response, error) {
 	r, err := u.request(ctx, http.MethodPost, path, query, header, body)
 	if err != nil {
 		return nil, nil, err
@@ -220,7 +221,7 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 		conn.Close()
 		return nil, nil, context.Cause(ctx)
 	}
-	return &stream{Conn: conn, r: br}, resp, nil
+	return rawconn.New(conn, br), resp, nil
 }
 
 type closeBoth struct {

@@ -34,18 +34,16 @@ func (now *Build) Compare(last *Build, shown func(string) string) Report {
 	if now.large = !now.bound(shown); now.large || last != nil && !now.alike(last) {
 		last = nil
 	}
-	var r Report
-	c := comparison{now: now, last: last, shown: func(text string) string { return short(shown(text)) }}
+	c := comparison{now: now, last: last, shown: func(text string) string { return short(shown(text)) }, missed: make([]bool, len(now.Stages))}
 	places := last.places()
 	if last != nil {
-		r.Since = max(now.Time.Sub(last.Time), 1)
+		c.report.Since = max(now.Time.Sub(last.Time), 1)
 		now.Files.recall(last.Files)
 	}
-	missed := make([]bool, len(now.Stages)) // the stage has a step that was not cached
 	for i := range now.Stages {
 		stage := &now.Stages[i]
 		if stage.Base >= 0 && stage.Base < i {
-			missed[i] = missed[stage.Base]
+			c.missed[i] = c.missed[stage.Base]
 		}
 		if !stage.Needed {
 			continue
@@ -55,31 +53,36 @@ func (now *Build) Compare(last *Build, shown func(string) string) Report {
 			step := &stage.Steps[j]
 			nth := seen[step.Text]
 			seen[step.Text]++
-			if !step.Works {
-				continue
+			if step.Works {
+				before, at := last.find(places, stage.Name, i, step.Text, nth)
+				c.take(place{i, j}, before, at)
 			}
-			before, at := last.find(places, stage.Name, i, step.Text, nth)
-			if before != nil && step.Outcome != Done {
-				step.Took, step.Size = max(before.Took, 0), cmp.Or(step.Size, max(before.Size, 0))
-			}
-			switch step.Outcome {
-			case NotReached:
-				continue
-			case Cached:
-				r.Cached++
-				r.SavedTime += step.Took
-				r.SavedBytes += step.Size
-			case Done, Failed:
-				follows := missed[i] || slices.ContainsFunc(step.Stages, func(s int) bool { return s >= 0 && s < i && missed[s] })
-				missed[i] = true
-				if !follows && last != nil && !now.NoCache && len(r.Misses) < maxMisses {
-					r.Misses = append(r.Misses, Miss{step.Line, c.shown(step.Text), c.why(i, j, before, at)})
-				}
-			}
-			r.Total++
 		}
 	}
-	return r
+	return c.report
+}
+
+// take reports on a step that works. before is the step as the last build had it, and was where; nil if it had none.
+func (c *comparison) take(at place, before *Step, was place) {
+	step := &c.now.Stages[at.stage].Steps[at.step]
+	if before != nil && step.Outcome != Done {
+		step.Took, step.Size = max(before.Took, 0), cmp.Or(step.Size, max(before.Size, 0))
+	}
+	switch step.Outcome {
+	case NotReached:
+		return
+	case Cached:
+		c.report.Cached++
+		c.report.SavedTime += step.Took
+		c.report.SavedBytes += step.Size
+	case Done, Failed:
+		follows := c.missed[at.stage] || slices.ContainsFunc(step.Stages, func(s int) bool { return s >= 0 && s < at.stage && c.missed[s] })
+		c.missed[at.stage] = true
+		if !follows && c.last != nil && !c.now.NoCache && len(c.report.Misses) < maxMisses {
+			c.report.Misses = append(c.report.Misses, Miss{step.Line, c.shown(step.Text), c.why(at, before, was)})
+		}
+	}
+	c.report.Total++
 }
 
 // alike reports whether two builds have half of their steps in common: images without names are known by their
@@ -107,6 +110,8 @@ func (now *Build) alike(last *Build) bool {
 type comparison struct {
 	now, last *Build
 	shown     func(text string) string
+	missed    []bool // by stage: it has a step that was not cached
+	report    Report
 }
 
 // place is where a step is.
@@ -143,21 +148,21 @@ func (b *Build) find(places []map[string][]int, stage string, number int, text s
 
 // why says what a step has that the last build did not have. before is the step there, nil if it was not there. What stood in
 // another Dockerfile than this build's is not told: who reads this log may not have been meant to read that.
-func (c comparison) why(stage, step int, before *Step, at place) string {
+func (c *comparison) why(at place, before *Step, was place) string {
 	now, last := c.now, c.last
-	s := now.Stages[stage].Steps[step]
+	s := now.Stages[at.stage].Steps[at.step]
 	if before == nil {
 		return "it is new or has changed"
 	}
-	if base, was := now.root(stage), last.root(at.stage); base.Image != was.Image {
+	if base, old := now.root(at.stage), last.root(was.stage); base.Image != old.Image {
 		return "it has another base"
-	} else if base.ID != was.ID {
+	} else if base.ID != old.ID {
 		return fmt.Sprintf("its base %s is a newer image, or another one", c.shown(base.Image))
 	}
-	if changed := c.changedBefore(&s, now.before(stage, step), last.before(at.stage, at.step)); changed != "" {
+	if changed := c.changedBefore(&s, now.before(at.stage, at.step), last.before(was.stage, was.step)); changed != "" {
 		return changed
 	}
-	if name := s.changedArg(now.before(stage, step), now.Args, last.Args); name != "" {
+	if name := s.changedArg(now.before(at.stage, at.step), now.Args, last.Args); name != "" {
 		return fmt.Sprintf("the build argument %s has another value", c.shown(name))
 	}
 	if len(s.Sources) > 0 || s.Unsure {
@@ -198,7 +203,7 @@ func (s *Step) sees(earlier *Step) bool {
 }
 
 // changedBefore names the first instruction before a step that is not as it was.
-func (c comparison) changedBefore(s *Step, now, last []*Step) string {
+func (c *comparison) changedBefore(s *Step, now, last []*Step) string {
 	unseen := func(earlier *Step) bool { return !s.sees(earlier) }
 	now, last = slices.DeleteFunc(now, unseen), slices.DeleteFunc(last, unseen)
 	for i, earlier := range now {
@@ -230,7 +235,7 @@ func (s *Step) changedArg(before []*Step, now, last map[string]string) string {
 }
 
 // files says what has become of some: "changed: src/main.go; new: a, b, c, d and 2 more".
-func (c comparison) files(d difference) string {
+func (c *comparison) files(d difference) string {
 	if d.within(".git") {
 		return "only .git has changed, which .dockerignore can leave out"
 	}
@@ -249,7 +254,7 @@ func (c comparison) files(d difference) string {
 // maxListed is how many files are named.
 const maxListed = 4
 
-func (c comparison) list(names []string) string {
+func (c *comparison) list(names []string) string {
 	var first []string
 	for _, n := range names[:min(len(names), maxListed)] {
 		first = append(first, c.shown(n))

@@ -173,7 +173,7 @@ func TestSaved(t *testing.T) {
 func TestOnlyGit(t *testing.T) {
 	t.Parallel()
 	d := Files{".git/HEAD": {Size: 2}, ".git/index": {}, "a": {}}.since(Files{".git/HEAD": {Size: 1}, "a": {}}, []string{"."})
-	if got := (comparison{shown: same}).files(d); got != "only .git has changed, which .dockerignore can leave out" {
+	if got := (&comparison{shown: same}).files(d); got != "only .git has changed, which .dockerignore can leave out" {
 		t.Error(got)
 	}
 }

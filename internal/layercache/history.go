@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"time"
 )
 
@@ -107,9 +109,12 @@ func (b *Build) encode() ([]byte, error) {
 	return out.Bytes(), err
 }
 
+// unfinished begins the names of what is being written.
+const unfinished = ".new-"
+
 // write puts a record in its place at once.
 func (h *History) write(key string, data []byte) error {
-	f, err := os.CreateTemp(h.dir, ".new-*")
+	f, err := os.CreateTemp(h.dir, unfinished+"*")
 	if err != nil {
 		return err
 	}
@@ -160,10 +165,46 @@ func Expire(root string, now time.Time, age time.Duration) error {
 	return failed
 }
 
+// abandonedAfter is when what is being written can be nobody's any more.
+const abandonedAfter = time.Hour
+
+// Evict removes what is remembered of builds, the oldest first, in all folders of histories below root, until about so many bytes of
+// the disk are free again. It says how many builds and bytes these were.
+func Evict(ctx context.Context, root string, need int64) (n int, freed int64, err error) {
+	folders, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
+	failed := err
+	var all []record
+	for _, d := range folders {
+		of, err := records(filepath.Join(root, d.Name()))
+		failed = errors.Join(failed, err)
+		all = append(all, of...)
+	}
+	slices.SortFunc(all, func(a, b record) int { return cmp.Or(a.modified.Compare(b.modified), cmp.Compare(a.path, b.path)) })
+	for _, r := range all {
+		if freed >= need || ctx.Err() != nil {
+			break
+		}
+		if strings.HasPrefix(filepath.Base(r.path), unfinished) && time.Since(r.modified) < abandonedAfter {
+			continue
+		}
+		if err := r.remove(); err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		n++
+		freed += r.takes
+	}
+	return n, freed, failed
+}
+
 // record is one file of a history.
 type record struct {
 	path     string
 	modified time.Time
+	takes    int64 // bytes of the disk
 }
 
 func (r record) remove() error {
@@ -181,7 +222,11 @@ func records(dir string) ([]record, error) {
 	var out []record
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil { // else it is gone
-			out = append(out, record{filepath.Join(dir, e.Name()), info.ModTime()})
+			r := record{path: filepath.Join(dir, e.Name()), modified: info.ModTime(), takes: info.Size()}
+			if st, ok := info.Sys().(*syscall.Stat_t); ok {
+				r.takes = st.Blocks * 512
+			}
+			out = append(out, r)
 		}
 	}
 	return out, nil

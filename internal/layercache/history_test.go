@@ -1,6 +1,8 @@
 package layercache
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -83,6 +85,62 @@ func TestHistory(t *testing.T) {
 	}
 	if err := h.Keep(t.Context(), "k", want); err != nil {
 		t.Errorf("after the folder has gone: %v", err)
+	}
+}
+
+// TestEvict: the oldest of all projects first, only until there is enough, and nothing that is being written.
+func TestEvict(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	place := func(name string, age time.Duration) {
+		t.Helper()
+		project, key, _ := strings.Cut(name, "/")
+		h := NewHistory(filepath.Join(root, project))
+		if err := h.Keep(t.Context(), key, sample()); err != nil {
+			t.Fatal(err)
+		}
+		when := time.Now().Add(-age)
+		if err := os.Chtimes(h.path(key), when, when); err != nil {
+			t.Fatal(err)
+		}
+	}
+	place("p/young", time.Hour)
+	place("q/old", 3*time.Hour)
+	place("p/older", 4*time.Hour)
+	for name, age := range map[string]time.Duration{"p/" + unfinished + "now": 0, "p/" + unfinished + "then": 2 * time.Hour} {
+		at := time.Now().Add(-age)
+		if err := errors.Join(os.WriteFile(filepath.Join(root, name), []byte("x"), 0o600), os.Chtimes(filepath.Join(root, name), at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		need int64
+		gone int
+		left string
+	}{
+		{0, 0, "p/.new-now p/.new-then p/older.json.gz p/young.json.gz q/old.json.gz"},
+		{1, 1, "p/.new-now p/.new-then p/young.json.gz q/old.json.gz"},
+		{1, 1, "p/.new-now p/.new-then p/young.json.gz"},
+		{1 << 30, 2, "p/.new-now"},
+		{1 << 30, 0, "p/.new-now"},
+	} {
+		n, freed, err := Evict(t.Context(), root, c.need)
+		files, globErr := filepath.Glob(filepath.Join(root, "*", "*"))
+		for i := range files {
+			files[i] = strings.TrimPrefix(files[i], root+"/")
+		}
+		if left := strings.Join(files, " "); err != nil || globErr != nil || n != c.gone || n > 0 != (freed > 0) || left != c.left {
+			t.Errorf("%d bytes are needed: %d are gone, %d bytes, %v; left: %s, not %s", c.need, n, freed, err, left, c.left)
+		}
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	place("q/old", time.Hour)
+	if n, _, err := Evict(ended, root, 1); n != 0 || err != nil {
+		t.Errorf("after the end: %d, %v", n, err)
+	}
+	if n, _, err := Evict(t.Context(), filepath.Join(root, "none"), 1); n != 0 || err != nil {
+		t.Errorf("before the first build: %d, %v", n, err)
 	}
 }
 

@@ -221,7 +221,7 @@ func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx 
 		return "", "", err
 	}
 	defer t.leave()
-	pullErr := pull(ctx)
+	pullErr := fetch(ctx, pull)
 	// The outcome is recorded whoever has gone.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -249,6 +249,26 @@ func (l *Ledger) Pull(ctx context.Context, engine Engine, p Pull, pull func(ctx 
 		return "", "", err
 	}
 	return p.Name, img.ID, t.end(func(e *Entry) { e.pulled(p, img.ID, t.before) })
+}
+
+// fetchTries is how often the Engine is asked for an image that it loses again.
+const fetchTries = 3
+
+// fetch lets the Engine pull, again if it has lost what it had of the image.
+func fetch(ctx context.Context, pull func(ctx context.Context) error) error {
+	for try := 1; ; try++ {
+		err := pull(ctx)
+		if err == nil || try == fetchTries || ctx.Err() != nil || !lost(err) {
+			return err
+		}
+	}
+}
+
+// lost reports whether a pull failed because the Engine lost what it had fetched: with containerd's images, that is what becomes of all
+// running pulls when somebody prunes images (docker system prune). Its words are all that tells.
+func lost(err error) bool {
+	return slices.ContainsFunc([]string{"lease does not exist", "content digest sha256:", "failed commit on ref", "failed to extract layer"},
+		func(words string) bool { return strings.Contains(err.Error(), words) })
 }
 
 func (t *turn) isOperators() bool {

@@ -79,6 +79,35 @@ func TestFailedPull(t *testing.T) {
 	}
 }
 
+// TestLostPull: what the Engine lost meanwhile is fetched again, what it cannot get is not.
+func TestLostPull(t *testing.T) {
+	t.Parallel()
+	l, engine := open(t, t.TempDir()), shelf{}
+	const name = "docker.io/library/base:1"
+	for _, c := range []struct {
+		message string
+		fails   int
+		tries   int
+	}{
+		{"failed to prepare extraction snapshot: NotFound: lease does not exist: not found", 1, 2},
+		{"NotFound: content digest sha256:c0ffee: not found", 2, 3},
+		{`failed commit on ref "layer-sha256:c0ffee": commit failed: rename ingest/data blobs: no such file or directory`, 9, fetchTries},
+		{"failed to extract layer (application/x sha256:c0ffee) to overlayfs: mount callback failed: chmod etc: no such file or directory", 1, 2},
+		{"manifest unknown: not found", 1, 1},
+	} {
+		tries := 0
+		_, _, err := l.Pull(t.Context(), engine, Pull{Name: name, Scope: "s1"}, func(ctx context.Context) error {
+			if tries++; tries <= c.fails {
+				return errors.New(c.message)
+			}
+			return engine.Tag(ctx, "sha256:1", name)
+		})
+		if tries != c.tries || (err == nil) != (c.tries > c.fails) {
+			t.Errorf("%s: %d tries, %v", c.message, tries, err)
+		}
+	}
+}
+
 // TestTurns: a name is changed by one at a time, and who waits may give up.
 func TestTurns(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ func process(t *testing.T) *exec.Cmd {
 	if os.Geteuid() != 0 {
 		t.Skip("network namespaces need root")
 	}
-	cmd := exec.Command("busybox", "sh", "-c", "busybox ip link set lo up && echo up && exec busybox sleep 60")
+	cmd := exec.Command("busybox", "sh", "-c", "busybox ip link set lo up && echo up && exec busybox sleep 600")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -139,7 +139,7 @@ func TestNamespaceOutlivesProcess(t *testing.T) {
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := p.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	buf := make([]byte, 10)

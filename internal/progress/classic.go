@@ -1,5 +1,5 @@
 // Package progress tells of a build by what BuildKit says of it: in the words of the classic builder, and what became of each
-// instruction. It knows nothing of who asked for the build.
+// instruction; and it tells those who read BuildKit's own words what others do for the build. It knows nothing of who asked for it.
 package progress
 
 import (

@@ -1,6 +1,7 @@
 package progress
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -201,5 +202,47 @@ func TestVerticesOf(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, v.Of(read(t, text))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// reader keeps what a client was told.
+type reader struct{ got []*control.StatusResponse }
+
+func (r *reader) Send(m *control.StatusResponse) error {
+	r.got = append(r.got, m)
+	return nil
+}
+
+// TestFollowers: what is done besides is a step of the build for all who follow it, and for nobody else.
+func TestFollowers(t *testing.T) {
+	t.Parallel()
+	var f Followers
+	first, second := &reader{}, &reader{}
+	stop := f.Add(first)
+	defer f.Add(second)()
+	_, done := f.Step("nothing to do")
+	done(nil)
+	line, done := f.Step("pull")
+	for _, text := range []string{"noise", `{"status":"Pulling from a","id":"latest"}`, `{"status":"Downloading","id":"b","progressDetail":{"current":1,"total":2}}`} {
+		if err := line([]byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	done(errors.New("it broke"))
+	if err := f.Send(first, &control.StatusResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(first.got) != 4 || len(second.got) != 4 {
+		t.Fatalf("they were told\n%v\n%v", first.got, second.got)
+	}
+	begun, log, status, ended := second.got[0].Vertexes[0], second.got[1].Logs[0], second.got[2].Statuses[0], second.got[3].Vertexes[0]
+	if begun.Name != "pull" || string(log.Msg) != "latest: Pulling from a\n" || status.Name != "Downloading" || status.Total != 2 || ended.Error != "it broke" || ended.Completed == nil {
+		t.Errorf("told\n%v", second.got)
+	}
+	for _, digest := range []string{log.Vertex, status.Vertex, ended.Digest} {
+		if digest != begun.Digest {
+			t.Errorf("%s is not of the step %s", digest, begun.Digest)
+		}
 	}
 }

@@ -198,7 +198,7 @@ func TestDamageIsFetchedOnce(t *testing.T) {
 	srv.set(testToken, func(http.ResponseWriter, *http.Request) bool {
 		select {
 		case <-all:
-		case <-time.After(20 * time.Second):
+		case <-time.After(3 * time.Minute):
 			t.Error("not all jobs found the damage")
 		}
 		return false

@@ -19,7 +19,8 @@ import (
 // git runs the Git command with nothing of the host's own Git settings and nothing that a repository could set.
 type git struct {
 	path    string
-	home    string       // empty folder
+	home    string // empty folder
+	version string
 	refetch bool         // it is new enough to fetch what it believes to have
 	started atomic.Int64 // processes so far, for the log and for tests
 }
@@ -58,8 +59,18 @@ func findGit(home string) (*git, error) {
 	if major < oldestMajor || major == oldestMajor && minor < oldestMinor {
 		return nil, fmt.Errorf("git %s is too old: %d.%d or newer is needed", version, oldestMajor, oldestMinor)
 	}
+	g.version = version
 	g.refetch = major > oldestMajor || minor >= refetchMinor
 	return g, nil
+}
+
+// GitVersion is the version of this machine's Git. It is an error if there is none, or one that is too old.
+func GitVersion() (string, error) {
+	g, err := findGit(os.DevNull) // which is asked for nothing that it would look for at home
+	if err != nil {
+		return "", err
+	}
+	return g.version, nil
 }
 
 // gitCall is one Git command.

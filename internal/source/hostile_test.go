@@ -201,14 +201,14 @@ func (s site) do(t testing.TB, name string) {
 	}
 }
 
-// again lays out the sources once more, in the time that it must not take.
+// again lays out the sources once more, and does not wait for ever.
 func again(t interface {
 	Context() context.Context
 	Fatal(...any)
 	Fatalf(string, ...any)
 }, store *Store, r Request,
 ) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	w, err := store.Workspace(ctx, r)
 	if err != nil {

@@ -17,7 +17,7 @@ func TestHoldOfNothing(t *testing.T) {
 	if err := os.Symlink("/nowhere/at/all", filepath.Join(dir, "mirrors")); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	l, err := hold(ctx, filepath.Join(dir, "mirrors", "p1"), useLock, shared)
 	if !errors.Is(err, fs.ErrExist) || ctx.Err() != nil {

@@ -106,6 +106,7 @@ func TestFetchErrors(t *testing.T) {
 	tls := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(tls.Close)
 	tls.Config.ErrorLog = nil
+	executed := filepath.Join(t.TempDir(), "executed")
 	for name, c := range map[string]struct {
 		change func(*Request)
 		want   error
@@ -121,7 +122,7 @@ func TestFetchErrors(t *testing.T) {
 		"commit is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20) }, ErrNoCommit, job.ScriptFailure},
 		"branch is gone":   {func(r *Request) { r.Git.SHA = strings.Repeat("12", 20); r.Git.Refspecs = nil; r.Git.Ref = "gone" }, ErrNoCommit, job.ScriptFailure},
 		"a file of ours":   {func(r *Request) { r.RemoteURL = "file://" + srv.Repo }, nil, ""},
-		"a command":        {func(r *Request) { r.RemoteURL = "ext::sh -c 'touch /tmp/x'" }, nil, ""},
+		"a command":        {func(r *Request) { r.RemoteURL = "ext::sh -c 'touch " + executed + "'" }, nil, ""},
 		"ssh":              {func(r *Request) { r.RemoteURL = "ssh://-oProxyCommand=x/y" }, nil, ""},
 		"an option":        {func(r *Request) { r.RemoteURL = "--upload-pack=touch x" }, nil, ""},
 		"refspec: option":  {func(r *Request) { r.Git.Refspecs = []string{"--upload-pack=touch x"} }, nil, ""},
@@ -148,7 +149,7 @@ func TestFetchErrors(t *testing.T) {
 			if c.want == ErrNoCommit && !strings.Contains(err.Error(), "fatal: reference is not a tree: "+r.Git.SHA) {
 				t.Errorf("got %v", err)
 			}
-			if exists(t, "/tmp/x") {
+			if exists(t, executed) {
 				t.Error("a command was run")
 			}
 		})
@@ -368,14 +369,10 @@ func TestCancel(t *testing.T) {
 		close(gone)
 		return true
 	})
-	begin := time.Now()
 	if err := open(t, store, r).Checkout(ctx, io.Discard); !errors.Is(err, job.ErrAborted) {
 		t.Errorf("got %v, want the cause of the context", err)
 	}
 	<-gone // the helper that talks to the server is gone too
-	if took := time.Since(begin); took > time.Minute {
-		t.Errorf("took %v", took)
-	}
 }
 
 func TestLocks(t *testing.T) {

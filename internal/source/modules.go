@@ -103,35 +103,8 @@ func (w *Workspace) bringLevel(ctx context.Context, parent *module, idx *index, 
 			return err
 		}
 	}
-	specs, err := in.gitmodules(ctx, idx)
+	modules, left, err := w.openModules(ctx, in, parent, idx, wanted)
 	if err != nil {
-		return err
-	}
-	var modules []*module
-	var names, left []string
-	for _, path := range paths {
-		spec, known := specs[path]
-		if !wanted[path] || spec.skip {
-			left = append(left, path)
-			continue
-		}
-		if !known {
-			// Git: fatal, in these words.
-			return scriptError("add the submodule to .gitmodules, or take it out of the commit (git rm --cached)", "no url found for submodule path '%s' in .gitmodules", path)
-		}
-		if len(w.modules) >= mostModules || parent != nil && parent.depth+1 >= deepestModule {
-			return scriptError("GIT_SUBMODULE_PATHS picks those that the job needs", "the project has more than %d submodules, or more than %d within each other", mostModules, deepestModule)
-		}
-		if spec.branch == "." { // Git: the branch of the project
-			spec.branch = in.req.Git.Ref
-		}
-		m, err := w.module(ctx, parent, spec, hex.EncodeToString([]byte(idx.entries[path].oid)))
-		if err != nil {
-			return fmt.Errorf("submodule %s: %w", path, err)
-		}
-		w.modules, modules, names = append(w.modules, m), append(modules, m), append(names, spec.name)
-	}
-	if err := checkNested(names); err != nil {
 		return err
 	}
 	if err := in.emptySubmodules(ctx, in.sweeper(), left); err != nil {
@@ -146,6 +119,38 @@ func (w *Workspace) bringLevel(ctx context.Context, parent *module, idx *index, 
 		}
 	}
 	return nil
+}
+
+// openModules adds the submodules of one level that are wanted; left are the paths of the others.
+func (w *Workspace) openModules(ctx context.Context, in *Workspace, parent *module, idx *index, wanted map[string]bool) (modules []*module, left []string, err error) {
+	specs, err := in.gitmodules(ctx, idx)
+	if err != nil {
+		return nil, nil, err
+	}
+	var names []string
+	for _, path := range idx.submodules() {
+		spec, known := specs[path]
+		if !wanted[path] || spec.skip {
+			left = append(left, path)
+			continue
+		}
+		if !known {
+			// Git: fatal, in these words.
+			return nil, nil, scriptError("add the submodule to .gitmodules, or take it out of the commit (git rm --cached)", "no url found for submodule path '%s' in .gitmodules", path)
+		}
+		if len(w.modules) >= mostModules || parent != nil && parent.depth+1 >= deepestModule {
+			return nil, nil, scriptError("GIT_SUBMODULE_PATHS picks those that the job needs", "the project has more than %d submodules, or more than %d within each other", mostModules, deepestModule)
+		}
+		if spec.branch == "." { // Git: the branch of the project
+			spec.branch = in.req.Git.Ref
+		}
+		m, err := w.module(ctx, parent, spec, hex.EncodeToString([]byte(idx.entries[path].oid)))
+		if err != nil {
+			return nil, nil, fmt.Errorf("submodule %s: %w", path, err)
+		}
+		w.modules, modules, names = append(w.modules, m), append(modules, m), append(names, spec.name)
+	}
+	return modules, left, checkNested(names)
 }
 
 // fetchModules fetches several at once: most of the time goes into waiting for the server.

@@ -167,20 +167,8 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 		}
 	}
 	if !s.past.found || len(lines) == 0 {
-		// The branch has moved on or is gone. The server may have the commit all the same.
-		sha := w.req.Git.SHA
-		err := w.mirror.fetch(ctx, &w.req, p.fetch, []string{"+" + sha + ":" + hashedRef("commit of "+w.req.Git.Ref)}, p.depth)
-		if err != nil {
-			if missingRef(err) {
-				err = noCommit(sha)
-			}
+		if s, err = w.obtainCommit(ctx, o, p); err != nil {
 			return sources{}, err
-		}
-		if s, err = w.look(o, p); err != nil {
-			return sources{}, err
-		}
-		if !s.past.found {
-			return sources{}, noCommit(sha)
 		}
 	}
 	if refetch {
@@ -189,6 +177,23 @@ func (w *Workspace) obtain(ctx context.Context, o *objects, p plan) (sources, er
 		}
 	}
 	return s, w.mirror.packRefs(ctx, s.loose)
+}
+
+// obtainCommit fetches the job's commit by its hash. Its branch has moved on or is gone; the server may have it all the same.
+func (w *Workspace) obtainCommit(ctx context.Context, o *objects, p plan) (sources, error) {
+	sha := w.req.Git.SHA
+	err := w.mirror.fetch(ctx, &w.req, p.fetch, []string{"+" + sha + ":" + hashedRef("commit of "+w.req.Git.Ref)}, p.depth)
+	if missingRef(err) {
+		err = noCommit(sha)
+	}
+	if err != nil {
+		return sources{}, err
+	}
+	s, err := w.look(o, p)
+	if err == nil && !s.past.found {
+		err = noCommit(sha)
+	}
+	return s, err
 }
 
 // sortedRefs are the refs in the order of Git's packed-refs file.

@@ -17,49 +17,20 @@ import (
 
 	"github.com/distribution/reference"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/slipway-ci/slipway/internal/tartest"
 )
-
-// archiveFile is an entry of an archive that a test writes by hand.
-type archiveFile struct {
-	name, content string
-	kind          byte // 0 = a file
-	link          string
-}
-
-func tarOf(t testing.TB, files ...archiveFile) string {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for _, f := range files {
-		h := &tar.Header{Name: f.name, Typeflag: f.kind, Linkname: f.link, Mode: 0o644}
-		if f.kind == 0 {
-			h.Typeflag, h.Size = tar.TypeReg, int64(len(f.content))
-		}
-		if err := w.WriteHeader(h); err != nil {
-			t.Fatal(err)
-		}
-		if f.kind == 0 {
-			if _, err := io.WriteString(w, f.content); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
 
 // layoutOf makes an archive of an OCI image layout.
 type layoutOf struct {
 	t     testing.TB
-	files []archiveFile
+	files []tartest.File
 }
 
 // blob adds content and returns its descriptor.
 func (o *layoutOf) blob(mediaType, content string) descriptor {
 	d := describe(mediaType, content)
-	f := archiveFile{name: "blobs/" + strings.Replace(d.Digest, ":", "/", 1), content: content}
+	f := tartest.File{Name: "blobs/" + strings.Replace(d.Digest, ":", "/", 1), Content: content}
 	if !slices.Contains(o.files, f) {
 		o.files = append(o.files, f)
 	}
@@ -88,7 +59,7 @@ func (o *layoutOf) archive(images ...descriptor) string {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	return tarOf(o.t, append(slices.Clone(o.files), archiveFile{name: "oci-layout", content: `{"imageLayoutVersion": "1.0.0"}`}, archiveFile{name: archiveIndex, content: string(data)})...)
+	return tartest.Of(o.t, append(slices.Clone(o.files), tartest.File{Name: "oci-layout", Content: `{"imageLayoutVersion": "1.0.0"}`}, tartest.File{Name: archiveIndex, Content: string(data)})...)
 }
 
 // configOf is an image's configuration with these layers, unpacked.
@@ -165,7 +136,7 @@ func readLayout(t *testing.T, ctx context.Context, archive string) (*imageLoader
 // TestLayouts reads what docker save and BuildKit write: several platforms, attestations in both of their forms, all compressions.
 func TestLayouts(t *testing.T) {
 	t.Parallel()
-	base, top := tarOf(t, archiveFile{name: "base", content: "b"}), tarOf(t, archiveFile{name: "top", content: "t"})
+	base, top := tartest.Of(t, tartest.File{Name: "base", Content: "b"}), tartest.Of(t, tartest.File{Name: "top", Content: "t"})
 	o := &layoutOf{t: t}
 	image := o.json(ociManifest, map[string]any{
 		"mediaType": ociManifest, "config": o.blob(ociConfig, configOf(base, top, top, base)),
@@ -198,7 +169,7 @@ func TestLayouts(t *testing.T) {
 // TestLayoutAttacks would have the Engine take layers of others for those of the archive.
 func TestLayoutAttacks(t *testing.T) {
 	t.Parallel()
-	mine, victims := tarOf(t, archiveFile{name: "mine", content: "m"}), tarOf(t, archiveFile{name: "secret", content: "of another job"})
+	mine, victims := tartest.Of(t, tartest.File{Name: "mine", Content: "m"}), tartest.Of(t, tartest.File{Name: "secret", Content: "of another job"})
 	for name, attack := range map[string]func(o *layoutOf) descriptor{
 		"a victim's layers in the configuration": func(o *layoutOf) descriptor {
 			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(victims)), "layers": []descriptor{o.blob(ociLayer, mine)}})
@@ -207,7 +178,7 @@ func TestLayoutAttacks(t *testing.T) {
 			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine, mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
 		},
 		"layers in another order": func(o *layoutOf) descriptor {
-			other := tarOf(t, archiveFile{name: "other"})
+			other := tartest.Of(t, tartest.File{Name: "other"})
 			return o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine, other)), "layers": []descriptor{o.blob(ociLayer, other), o.blob(ociLayer, mine)}})
 		},
 		"a configuration that is not there": func(o *layoutOf) descriptor {
@@ -291,15 +262,15 @@ func TestLayoutAttacks(t *testing.T) {
 // FuzzLoad: of whatever is taken, the Engine gets files of different names, the last of which says what the images are, without
 // names; read again, it holds the same images.
 func FuzzLoad(f *testing.F) {
-	mine := tarOf(f, archiveFile{name: "mine", content: "m"})
+	mine := tartest.Of(f, tartest.File{Name: "mine", Content: "m"})
 	o := &layoutOf{t: f}
 	config, layer := o.blob(ociConfig, configOf(mine)), o.blob(ociLayer, mine)
 	d := o.json(ociManifest, map[string]any{"config": config, "layers": []descriptor{layer}})
 	d.Annotations = map[string]string{annotationImageName: "docker.io/library/app:1"}
 	path := func(d descriptor) string { return "blobs/" + strings.Replace(d.Digest, ":", "/", 1) }
-	saved := archiveFile{name: archiveManifest, content: fmt.Sprintf(`[{"Config":%q,"RepoTags":["app:1"],"Layers":[%q]}]`, path(config), path(layer))}
+	saved := tartest.File{Name: archiveManifest, Content: fmt.Sprintf(`[{"Config":%q,"RepoTags":["app:1"],"Layers":[%q]}]`, path(config), path(layer))}
 	f.Add([]byte(o.archive(d)), true)
-	f.Add([]byte(tarOf(f, append(slices.Clone(o.files), saved)...)), false)
+	f.Add([]byte(tartest.Of(f, append(slices.Clone(o.files), saved)...)), false)
 	f.Add([]byte("noise"), false)
 	f.Fuzz(func(t *testing.T, data []byte, containerd bool) {
 		load := Load{Containerd: containerd, CheckName: func(string) error { return nil }}
@@ -340,7 +311,7 @@ func FuzzLoad(f *testing.F) {
 // TestWideIndex: the reader looks at each manifest once, but the Engine walks there each time that it is named.
 func TestWideIndex(t *testing.T) {
 	t.Parallel()
-	mine := tarOf(t, archiveFile{name: "mine", content: "m"})
+	mine := tartest.Of(t, tartest.File{Name: "mine", Content: "m"})
 	o := &layoutOf{t: t}
 	d := o.json(ociManifest, map[string]any{"config": o.blob(ociConfig, configOf(mine)), "layers": []descriptor{o.blob(ociLayer, mine)}})
 	times := func(n int, d descriptor) descriptor {
@@ -373,15 +344,15 @@ func TestWideIndex(t *testing.T) {
 // TestNamesOfArchivesAreBounded: their names are kept in memory.
 func TestNamesOfArchivesAreBounded(t *testing.T) {
 	t.Parallel()
-	var many []archiveFile
+	var many []tartest.File
 	for i := range maxEntryNames/4000 + 10 {
-		many = append(many, archiveFile{name: fmt.Sprint(i, strings.Repeat("x", 3990))})
+		many = append(many, tartest.File{Name: fmt.Sprint(i, strings.Repeat("x", 3990))})
 	}
-	if _, _, err := readLayout(t, t.Context(), tarOf(t, many...)); err == nil || !strings.Contains(err.Error(), "bytes together") {
+	if _, _, err := readLayout(t, t.Context(), tartest.Of(t, many...)); err == nil || !strings.Contains(err.Error(), "bytes together") {
 		t.Errorf("%v", err)
 	}
 	deep := strings.Repeat("d/", maxEntryName/2-1) + "f" // as many folders
-	l, _, err := readLayout(t, t.Context(), tarOf(t, slices.Repeat([]archiveFile{{name: deep}}, 1)...))
+	l, _, err := readLayout(t, t.Context(), tartest.Of(t, slices.Repeat([]tartest.File{{Name: deep}}, 1)...))
 	if err == nil || len(l.kinds) != maxEntryName/2 {
 		t.Errorf("%v, %d entries", err, len(l.kinds))
 	}

@@ -12,7 +12,7 @@ import (
 
 // Rewrite copies an archive entry by entry. devices says whether there may be devices in it.
 func Rewrite(w io.Writer, in io.Reader, devices bool) error {
-	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, bufferSize)
+	buffered := bufio.NewWriterSize(&plainWriter{Writer: w}, BufferSize)
 	out := tar.NewWriter(buffered)
 	err := Each(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
 		if h.Typeflag == tar.TypeXGlobalHeader {

@@ -18,7 +18,7 @@ type Save struct {
 
 // Copy copies an archive of the Engine's with the names in it.
 func (s Save) Copy(w io.Writer, in io.Reader) error {
-	buffered := bufio.NewWriterSize(w, bufferSize)
+	buffered := bufio.NewWriterSize(w, BufferSize)
 	out := tar.NewWriter(buffered)
 	err := Each(in, "the archive", func(r *tar.Reader, h *tar.Header, buf []byte) error {
 		if name := path.Clean("/" + h.Name)[1:]; isNamesFile(name) {

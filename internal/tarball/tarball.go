@@ -41,10 +41,11 @@ func copyError(err error) error {
 	return &Error{What: fmt.Sprintf("slipway: the archive cannot be copied: %v", err), cause: err}
 }
 
-// bufferSize is that of the buffers: with it a proxied archive is as fast as the Engine takes it.
-const bufferSize = 256 << 10
+// BufferSize is that of Buffers: with it a proxied archive is as fast as the Engine takes it.
+const BufferSize = 256 << 10
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+// Buffers are those of all archives on their way, *[]byte. Who takes one puts it back.
+var Buffers = sync.Pool{New: func() any { b := make([]byte, BufferSize); return &b }}
 
 // compressions are the beginnings of archives that the Engine would decompress with programs.
 var compressions = map[string][]byte{
@@ -69,7 +70,7 @@ func Compression(head []byte) string {
 
 // Plain is the uncompressed archive in a body.
 func Plain(body io.Reader) (io.Reader, error) {
-	r := bufio.NewReaderSize(body, bufferSize)
+	r := bufio.NewReaderSize(body, BufferSize)
 	head, _ := r.Peek(6) // less is no archive: the reader will say so
 	switch name := Compression(head); name {
 	case "":
@@ -88,8 +89,8 @@ func Plain(body io.Reader) (io.Reader, error) {
 // Each reads an archive entry by entry. what names it in the error of one that cannot be read.
 func Each(in io.Reader, what string, do func(r *tar.Reader, h *tar.Header, buf []byte) error) error {
 	r := tar.NewReader(in)
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := Buffers.Get().(*[]byte)
+	defer Buffers.Put(buf)
 	for {
 		h, err := r.Next()
 		if err == io.EOF {
@@ -106,7 +107,7 @@ func Each(in io.Reader, what string, do func(r *tar.Reader, h *tar.Header, buf [
 
 // readRest reads what follows an archive's end, so that the client can write it.
 func readRest(in io.Reader) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	buf := Buffers.Get().(*[]byte)
+	defer Buffers.Put(buf)
 	_, _ = io.CopyBuffer(struct{ io.Writer }{io.Discard}, in, *buf) // it means nothing
 }

@@ -116,14 +116,15 @@ func TestTerminal(t *testing.T) {
 	// One who just goes away leaves the place free.
 	conn, _ = dial(t, d.URL, d.Certificate, d.Authorization, protocol)
 	_ = conn.CloseNow()
-	for tries := 0; ; tries++ {
+	for late := time.After(2 * time.Minute); ; {
 		if conn, _ = dial(t, d.URL, d.Certificate, d.Authorization, protocol); conn != nil {
 			break
 		}
-		if tries > 100 {
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-late:
 			t.Fatal("the place is not free")
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	// The job's end ends it.
 	d.Close()

@@ -7,6 +7,8 @@ import (
 	"crypto/tls"
 	"net"
 	"sync"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // Either takes plain connections and TLS on one port: the entrypoint of Docker's own image turns TLS on as soon as
@@ -42,7 +44,7 @@ func (c *eitherConn) decide() (net.Conn, error) {
 	c.once.Do(func() {
 		r := bufio.NewReader(c.Conn)
 		first, err := r.Peek(1)
-		c.real = &peeked{c.Conn, r}
+		c.real = rawconn.New(c.Conn, r)
 		switch {
 		case err != nil:
 			c.err = err
@@ -75,23 +77,5 @@ func (c *eitherConn) CloseWrite() error {
 	if err != nil {
 		return err
 	}
-	return closeWrite(real)
-}
-
-// peeked is a connection of which something was looked at.
-type peeked struct {
-	net.Conn
-	r *bufio.Reader
-}
-
-func (p *peeked) Read(b []byte) (int, error) { return p.r.Read(b) }
-
-// CloseWrite ends our direction only.
-func (p *peeked) CloseWrite() error { return closeWrite(p.Conn) }
-
-func closeWrite(c net.Conn) error {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
-		return h.CloseWrite()
-	}
-	return nil
+	return rawconn.CloseWrite(real)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
 // client is what a client has that reads the files of a folder.
@@ -59,7 +61,7 @@ func TestEither(t *testing.T) {
 				defer c.Close()
 				if text, err := io.ReadAll(c); err == nil { // to the end of what the client says
 					_, _ = io.WriteString(c, "got "+string(text))
-					_ = closeWrite(c)
+					_ = rawconn.CloseWrite(c)
 				}
 			}()
 		}
@@ -81,13 +83,13 @@ func TestEither(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Minute))
 		if c.config != nil {
 			conn = tls.Client(conn, c.config)
 		}
 		_, err = io.WriteString(conn, "hello")
 		if err == nil {
-			err = closeWrite(conn)
+			err = rawconn.CloseWrite(conn)
 		}
 		var text []byte
 		if err == nil {

@@ -108,7 +108,7 @@ func New(b Build, now func() Now) *Monitor {
 	for _, level := range []string{"warning", "error"} {
 		m.errors.WithLabelValues(level) // there from the start: a rate needs a zero
 	}
-	for _, what := range []string{"build_cache", "images", "caches", "sources"} {
+	for _, what := range []string{"build_cache", "images", "builds", "caches", "sources"} {
 		m.freed.WithLabelValues(what)
 	}
 	m.registry.MustRegister(

@@ -25,22 +25,22 @@ func ReadFilters(raw string, allowed ...string) (Filters, error) {
 		return Filters{}, nil
 	}
 	if len(raw) > maxFilters {
-		return nil, bad("slipway: the filters are too long")
+		return nil, Bad("slipway: the filters are too long")
 	}
 	var doc map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(raw), &doc); err != nil {
-		return nil, bad("slipway: the filters cannot be decoded")
+		return nil, Bad("slipway: the filters cannot be decoded")
 	}
 	out := Filters{}
 	for k, v := range doc {
 		if !slices.Contains(allowed, k) {
-			return nil, bad("invalid filter '%s'", Printable(k))
+			return nil, Bad("invalid filter '%s'", Printable(k))
 		}
 		var list []string
 		if json.Unmarshal(v, &list) != nil {
 			var set map[string]bool
 			if err := json.Unmarshal(v, &set); err != nil {
-				return nil, bad("slipway: the filter %q cannot be decoded", k)
+				return nil, Bad("slipway: the filter %q cannot be decoded", k)
 			}
 			list = slices.Sorted(maps.Keys(set))
 		}
@@ -133,7 +133,7 @@ func (f Filters) Boolean(key string) (value, set bool, err error) {
 		case "0", "false":
 			value = false
 		default:
-			return false, false, bad(`invalid value for filter '%s', must be "true" (or "1"), or "false" (or "0")`, key)
+			return false, false, Bad(`invalid value for filter '%s', must be "true" (or "1"), or "false" (or "0")`, key)
 		}
 		set = true
 	}
@@ -147,7 +147,7 @@ func (f Filters) Until(now time.Time) (time.Time, bool, error) {
 		return time.Time{}, false, nil
 	case 1:
 	default:
-		return time.Time{}, false, bad("more than one until filter specified")
+		return time.Time{}, false, Bad("more than one until filter specified")
 	}
 	s := f["until"][0]
 	if d, err := time.ParseDuration(s); err == nil {
@@ -161,5 +161,5 @@ func (f Filters) Until(now time.Time) (time.Time, bool, error) {
 			return t, true, nil
 		}
 	}
-	return time.Time{}, false, bad("invalid until filter: %q is no time", Printable(s))
+	return time.Time{}, false, Bad("invalid until filter: %q is no time", Printable(s))
 }

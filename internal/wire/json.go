@@ -29,10 +29,10 @@ var dataMaps = map[string]bool{
 // error here, so that what was checked is what the Engine would have understood.
 func Decode(data []byte, v any) error {
 	if err := Check(data); err != nil {
-		return bad("slipway: the body is not acceptable: %v", err)
+		return Bad("slipway: the body is not acceptable: %v", err)
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return bad("slipway: the body cannot be decoded: %v", err)
+		return Bad("slipway: the body cannot be decoded: %v", err)
 	}
 	return nil
 }

@@ -13,13 +13,13 @@ func Path(r *http.Request) (version, path string, err error) {
 	raw := r.URL.EscapedPath()
 	switch {
 	case r.Method == http.MethodConnect, r.URL.IsAbs(), r.URL.Host != "", !strings.HasPrefix(raw, "/"):
-		return "", "", bad("slipway: the request's target is not a path")
+		return "", "", Bad("slipway: the request's target is not a path")
 	case len(raw) > 4096:
-		return "", "", bad("slipway: the path is too long")
+		return "", "", Bad("slipway: the path is too long")
 	}
 	path, err = url.PathUnescape(raw)
 	if err != nil {
-		return "", "", bad("slipway: the path cannot be decoded")
+		return "", "", Bad("slipway: the path cannot be decoded")
 	}
 	// Docker's clients escape what is special in names; nothing that divides or leaves a path may be among it.
 	for i := 0; i+2 < len(raw); i++ {
@@ -28,18 +28,18 @@ func Path(r *http.Request) (version, path string, err error) {
 		}
 		switch strings.ToLower(raw[i+1 : i+3]) {
 		case "2f", "2e", "5c", "25", "3f", "23":
-			return "", "", bad("slipway: the path has an escaped separator")
+			return "", "", Bad("slipway: the path has an escaped separator")
 		}
 	}
 	for _, c := range []byte(path) {
 		if c <= ' ' || c == '\\' || c >= 0x7f {
-			return "", "", bad("slipway: the path has a character that no name of the Engine has")
+			return "", "", Bad("slipway: the path has a character that no name of the Engine has")
 		}
 	}
 	segments := strings.Split(path[1:], "/")
 	for i, s := range segments {
 		if s == "." || s == ".." || s == "" && (i < len(segments)-1 || len(segments) == 1) {
-			return "", "", bad("slipway: the path is not clean")
+			return "", "", Bad("slipway: the path is not clean")
 		}
 	}
 	if v, ok := strings.CutPrefix(segments[0], "v"); ok && looksLikeVersion(v) {

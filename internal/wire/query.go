@@ -12,11 +12,11 @@ var repeated = []string{"t", "extrahosts", "names", "platform", "changes"}
 func Query(raw string) (url.Values, error) {
 	q, err := url.ParseQuery(raw)
 	if err != nil {
-		return nil, bad("slipway: the query cannot be decoded")
+		return nil, Bad("slipway: the query cannot be decoded")
 	}
 	for k, v := range q {
 		if len(v) > 1 && !slices.Contains(repeated, k) {
-			return nil, bad("slipway: the query has %q more than once", Printable(k))
+			return nil, Bad("slipway: the query has %q more than once", Printable(k))
 		}
 	}
 	return q, nil

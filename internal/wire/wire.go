@@ -13,7 +13,8 @@ type Error struct{ text string }
 
 func (e *Error) Error() string { return e.text }
 
-func bad(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
+// Bad is such an error.
+func Bad(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
 
 // Printable is a client's text in a message: short, and without what would break a line or lead a terminal.
 func Printable(s string) string {

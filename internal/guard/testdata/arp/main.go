@@ -1,4 +1,4 @@
-// Arp tells a neighbour for five seconds that this machine has an address that is another's, and says whether something
+// Arp tells a neighbour for a minute that this machine has an address that is another's, and says whether something
 // came here that was not meant for it.
 //
 //	arp ADDRESS NEIGHBOUR-MAC NEIGHBOUR-ADDRESS SECRET
@@ -44,7 +44,7 @@ func run(claimed, mac, neighbour string, secret []byte) error {
 		return err
 	}
 	buf := make([]byte, 64<<10)
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		if err := syscall.Sendto(socket, frame, 0, address); err != nil {
 			return err
 		}

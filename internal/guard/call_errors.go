@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/slipway-ci/slipway/internal/tarball"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
@@ -65,6 +66,17 @@ func noImage(ref string) error {
 	return &apiError{http.StatusNotFound, "No such image: " + ref}
 }
 
+// errClosing is the answer to a call whose job ends meanwhile.
+var errClosing = &apiError{http.StatusServiceUnavailable, "slipway: the job has ended"}
+
+// joinErrors keeps the first error's answer for the client: it is the one that the client asked for.
+func joinErrors(err, second error) error {
+	if second != nil {
+		return fmt.Errorf("%w (and then: %v)", err, second)
+	}
+	return err
+}
+
 // statusOf is the HTTP status of an error, and what the client reads.
 func statusOf(err error) (int, string) {
 	var d *Denial
@@ -79,4 +91,19 @@ func statusOf(err error) (int, string) {
 		return a.Status, a.Message
 	}
 	return http.StatusBadGateway, "slipway: " + err.Error()
+}
+
+// archiveError is what is wrong with a client's archive, as a refusal where a rule is about it.
+func archiveError(err error) error {
+	var e *tarball.Error
+	var a *apiError
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case errors.As(err, &a): // of the client's body
+		return a
+	case e.Rule == "":
+		return badRequest("%s", e.What)
+	}
+	return &Denial{Rule: e.Rule, What: e.What, Cure: e.Cure}
 }

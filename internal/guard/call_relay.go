@@ -13,19 +13,15 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/slipway-ci/slipway/internal/rawconn"
+	"github.com/slipway-ci/slipway/internal/tarball"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
-// streamBuffer is the size of the buffers of archives: with it a proxied one is as fast as the Engine takes it.
-const streamBuffer = 256 << 10
-
-// talkBuffer is the size of the buffers of all other streams, of which a job may have hundreds open.
+// talkBuffer is the size of the buffers of all streams but archives, of which a job may have hundreds open.
 const talkBuffer = 16 << 10
 
-var (
-	buffers     = sync.Pool{New: func() any { b := make([]byte, streamBuffer); return &b }}
-	talkBuffers = sync.Pool{New: func() any { b := make([]byte, talkBuffer); return &b }}
-)
+var talkBuffers = sync.Pool{New: func() any { b := make([]byte, talkBuffer); return &b }}
 
 // kept are the Engine's headers that a client gets to see.
 var kept = []string{"Content-Type", "X-Docker-Container-Path-Stat", "Builder-Version"}
@@ -69,7 +65,7 @@ func (c *call) head(resp *http.Response) {
 func (c *call) copyOut(body io.Reader, archive bool) error {
 	pool := &talkBuffers
 	if archive {
-		pool = &buffers
+		pool = &tarball.Buffers
 	}
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
@@ -149,6 +145,46 @@ func (c *call) forwardJSON(method, path string, query url.Values, body any, edit
 	return nil
 }
 
+// forwardStream relays a stream of JSON documents, one per line; edit changes each, and says whether the client sees it.
+func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string]any) bool) error {
+	// Since 28 the Engine has several forms of streams to offer.
+	resp, err := c.engine.do(c.ctx, http.MethodGet, path, q, http.Header{"Accept": {"application/json"}}, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= http.StatusBadRequest {
+		return c.written(readError(resp))
+	}
+	c.setHeaders()
+	c.w.Header().Set("Content-Type", "application/json")
+	c.w.WriteHeader(resp.StatusCode)
+	flush := http.NewResponseController(c.w)
+	_ = flush.Flush()
+	dec := json.NewDecoder(resp.Body)
+	dec.UseNumber()
+	for {
+		var doc map[string]any
+		if err := dec.Decode(&doc); err != nil {
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			panic(http.ErrAbortHandler) // the client must not take a cut stream for a whole one
+		}
+		if !edit(doc) {
+			continue
+		}
+		data, err := json.Marshal(doc)
+		if err != nil {
+			return fmt.Errorf("%w: %w", errAnswered, err)
+		}
+		if _, err := c.w.Write(append(data, '\n')); err != nil {
+			return fmt.Errorf("%w: %w", errAnswered, err)
+		}
+		_ = flush.Flush()
+	}
+}
+
 // unprefix shows a name of ours as the job wrote it.
 func (g *Guard) unprefix(s string) string { return strings.ReplaceAll(s, g.policy.prefix(), "") }
 
@@ -206,7 +242,7 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	pipe(&stream{Conn: conn, r: buffered.Reader}, up)
+	pipe(rawconn.New(conn, buffered.Reader), up)
 	return nil
 }
 
@@ -231,7 +267,7 @@ func wantsUpgrade(r *http.Request, protocol string) bool {
 
 // pipe joins two raw connections until the Engine has said its last. The end of the client's input is passed on alone:
 // the output of what reads it is still to come.
-func pipe(client, engine *stream) {
+func pipe(client, engine *rawconn.Conn) {
 	go func() {
 		copyBuffered(engine.Conn, client)
 		_ = engine.CloseWrite()
@@ -245,6 +281,28 @@ func copyBuffered(dst io.Writer, src io.Reader) {
 	defer talkBuffers.Put(buf)
 	_, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, *buf) // how it ended shows in the container's state
 }
+
+// streamed is what write writes, as a body of a request. end must be called when the Engine has answered, which it may do before
+// it has read all; it returns what was wrong with the writing itself.
+func streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		err := write(w)
+		w.CloseWithError(err)
+		written <- err
+	}()
+	return r, func() error {
+		r.CloseWithError(errCopied)
+		err := <-written
+		if errors.Is(err, errCopied) || errors.Is(err, io.ErrClosedPipe) {
+			return nil
+		}
+		return archiveError(err)
+	}
+}
+
+var errCopied = errors.New("the Engine has answered")
 
 // passThrough sends a request that audit mode would have refused, as far as it can be sent whole.
 func (c *call) passThrough(path string) error {

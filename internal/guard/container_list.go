@@ -114,29 +114,6 @@ func (c *call) engineFilters(f wire.Filters) (nothing bool, err error) {
 	return false, err
 }
 
-// number reads a whole number of the query; it is 0 if there is none.
-func (c *call) number(key string) (int, error) {
-	v := c.query.Get(key)
-	if v == "" {
-		return 0, nil
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		return 0, badRequest("slipway: %s=%q is no number", key, printable(v))
-	}
-	return n, nil
-}
-
-// numbers checks that query keys are numbers, and picks them.
-func (c *call) numbers(keys ...string) (url.Values, error) {
-	for _, k := range keys {
-		if _, err := c.number(k); err != nil {
-			return nil, err
-		}
-	}
-	return c.pick(keys...), nil
-}
-
 // namesMatch filters by name as the Engine does: a regular expression somewhere in one of the names.
 func namesMatch(doc map[string]any, want []string) bool {
 	if len(want) == 0 {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -15,6 +16,12 @@ import (
 // a symlink in that moment gets them mounted anywhere on the machine (CVE-2026-42306). So a running container stands
 // still while it is copied from or to, and cannot be started meanwhile; what cannot be held still is refused. A process
 // elsewhere that was handed an open folder of the container is not seen: docs/guard.md says so.
+
+// patchedCopy is the first Engine whose copies cannot be led astray by what runs in the container.
+const patchedCopy = "29.5.1"
+
+// copyCure is what to do where copying would not be safe.
+var copyCure = fmt.Sprintf("copy through the workspace, which is mounted with -v, or ask for a Docker Engine of at least %s", patchedCopy)
 
 // copies are the copies at work, per container.
 type copies struct {

@@ -75,7 +75,7 @@ func routes() []route {
 	raw := func(r route) route { r.rawBody = true; return r }
 	put := func(p string, h handler) route { return route{method: http.MethodPut, pattern: p, handle: h} }
 	return []route{
-		// system.go
+		// system.go, events.go
 		get("/_ping", ping),
 		head("/_ping", ping),
 		get("/version", version),
@@ -84,7 +84,7 @@ func routes() []route {
 		get("/system/df", diskUsage),
 		post("/auth", login),
 
-		// containers.go, create.go
+		// containers.go, container_*.go, create.go
 		get("/containers/json", containerList),
 		post("/containers/create", containerCreate),
 		post("/containers/prune", containerPrune),
@@ -106,20 +106,18 @@ func routes() []route {
 		post("/containers/{id}/rename", containerRename),
 		post("/containers/{id}/update", containerUpdate),
 		del("/containers/{id}", containerRemove),
-		// attach.go, exec.go
 		post("/containers/{id}/attach", containerAttach),
 		get("/containers/{id}/attach/ws", containerAttachWebsocket),
 		post("/containers/{id}/exec", execCreate),
 		get("/exec/{id}/json", execInspect),
 		post("/exec/{id}/start", execStart),
 		post("/exec/{id}/resize", execResize),
-		// archive.go, commit.go
 		get("/containers/{id}/archive", archiveGet),
 		head("/containers/{id}/archive", archiveHead),
 		raw(put("/containers/{id}/archive", archivePut)),
 		post("/commit", commit),
 
-		// networks.go
+		// networks.go, network_*.go
 		get("/networks", networkList),
 		get("/networks/", networkList),
 		post("/networks/create", networkCreate),
@@ -136,7 +134,7 @@ func routes() []route {
 		get("/volumes/{id}", volumeInspect),
 		del("/volumes/{id}", volumeRemove),
 
-		// images.go
+		// image_*.go
 		get("/images/json", imageList),
 		get("/images/search", imageSearch),
 		raw(post("/images/create", imageCreate)),
@@ -159,7 +157,7 @@ func routes() []route {
 		post("/session", sessionOpen),
 		post("/grpc", grpcOpen),
 
-		// refused.go: what a job gets no part of, with the words that clients expect
+		// call_refused.go: what a job gets no part of, with the words that clients expect
 		get("/swarm", noSwarm),
 		get("/services", noSwarm),
 		get("/tasks", noSwarm),

@@ -1,4 +1,4 @@
-package guard
+package session
 
 import (
 	"hash/crc32"
@@ -16,6 +16,9 @@ type passingFiles struct {
 	stats []*fstypes.Stat
 	sums  map[uint32]uint32 // of the files that are on their way
 }
+
+// castagnoli makes the sums that layercache keeps of files.
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // maxPassing bounds the files whose contents are waited for.
 const maxPassing = 50_000

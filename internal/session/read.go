@@ -1,15 +1,11 @@
-package guard
+package session
 
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"maps"
 	"net/url"
 	"os"
 	"path"
@@ -19,21 +15,19 @@ import (
 
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
-	"github.com/tonistiigi/fsutil"
 	fstypes "github.com/tonistiigi/fsutil/types"
 	grpcmeta "google.golang.org/grpc/metadata"
+
+	"github.com/slipway-ci/slipway/internal/wire"
 )
 
-// The names that docker's client gives its folders, and the keys of a request for files.
+// The keys of a request for files.
 const (
-	dirDockerfile = "dockerfile"
-	dirContext    = "context"
-
 	keyDir         = "dir-name"
 	keyFollowPaths = "followpaths"
 )
 
-// The bounds of a read by the guard itself, which is kept in memory.
+// The bounds of what Read keeps in memory.
 const (
 	maxFileRead    = 4 << 20 // of all names and files of a read together
 	maxEntriesRead = 10_000  // files, folders and links that a client may tell of
@@ -41,10 +35,9 @@ const (
 	fileReadTime   = time.Minute
 )
 
-// readFiles asks a client for files of one of its folders, once: what comes of it is all that the guard and the Engine
-// ever see of them. Links within the folder are followed. A file that is not there is not in the answer. Nothing is
-// written to disk, whatever names the client tells of.
-func readFiles(ctx context.Context, client buildkit.Caller, dir string, names ...string) (map[string][]byte, error) {
+// Read asks a client for files of one of its folders, once: so what comes of it can be all that anybody ever sees of them. Links within
+// the folder are followed. A file that is not there is not in the answer. Nothing is written to disk, whatever names the client tells of.
+func Read(ctx context.Context, client buildkit.Caller, dir string, names ...string) (map[string][]byte, error) {
 	ctx, cancel := context.WithTimeout(client.Context(ctx), fileReadTime)
 	defer cancel()
 	header := grpcmeta.MD{keyDir: {dir}, keyFollowPaths: names}
@@ -108,7 +101,7 @@ func (r *fileReader) run() error {
 			}
 			err = r.stream.CloseSend()
 		case fstypes.PACKET_ERR:
-			err = fmt.Errorf("the client cannot send files: %s", printable(string(p.Data)))
+			err = fmt.Errorf("the client cannot send files: %s", wire.Printable(string(p.Data)))
 		default:
 			err = errTransfer
 		}
@@ -204,7 +197,7 @@ func (r *fileReader) file(id uint32, data []byte) error {
 		return r.finish()
 	}
 	if r.size += len(data); r.size > maxFileRead {
-		return badRequest("slipway: the Dockerfile is larger than %d bytes", maxFileRead)
+		return wire.Bad("slipway: the Dockerfile is larger than %d bytes", maxFileRead)
 	}
 	b.Write(data)
 	return nil
@@ -224,51 +217,15 @@ func checkStat(s *fstypes.Stat) error {
 	mode := os.FileMode(s.Mode)
 	switch {
 	case !localName(s.Path):
-		return fmt.Errorf("%w: the name %q", errTransfer, printable(s.Path))
+		return fmt.Errorf("%w: the name %q", errTransfer, wire.Printable(s.Path))
 	case mode&os.ModeSymlink == 0 && s.Linkname != "" && !localName(s.Linkname):
-		return fmt.Errorf("%w: the link to %q", errTransfer, printable(s.Linkname))
+		return fmt.Errorf("%w: the link to %q", errTransfer, wire.Printable(s.Linkname))
 	case mode&os.ModeDevice != 0:
-		return fmt.Errorf("%w: %q is a device", errTransfer, printable(s.Path))
+		return fmt.Errorf("%w: %q is a device", errTransfer, wire.Printable(s.Path))
 	}
 	return nil
 }
 
 func localName(p string) bool {
 	return p != "" && p != "." && p != ".." && p == path.Clean(p) && !path.IsAbs(p) && !strings.HasPrefix(p, "../") && !strings.Contains(p, "\x00")
-}
-
-// servedFiles are what the Engine gets to see of a folder: files that the guard has checked.
-type servedFiles struct {
-	files map[string][]byte
-	// modified is the files' time. The Engine keeps what it has if name, size and time are the same, so the time is one
-	// that nobody can have foreseen or brought about.
-	modified int64
-}
-
-func newServedFiles() (servedFiles, error) {
-	var random [8]byte
-	if _, err := rand.Read(random[:]); err != nil {
-		return servedFiles{}, fmt.Errorf("choose a time: %w", err)
-	}
-	return servedFiles{files: map[string][]byte{}, modified: int64(binary.BigEndian.Uint64(random[:]) >> 4)}, nil
-}
-
-// Walk tells of all of them, whatever was asked for: they are few.
-func (f servedFiles) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
-	for _, n := range slices.Sorted(maps.Keys(f.files)) {
-		stat := &fstypes.Stat{Path: n, Mode: 0o644, Size: int64(len(f.files[n])), ModTime: f.modified}
-		if err := fn(n, &fsutil.DirEntryInfo{Stat: stat}, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Open reads one of them.
-func (f servedFiles) Open(name string) (io.ReadCloser, error) {
-	data, ok := f.files[name]
-	if !ok {
-		return nil, &os.PathError{Op: "open", Path: name, Err: os.ErrNotExist}
-	}
-	return io.NopCloser(bytes.NewReader(data)), nil
 }

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/slipway-ci/slipway/internal/pin"
 )
@@ -49,7 +50,7 @@ func (c *call) bind(ctx context.Context, user string, m plannedMount, rec *conta
 	if !c.policy.Root {
 		return boundPlace{}, needsRoot(place)
 	}
-	at, err := c.made.pin(ctx, user, found)
+	at, err := c.pin(ctx, user, found)
 	if err != nil {
 		return boundPlace{}, err
 	}
@@ -62,7 +63,7 @@ func (c *call) partOf(ctx context.Context, place Mount, subpath string) (boundPl
 	volume := place.Volume
 	if volume == "" {
 		var err error
-		if volume, err = c.made.folderVolume(ctx, place); err != nil {
+		if volume, err = c.folderVolume(ctx, place); err != nil {
 			return boundPlace{}, err
 		}
 	}
@@ -156,18 +157,51 @@ func (g *Guard) isJobMount(volume string) bool {
 	return slices.ContainsFunc(g.policy.Mounts, func(m Mount) bool { return m.Volume == volume })
 }
 
+// manyPins is when to look for containers that removed themselves.
+const manyPins = 64
+
+// pin mounts an open file in the guard's folder, once for all containers that use it. user is the ID of the container, or what stands for
+// it until it has one.
+func (g *Guard) pin(ctx context.Context, user string, f *pin.File) (string, error) {
+	if g.pins.Len() >= manyPins {
+		if err := g.forgetGone(ctx); err != nil {
+			return "", err
+		}
+	}
+	return g.pins.Mount(user, f)
+}
+
 // unpin lets go of what a container's binds are pinned at. It is called when the container is gone, and may be called
 // again.
-func (g *Guard) unpin(rec containerRecord) { g.made.unpin(rec.ID) }
+func (g *Guard) unpin(user string) {
+	if err := g.pins.Release(user); err != nil {
+		g.log.Warn("a pin is left", "error", err) // Close tries again
+	}
+}
 
 // unpinAll ends all pins, also of containers that still run. It is called before the guard's folder is removed.
 func (g *Guard) unpinAll() error {
-	return errors.Join(g.made.unpinAll(), pin.UnmountBelow(g.dir))
+	return errors.Join(g.pins.Close(), pin.UnmountBelow(g.dir))
 }
 
-// createFolderVolume makes a volume over a folder of the machine, of which the Engine mounts parts safely by itself.
-func (g *Guard) createFolderVolume(ctx context.Context, n int, place Mount) (string, error) {
-	name := fmt.Sprintf("%s.folder%d", g.policy.prefix(), n)
+// folderVolumes are the volumes over folders of the machine, by the folder.
+type folderVolumes struct {
+	mu    sync.Mutex
+	names map[string]string
+}
+
+// folderVolume is the volume over a place of the job that is a folder of the machine. The Engine mounts parts of it safely by itself.
+func (g *Guard) folderVolume(ctx context.Context, place Mount) (string, error) {
+	g.folders.mu.Lock()
+	defer g.folders.mu.Unlock()
+	key := place.Source
+	if place.ReadOnly {
+		key += " ro"
+	}
+	if name, ok := g.folders.names[key]; ok {
+		return name, nil
+	}
+	name := fmt.Sprintf("%s.folder%d", g.policy.prefix(), len(g.folders.names))
 	options := "rbind"
 	if place.ReadOnly {
 		options += ",ro"
@@ -180,5 +214,9 @@ func (g *Guard) createFolderVolume(ctx context.Context, n int, place Mount) (str
 		return "", fmt.Errorf("make a volume over %s: %w", place.Destination, err)
 	}
 	g.objects.addVolume(name)
+	if g.folders.names == nil {
+		g.folders.names = map[string]string{}
+	}
+	g.folders.names[key] = name
 	return name, nil
 }
