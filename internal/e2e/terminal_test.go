@@ -133,6 +133,20 @@ func TestWebTerminal(t *testing.T) {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	s.ends()
+	// Nor need the container be killed for that.
+	const age = "in a container from $(cut -d ' ' -f 22 /proc/1/stat)."
+	j = r.enqueue(withAfter(spec(ticking, "echo begun "+age+"; sleep 300"), "echo after "+age))
+	r.until(j, "\nbegun in ")
+	s = r.enter(j)
+	s.types("sleep 301; echo $((6*7)).\n")
+	s.expect("sleep 301")
+	j.Cancel(true)
+	o, log := r.end(j)
+	_, rest, _ := strings.Cut(log, "\nbegun ")
+	if where, _, _ := strings.Cut(rest, "\n"); o.State != coordinator.Canceled || !strings.Contains(log, "\nafter "+where+"\n") {
+		t.Errorf("%+v:\n%s", o, log)
+	}
+	s.ends()
 }
 
 // TestWebTerminalClosesFirst: nobody gets in once the job is over, also while GitLab cannot be told of that.
