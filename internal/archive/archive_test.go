@@ -565,13 +565,13 @@ func TestLinksAndKindsOfArchives(t *testing.T) {
 // TestNote: an archive's last file tells of the others what is really in it.
 func TestNote(t *testing.T) {
 	t.Parallel()
-	root, dir := tree(t, "a", "sub/b", "empty.txt", "link->a", "about.json")
+	root, dir := tree(t, "a", "sub/b", "empty.txt", "link->a", "about.json", "about/file")
 	if err := os.Truncate(filepath.Join(dir, "empty.txt"), 0); err != nil {
 		t.Fatal(err)
 	}
 	big(t, filepath.Join(dir, "big"), 3*blockSize+1)
 	var b bytes.Buffer
-	note := Note{Name: "about.json", Text: func(files []Sum) ([]byte, error) { return json.Marshal(files) }}
+	note := Note{Name: "about.json", Write: func(w io.Writer, files []Sum) error { return json.NewEncoder(w).Encode(files) }}
 	sum, err := WriteNotedZip(t.Context(), &b, root, []string{"a", "about.json", "big", "empty.txt", "gone", "link", "sub", "sub/b"}, "", note, nil)
 	if err != nil || sum.Files != 7 || len(sum.Skipped) != 1 {
 		t.Fatalf("%+v, %v", sum, err)
@@ -595,13 +595,23 @@ func TestNote(t *testing.T) {
 				t.Errorf("at the end is %s, %s: %v", f.Name, f.Mode(), err)
 			}
 		case f.Mode().IsRegular():
-			want = append(want, Sum{f.Name, fmt.Sprintf("%x", sha256.Sum256(data))})
+			want = append(want, Sum{f.Name, sha256.Sum256(data)})
 		}
 	}
 	if len(want) != 4 || !slices.Equal(got, want) {
 		t.Errorf("told are\n%v\nnot\n%v", got, want)
 	}
-	note.Text = func([]Sum) ([]byte, error) { return nil, io.ErrNoProgress }
+	// It takes the place of a folder, too: who unpacks the archive could not have both.
+	note.Name = "about"
+	b.Reset()
+	if sum, err := WriteNotedZip(t.Context(), &b, root, []string{"a", "about", "about.json", "about/file"}, "", note, nil); err != nil || sum.Files != 3 {
+		t.Fatalf("%+v, %v", sum, err)
+	}
+	into, _ := tree(t)
+	if sum, err := Unzip(t.Context(), into, bytes.NewReader(b.Bytes()), int64(b.Len()), Options{}); err != nil || sum.Files != 3 {
+		t.Errorf("%+v, %v", sum, err)
+	}
+	note.Write = func(io.Writer, []Sum) error { return io.ErrNoProgress }
 	if _, err := WriteNotedZip(t.Context(), io.Discard, root, []string{"a"}, "", note, nil); !errors.Is(err, io.ErrNoProgress) {
 		t.Error(err)
 	}

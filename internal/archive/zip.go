@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash"
@@ -49,16 +48,16 @@ func WriteZip(ctx context.Context, w io.Writer, root *os.Root, names []string, l
 	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, nil, progress)
 }
 
-// Note is a file that an archive ends with, which tells of the others. It takes the place of one of its name.
+// Note is a file that an archive ends with, which tells of the others. It takes the place of whatever has its name.
 type Note struct {
-	Name string
-	Text func(files []Sum) ([]byte, error) // of the plain files, in their order
+	Name  string
+	Write func(w io.Writer, files []Sum) error // of the plain files, in their order; there may be millions
 }
 
 // Sum is what a file has in an archive, whatever else it has had.
 type Sum struct {
 	Name   string
-	SHA256 string // in hexadecimal digits
+	SHA256 [sha256.Size]byte
 }
 
 // WriteNotedZip is WriteZip with a note.
@@ -80,7 +79,7 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 	var sum Summary
 	var sums []Sum
 	if note != nil {
-		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == note.Name })
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == note.Name || strings.HasPrefix(name, note.Name+"/") })
 	}
 	entries := readAhead(ctx, root, names, pool, note != nil)
 	defer func() { // those that are not wanted any more
@@ -103,7 +102,7 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 			if e.header.Mode().IsRegular() {
 				sum.Bytes += e.size
 				if e.hash != nil {
-					sums = append(sums, Sum{e.name, hex.EncodeToString(e.hash.Sum(nil))})
+					sums = append(sums, Sum{e.name, [sha256.Size]byte(e.hash.Sum(nil))})
 				}
 			}
 		case ctx.Err() == nil && isGone(e.err):
@@ -121,7 +120,7 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 			return sum, fmt.Errorf("archive %s: %w", note.Name, err)
 		}
 		sum.Files++
-		sum.Bytes += int64(n)
+		sum.Bytes += n
 	}
 	if err := out.Close(); err != nil {
 		return sum, fmt.Errorf("end the archive: %w", err)
@@ -129,18 +128,29 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 	return sum, nil
 }
 
-func (n *Note) write(out *zip.Writer, sums []Sum) (int, error) {
-	text, err := n.Text(sums)
-	if err != nil {
-		return 0, err
-	}
+func (n *Note) write(out *zip.Writer, sums []Sum) (int64, error) {
 	h := header(n.Name, 0o644, time.Now(), uint32(os.Geteuid()), uint32(os.Getegid()))
 	h.Method = zip.Deflate
 	w, err := out.CreateHeader(h)
 	if err != nil {
 		return 0, err
 	}
-	return w.Write(text)
+	to := &counter{w: w}
+	err = n.Write(to, sums)
+	return to.n, err
+}
+
+// counter counts what is written.
+type counter struct {
+	w io.Writer
+	n int64
+}
+
+// Write implements io.Writer.
+func (c *counter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
 }
 
 func (e *entry) close() {

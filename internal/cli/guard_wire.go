@@ -162,7 +162,7 @@ func openPlace(ctx context.Context, o guardOptions, engine *docker.Engine, engin
 		dead = nil // nothing else tells whose the leftovers are
 	}
 	for _, dir := range dead {
-		if err := errors.Join(executor.SweepGuards(dir), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(executor.SweepGuards(dir), os.Remove(dir)); err != nil { // what stays mounted is somebody's files
 			o.log.Warn("the folder of a killed guard stays", "folder", dir, "error", err)
 		}
 	}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -106,12 +107,13 @@ func (r *rig) cleanAfter() {
 // nothingIsMounted fails the test if something is mounted in the state folder.
 func (r *rig) nothingIsMounted() {
 	r.t.Helper()
+	dir, linkErr := filepath.EvalSymlinks(r.stateDir())
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
+	if err := errors.Join(linkErr, err); err != nil {
 		r.t.Fatal(err)
 	}
-	if bytes.Contains(mounts, []byte(r.stateDir())) {
-		r.t.Errorf("mounts are left below %s:\n%s", r.stateDir(), mounts)
+	if bytes.Contains(mounts, []byte(dir)) {
+		r.t.Errorf("mounts are left below %s:\n%s", dir, mounts)
 	}
 }
 
@@ -502,11 +504,14 @@ func TestGuardAlone(t *testing.T) {
 	e := engine(t)
 	dir := t.TempDir()
 	work, stateDir := filepath.Join(dir, "work"), filepath.Join(dir, "state")
-	if err := os.Mkdir(work, 0o755); err != nil {
+	// The state folder lies on another disk, say.
+	if err := errors.Join(os.MkdirAll(filepath.Join(work, "part"), 0o755), os.Mkdir(filepath.Join(dir, "disk"), 0o700), os.Symlink("disk", stateDir)); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(work, "file"), []byte("of the workspace\n"), 0o644); err != nil {
-		t.Fatal(err)
+	for _, file := range []string{"file", "part/file"} {
+		if err := os.WriteFile(filepath.Join(work, file), []byte("of the workspace\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 	host, secret := companySecret(t)
 	guarded := func(args ...string) *exec.Cmd {
@@ -540,7 +545,7 @@ func TestGuardAlone(t *testing.T) {
 	// Two at once, each in its own world, until a signal.
 	start := func(name string) (*exec.Cmd, *lockedBuffer, func(args ...string) (string, error)) {
 		socket, log := filepath.Join(dir, name), &lockedBuffer{}
-		cmd := guarded("--listen", socket)
+		cmd := guarded("--listen", socket, "--workspace", work+":/builds/app")
 		cmd.Stderr = log
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -556,7 +561,7 @@ func TestGuardAlone(t *testing.T) {
 	a, logA, dockerA := start("a")
 	b, _, dockerB := start("b")
 	for _, docker := range []func(...string) (string, error){dockerA, dockerB} {
-		if out, err := docker("run", "-d", "--name", "db", alpine, "sleep", "300"); err != nil {
+		if out, err := docker("run", "-d", "--name", "db", "-v", "/builds/app/part:/app", alpine, "sleep", "300"); err != nil {
 			t.Errorf("%v: %s", err, out)
 		}
 	}
@@ -574,7 +579,7 @@ func TestGuardAlone(t *testing.T) {
 	if n := count(); n != 1 {
 		t.Errorf("%d containers are left, want B's", n)
 	}
-	// One that is killed: the next one removes what it left.
+	// One that is killed: the next one removes what it left, and nothing of the folder that a container has.
 	_ = b.Process.Kill()
 	_ = b.Wait()
 	if out, err := guarded("--", "true").CombinedOutput(); err != nil {
@@ -583,6 +588,9 @@ func TestGuardAlone(t *testing.T) {
 	eventually(t, "no container of the killed guard is left", func() bool { return count() == 0 })
 	if left, err := os.ReadDir(filepath.Join(stateDir, "alone")); err != nil || len(left) > 0 {
 		t.Errorf("folders are left: %v (%v)", left, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(work, "part", "file")); err != nil || string(b) != "of the workspace\n" {
+		t.Errorf("in the workspace is %q (%v)", b, err)
 	}
 }
 

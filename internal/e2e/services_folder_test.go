@@ -35,6 +35,14 @@ exec busybox httpd -f -p 8080 -h /www
 	return recipe
 }
 
+// needMounts skips a test where Slipway cannot show services the project's folder.
+func needMounts(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root mounts")
+	}
+}
+
 // got is a command that prints a page of a service as soon as it is there.
 func got(page string) string {
 	return "until wget -qO- http://web:8080/" + page + " 2>/dev/null >/tmp/page; do sleep 0.1; done; sed 's/^/" + page + ": /' /tmp/page"
@@ -43,6 +51,7 @@ func got(page string) string {
 // TestServicesSeeTheProject: services see the folder that their job has, from when the sources are there, and nobody else's.
 func TestServicesSeeTheProject(t *testing.T) {
 	t.Parallel()
+	needMounts(t)
 	r := newRig(t, withSocket())
 	image := r.image(sharingServer())
 	share := func(p *repository, who string) *job.Spec {
@@ -76,6 +85,7 @@ func TestServicesSeeTheProject(t *testing.T) {
 // TestServiceThatHasNoPlaceForTheProject: a volume below the project's folder comes first, because it was there before.
 func TestServiceThatHasNoPlaceForTheProject(t *testing.T) {
 	t.Parallel()
+	needMounts(t)
 	r := newRig(t, dockerKeys(`volumes = ["/cache", "/builds", "/builds/group/demo/vendor"]`))
 	web := r.image(webServer())
 	log := r.must(job.Success, withService(spec("wget -qO- http://web:8080/index"), web, "web", "WHO", "all the same"))
@@ -115,7 +125,14 @@ func TestServicesWhereMountsAreNotSeen(t *testing.T) {
 // TestKilledWithTheProjectShown: the next start takes away what services saw a project through, and leaves the project alone.
 func TestKilledWithTheProjectShown(t *testing.T) {
 	t.Parallel()
-	r := newRig(t)
+	needMounts(t)
+	r := newRig(t, func(r *rig) { // whose folder lies on another disk, say
+		link := filepath.Join(t.TempDir(), "link")
+		if err := os.Symlink(r.dir, link); err != nil {
+			t.Fatal(err)
+		}
+		r.dir = link
+	})
 	j := r.killedIn(withService(spec("echo kept >file", got("file")), r.image(withEntrypoint(`mkdir /www; cd /www
 until cp $CI_PROJECT_DIR/file /www/; do sleep 0.1; done 2>/dev/null
 exec busybox httpd -f -p 8080 -h /www
@@ -158,6 +175,7 @@ func (r *rig) hold() (held *atomic.Int64, release func()) {
 // the folder after that out of it.
 func TestHostileService(t *testing.T) {
 	t.Parallel()
+	needMounts(t)
 	r := newRig(t)
 	c := newCanary(t)
 	p := r.repository("group/demo", sample)

@@ -209,8 +209,12 @@ func TestServiceSettings(t *testing.T) {
 	if want := "false 67108864 500000000 [no-new-privileges] map[/scratch:size=1m]  [example.test] false ci "; out != want {
 		t.Errorf("%q, want %q", out, want)
 	}
-	wants(t, mounts, `"Destination":"/cache"`, `"Destination":"/builds/group/demo"`)
-	if n := strings.Count(mounts, `"Destination":`); n != 2 {
+	seen := []string{`"Destination":"/cache"`}
+	if os.Geteuid() == 0 {
+		seen = append(seen, `"Destination":"/builds/group/demo"`)
+	}
+	wants(t, mounts, seen...)
+	if n := strings.Count(mounts, `"Destination":`); n != len(seen) {
 		t.Errorf("%d things are mounted: %s", n, mounts)
 	}
 	r.tell(j)

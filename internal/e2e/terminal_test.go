@@ -133,6 +133,45 @@ func TestWebTerminal(t *testing.T) {
 		t.Errorf("%+v:\n%s", o, log)
 	}
 	s.ends()
+	// Nor need the container be killed for that.
+	const age = "in a container from $(cut -d ' ' -f 22 /proc/1/stat)."
+	j = r.enqueue(withAfter(spec(ticking, "echo begun "+age+"; sleep 300"), "echo after "+age))
+	r.until(j, "\nbegun in ")
+	s = r.enter(j)
+	s.types("sleep 301; echo $((6*7)).\n")
+	s.expect("sleep 301")
+	j.Cancel(true)
+	o, log := r.end(j)
+	_, rest, _ := strings.Cut(log, "\nbegun ")
+	if where, _, _ := strings.Cut(rest, "\n"); o.State != coordinator.Canceled || !strings.Contains(log, "\nafter "+where+"\n") {
+		t.Errorf("%+v:\n%s", o, log)
+	}
+	s.ends()
+}
+
+// TestWebTerminalClosesFirst: nobody gets in once the job is over, also while GitLab cannot be told of that.
+func TestWebTerminalClosesFirst(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]option{"container": func(*rig) {}, "shell": inShell("")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, o, globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\""))
+			tell := r.Inject(coordinator.Fault{Endpoint: coordinator.UpdateJob, State: job.Success, Status: http.StatusBadGateway, Times: -1})
+			j := r.enqueue(spec("true"))
+			r.until(j, "Job succeeded")
+			r.eventually("the door is shut", func() bool {
+				_, status := enter(t, j.Door(), j.Door().Authorization)
+				return status == http.StatusNotFound
+			})
+			if state := j.State(); state != job.Running {
+				t.Errorf("the job is %s", state)
+			}
+			tell()
+			if o, log := r.end(j); o.State != job.Success {
+				t.Errorf("%+v:\n%s", o, log)
+			}
+		})
+	}
 }
 
 // TestWebTerminalOfShellJob: the same in a job without a container, as the job's user. Nothing that is begun there outlives the job.

@@ -24,8 +24,10 @@ func TestMappedUsers(t *testing.T) {
 	t.Parallel()
 	d := newDockerd(t, remapped)
 	e := d.withClient(d.engine())
-	for _, name := range []string{gitImage, gitUserImage} {
-		if err := load(e, name, testImages()[name]); err != nil {
+	images := testImages()
+	images["slipway.test/web:mapped"] = sharingServer()
+	for _, name := range []string{gitImage, gitUserImage, "slipway.test/web:mapped"} {
+		if err := load(e, name, images[name]); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -66,6 +68,11 @@ func TestMappedUsers(t *testing.T) {
 	log := r.must(job.Success, withDocker("printf 'FROM "+alpine+"\\nRUN id >/who\\n' >Dockerfile", "docker build -t x .", "mkdir -p shared",
 		"docker run --rm -v $PWD/shared:/p x cp /who /p/who", "cat shared/who; echo owner $(stat -c %u shared/who)"))
 	wants(t, log, "\nuid=0(root)", "\nowner 0\n")
+	withWeb := p.spec("main", got("readme"), "until cat answer 2>/dev/null; do sleep 0.1; done", "echo asked >question; rm -r of-the-service", got("question"))
+	withWeb.Image.Name = gitImage
+	log = r.must(job.Success, withService(withWeb, "slipway.test/web:mapped", "web"))
+	wants(t, log, "\nreadme: hello\n", "\nanswer of \n", "\nquestion: asked\n")
+	r.nothingIsMounted()
 	out, _ := r.command("doctor", "--config", r.configPath()).CombinedOutput()
 	wants(t, string(out), fmt.Sprintf("the Engine's data (%s/%d.%[2]d) has ", d.path("data"), firstUser), "the Engine sees "+r.stateDir())
 	lacks(t, string(out), "error ")

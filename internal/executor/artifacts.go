@@ -172,7 +172,9 @@ func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.
 		out = meter.writer(out)
 		switch {
 		case a.statement != "":
-			note := archive.Note{Name: a.statement, Text: func(files []archive.Sum) ([]byte, error) { return e.Settings.statement(p, files, time.Now()) }}
+			note := archive.Note{Name: a.statement, Write: func(w io.Writer, files []archive.Sum) error {
+				return e.Settings.writeStatement(w, p, files, time.Now())
+			}}
 			sum, err = archive.WriteNotedZip(ctx, out, root, names, a.level, note, meter.read)
 		case a.upload.Format == formatRaw:
 			sum, err = archive.WriteRaw(ctx, out, root, names, meter.read)

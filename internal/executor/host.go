@@ -247,18 +247,31 @@ func (h *hostPlace) begun() []leader {
 // processes are those of the job that live: they have its mark in their environment, or are in a session that was begun for it. Its
 // shell itself is among them if that is asked for.
 func (h *hostPlace) processes(shell bool) []int {
-	sessions, own := map[int]bool{}, 0
+	sessions, own := map[int]leader{}, 0
 	for _, l := range h.begun() {
-		if !l.terminal {
+		if sessions[l.pid] = l; !l.terminal {
 			own = l.pid
-		}
-		if l.lives() || bornAt(l.pid) == "" {
-			sessions[l.pid] = true
 		}
 	}
 	return processes(func(pid int) bool {
-		return (shell || pid != own) && (hasMark(pid, h.mark) || sessions[sessionOf(pid)])
+		return (shell || pid != own) && (hasMark(pid, h.mark) || isIn(sessions, pid))
 	})
+}
+
+// isIn reports whether a process is in one of the sessions, and not in a later one of the same number: no process gets that number
+// while somebody is in the session.
+func isIn(sessions map[int]leader, pid int) bool {
+	l, ok := sessions[sessionOf(pid)]
+	return ok && (l.lives() || bornAt(l.pid) == "")
+}
+
+// forget is called when a leader has ended: once nothing of its session is left, its number may be another's soon.
+func (h *hostPlace) forget(pid int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if left := processes(func(p int) bool { return sessionOf(p) == pid }); len(left) == 0 {
+		h.leaders = slices.DeleteFunc(h.leaders, func(l leader) bool { return l.pid == pid })
+	}
 }
 
 // killEvery is how long to wait between looks at what is left of a job.

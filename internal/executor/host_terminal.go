@@ -62,6 +62,7 @@ func (h *hostPlace) terminal(ctx context.Context, p *plan, in io.Reader, out io.
 		_, _ = io.Copy(out, keyboard) // it ends when nothing has the screen any more
 	}()
 	_ = cmd.Wait() // with the exit code of what was typed last
+	h.forget(cmd.Process.Pid)
 	_ = keyboard.SetReadDeadline(time.Now().Add(outputAfterEnd))
 	<-shown
 	return context.Cause(ctx)

@@ -40,19 +40,28 @@ func TestNoTerminalAfterTheJob(t *testing.T) {
 	if err := h.writeTerminalScript(p); err != nil {
 		t.Fatal(err)
 	}
-	typed := func() (string, error) {
+	typed := func(more string) (string, error) {
 		in, out := io.Pipe()
 		defer out.Close()
-		go func() { _, _ = io.WriteString(out, "echo in $((6*7)); exit 3\n") }()
+		go func() { _, _ = io.WriteString(out, more+"echo in $((6*7)); exit 3\n") }()
 		var shown bytes.Buffer
 		err := h.terminal(t.Context(), p, in, &shown)
 		return shown.String(), err
 	}
-	if shown, err := typed(); err != nil || !strings.Contains(shown, "in 42") {
+	if shown, err := typed(""); err != nil || !strings.Contains(shown, "in 42") {
 		t.Errorf("before: %v; shown: %q", err, shown)
 	}
+	if len(h.leaders) > 0 {
+		t.Errorf("nothing is left of the terminal, and its number is kept: %v", h.leaders)
+	}
+	if _, err := typed("env -i sleep 300 & disown; "); err != nil || len(h.processes(true)) != 1 {
+		t.Errorf("%v; what is left of a terminal is not found: %v", err, h.processes(true))
+	}
 	h.clear(t.Context(), &session{})
-	if shown, err := typed(); err == nil || shown != "" {
+	if left := h.processes(true); len(left) > 0 {
+		t.Errorf("left are %v", left)
+	}
+	if shown, err := typed(""); err == nil || shown != "" {
 		t.Errorf("after: %v; shown: %q", err, shown)
 	}
 }

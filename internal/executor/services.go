@@ -222,7 +222,7 @@ func (sv *services) waitWith(ctx context.Context, s *session, w *source.Workspac
 	return err
 }
 
-// wait shows the services the project's folder, and lets the job go on when they answer, or when they had their time: then it may
+// wait shows the services the project's folder and lets the job go on when they answer, or when they had their time: then it may
 // work all the same, so that is a warning with what the service printed.
 //
 // GitLab: the same; the first port that takes a connection is enough, and a service that exposes none is not probed.

@@ -1,8 +1,11 @@
 package executor
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"runtime"
 	"strconv"
 	"strings"
@@ -31,25 +34,20 @@ const (
 	buildType     = "https://gitlab.com/gitlab-org/gitlab-runner/-/blob/v19.4.0/PROVENANCE.md"
 )
 
-// resource is what went into a build, or came out of it.
+// resource is what went into a build.
 type resource struct {
-	Name   string            `json:"name,omitempty"`
-	URI    string            `json:"uri,omitempty"`
+	URI    string            `json:"uri"`
 	Digest map[string]string `json:"digest"`
 }
 
-// statement says how files were made. Nobody has signed it.
+// writeStatement says how files were made. Nobody has signed it.
 //
 // GitLab: the same fields, and of the variables their names only; the commit is called a sha256, whatever it is. But
 // builder.version is this program's.
-func (s Settings) statement(p *plan, files []archive.Sum, ended time.Time) ([]byte, error) {
-	subject := make([]resource, 0, len(files))
-	for _, f := range files {
-		subject = append(subject, resource{Name: f.Name, Digest: map[string]string{"sha256": f.SHA256}})
-	}
+func (s Settings) writeStatement(w io.Writer, p *plan, files []archive.Sum, ended time.Time) error {
 	repository, err := remoteURL(p.spec.GitInfo.RepoURL, "", "") // without the token in it
 	if err != nil {
-		return nil, err
+		return err
 	}
 	repository = strings.TrimSuffix(repository, ".git")
 	external := map[string]string{}
@@ -62,8 +60,8 @@ func (s Settings) statement(p *plan, files []archive.Sum, ended time.Time) ([]by
 		executor = "shell"
 	}
 	id := strconv.FormatInt(p.spec.ID, 10)
-	return json.MarshalIndent(map[string]any{
-		"_type": statementType, "predicateType": predicateType, "subject": subject,
+	text, err := json.MarshalIndent(map[string]any{
+		"_type": statementType, "predicateType": predicateType,
 		"predicate": map[string]any{
 			"buildDefinition": map[string]any{
 				"buildType":            buildType,
@@ -79,6 +77,28 @@ func (s Settings) statement(p *plan, files []archive.Sum, ended time.Time) ([]by
 			},
 		},
 	}, "", " ")
+	if err != nil {
+		return err
+	}
+	out := bufio.NewWriter(w)
+	_, _ = out.Write(bytes.TrimSuffix(text, []byte("\n}"))) // Flush tells
+	writeSubject(out, files)
+	return out.Flush()
+}
+
+// writeSubject ends a statement with the files, one by one: all at once they would take more than a kilobyte of memory each.
+func writeSubject(out *bufio.Writer, files []archive.Sum) {
+	_, _ = out.WriteString(",\n \"subject\": [")
+	between := ""
+	for _, f := range files {
+		name, _ := json.Marshal(f.Name) // a string has no mistake
+		fmt.Fprintf(out, "%s\n  {\n   \"name\": %s,\n   \"digest\": {\n    \"sha256\": \"%x\"\n   }\n  }", between, name, f.SHA256)
+		between = ","
+	}
+	if len(files) > 0 {
+		_, _ = out.WriteString("\n ")
+	}
+	_, _ = out.WriteString("]\n}")
 }
 
 func timestamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

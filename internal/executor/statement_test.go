@@ -1,6 +1,12 @@
 package executor
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"testing"
@@ -18,9 +24,12 @@ func TestStatement(t *testing.T) {
 		GitInfo: job.Git{RepoURL: "https://gitlab-ci-token:a-token@gitlab.test/group/demo.git", SHA: "0123abcd"},
 	}}
 	s := Settings{Version: "1.2.3", RunnerName: "a runner"}
-	text, err := s.statement(p, []archive.Sum{{Name: "out/a", SHA256: "aa"}, {Name: "b", SHA256: "bb"}}, time.Unix(1_000_000_060, 0))
-	if err != nil {
-		t.Fatal(err)
+	state := func(files ...archive.Sum) string {
+		var b strings.Builder
+		if err := s.writeStatement(&b, p, files, time.Unix(1_000_000_060, 0)); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
 	}
 	want := `{
  "_type": "https://in-toto.io/Statement/v0.1",
@@ -68,25 +77,54 @@ func TestStatement(t *testing.T) {
   {
    "name": "out/a",
    "digest": {
-    "sha256": "aa"
+    "sha256": "` + strings.Repeat("0a", 32) + `"
    }
   },
   {
-   "name": "b",
+   "name": "b\"\u003c\n",
    "digest": {
-    "sha256": "bb"
+    "sha256": "` + strings.Repeat("b0", 32) + `"
    }
   }
  ]
 }`
-	if string(text) != want {
+	sum := func(b byte) (out [sha256.Size]byte) { return [sha256.Size]byte(bytes.Repeat([]byte{b}, len(out))) }
+	if text := state(archive.Sum{Name: "out/a", SHA256: sum(0x0a)}, archive.Sum{Name: "b\"<\n", SHA256: sum(0xb0)}); text != want {
 		t.Errorf("%s", text)
 	}
 	s.Account = &Account{}
-	if text, _ := s.statement(p, nil, time.Now()); !strings.Contains(string(text), `"executor": "shell"`) || !strings.Contains(string(text), `"subject": []`) {
+	if text := state(); !strings.Contains(text, `"executor": "shell"`) || !strings.HasSuffix(text, "\"subject\": []\n}") || !json.Valid([]byte(text)) {
 		t.Errorf("%s", text)
 	}
 }
+
+// TestLargeStatement: a statement of many files is never in memory as a whole.
+func TestLargeStatement(t *testing.T) {
+	t.Parallel()
+	files := make([]archive.Sum, 10_000)
+	for i := range files {
+		files[i].Name = fmt.Sprint("file", i)
+	}
+	var out pieces
+	if err := (Settings{}).writeStatement(&out, &plan{spec: &job.Spec{}}, files, time.Now()); err != nil || out.all < 1_000_000 || out.largest > 64<<10 {
+		t.Errorf("%d bytes, the largest piece %d: %v", out.all, out.largest, err)
+	}
+	if err := (Settings{}).writeStatement(failing{}, &plan{spec: &job.Spec{}}, files, time.Now()); !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("whoever cannot be written to gives %v", err)
+	}
+}
+
+// pieces knows how large what was written to it is, and the largest piece of it.
+type pieces struct{ all, largest int }
+
+func (p *pieces) Write(b []byte) (int, error) {
+	p.all, p.largest = p.all+len(b), max(p.largest, len(b))
+	return len(b), nil
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
 
 // TestStated: only archives say how they were made, and only if the job asks for it.
 func TestStated(t *testing.T) {

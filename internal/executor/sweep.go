@@ -89,6 +89,7 @@ func sweepRest(ctx context.Context, engine *docker.Engine, mine func(labels map[
 // had pinned. dir is one guard's folder or that of all; nobody may use what is in it any more.
 func SweepGuards(dir string) error {
 	var errs []error
+	dir = resolved(dir) // as mounts are listed
 	mounts := readMounts()
 	for i := len(mounts) - 1; i >= 0; i-- { // the latest first: it may lie in an earlier one
 		if at := mounts[i].at; at != dir && isBelow(at, dir) {

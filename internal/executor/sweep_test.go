@@ -14,7 +14,10 @@ func TestSweepGuards(t *testing.T) {
 	if !IsAdmin() {
 		t.Skip("only root mounts")
 	}
-	dir, theirs := t.TempDir(), t.TempDir()
+	dir, theirs := filepath.Join(t.TempDir(), "link"), t.TempDir()
+	if err := os.Symlink(t.TempDir(), dir); err != nil { // the state folder lies on another disk, say
+		t.Fatal(err)
+	}
 	kept := filepath.Join(theirs, "sub", "file")
 	for _, d := range []string{filepath.Dir(kept), dir + "/guards/a/m1", dir + "/guards/a/deep/er", dir + "/guards/b"} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -32,7 +35,7 @@ func TestSweepGuards(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = unix.Unmount(dir+at, unix.MNT_DETACH) })
 	}
-	if err := removeUnmounted(dir + "/guards/a"); err == nil {
+	if err := removeUnmounted(resolved(dir) + "/guards/a"); err == nil {
 		t.Error("what is mounted is no obstacle")
 	}
 	if err := SweepGuards(dir + "/guards"); err != nil {

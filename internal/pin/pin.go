@@ -3,7 +3,6 @@
 package pin
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,18 +109,24 @@ func Unmount(at string) error {
 // UnmountBelow ends all mounts below a folder: those that a process left that was killed. It must be called before the
 // folder is removed.
 func UnmountBelow(dir string) error {
-	f, err := os.Open("/proc/self/mountinfo")
+	dir, err := filepath.EvalSymlinks(dir) // as mounts are listed
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	text, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
 	var mounts []string
-	for s := bufio.NewScanner(f); s.Scan(); {
-		fields := strings.Fields(s.Text())
+	for line := range strings.Lines(string(text)) {
+		fields := strings.Fields(line)
 		if len(fields) < 5 {
 			continue
 		}
-		if at := unescape(fields[4]); strings.HasPrefix(at, filepath.Clean(dir)+"/") {
+		if at := unescape(fields[4]); strings.HasPrefix(at, dir+"/") {
 			mounts = append(mounts, at)
 		}
 	}

@@ -174,7 +174,9 @@ func TestMount(t *testing.T) {
 	if err := Unmount(own + "/m1"); err != nil {
 		t.Error(err)
 	}
-	if err := UnmountBelow(own); err != nil {
+	elsewhere := t.TempDir() + "/link"
+	link(t, own, elsewhere)
+	if err := errors.Join(UnmountBelow(elsewhere), UnmountBelow(elsewhere+"/none")); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(own); err != nil || len(left) > 0 {

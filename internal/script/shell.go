@@ -44,10 +44,16 @@ func report(nonce string) string {
 func Mark(nonce string) string { return "\x01slipway:" + nonce + ":" }
 
 // Terminate is a command that asks every process of the container, but the first and itself, to end, and waits until
-// all of them have. Dead ones that nobody has buried do not count.
+// all of them have. Dead ones that nobody has buried do not count. Shells that people type at do not heed TERM, and end when they are
+// hung up.
 func Terminate() []string { return []string{"sh", "-c", terminate} }
 
 const terminate = `kill -TERM -1 2>/dev/null
+for stat in /proc/[0-9]*/stat; do
+	read -r line 2>/dev/null <"$stat" || continue
+	set -- ${line##*) }
+	case "$5 $stat" in "0 "* | *" /proc/1/stat") ;; *" /proc/$4/stat") kill -HUP "$4" 2>/dev/null ;; esac
+done
 left() {
 	for stat in /proc/[0-9]*/stat; do
 		case $stat in /proc/1/stat | "/proc/$$/stat") continue ;; esac
