@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"io"
 	"net/http"
 	"path"
 	"time"
@@ -122,14 +121,13 @@ func (b *buildRequest) readOutputs() error {
 
 // uploadBuild is POST /build whose archive comes in a request of its own. Secrets and credentials come over a session.
 func uploadBuild(c *call) error {
-	body, done, err := c.sessions.uploaded(c.ctx, c.query.Get("buildid"))
+	from, err := c.sessions.uploaded(c.ctx, c.query.Get("buildid"))
 	if err != nil {
 		return err
 	}
-	defer done()
-	c.r.Body = io.NopCloser(body)
+	defer close(from.read)
 	c.query.Del("remote")
-	return archiveBuild(c)
+	return archiveBuild(c, from)
 }
 
 // openSession gives a build from an archive what its client offers over the session that it names, but for files. end

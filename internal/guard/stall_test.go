@@ -1,0 +1,259 @@
+package guard
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// stall begins a request with an archive, and does not go on behind the first bytes of it.
+func (r *rig) stall(method, target string, archive []byte, n int) net.Conn {
+	r.t.Helper()
+	conn, err := net.Dial("unix", r.Socket())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { conn.Close() })
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	go func() { // it may not be read
+		_, _ = fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: guard\r\nContent-Type: application/x-tar\r\nContent-Length: %d\r\n\r\n%s", method, target, len(archive), archive[:n])
+	}()
+	return conn
+}
+
+// answered is a call's answer, when it comes.
+type answered struct {
+	status int
+	text   string
+}
+
+// ask sends a request beside the test.
+func ask(r *rig, method, target string, body any) <-chan answered {
+	out := make(chan answered, 1)
+	go func() {
+		status, text := r.do(method, target, body)
+		out <- answered{status, text}
+	}()
+	return out
+}
+
+// answer waits for it.
+func answer(t *testing.T, what string, from <-chan answered) answered {
+	t.Helper()
+	eventually(t, what, func() bool { return len(from) > 0 })
+	return <-from
+}
+
+// atWork is how many of the job's places for builds are taken.
+func (r *rig) atWork() int {
+	r.Guard.builds.mu.Lock()
+	defer r.Guard.builds.mu.Unlock()
+	return r.Guard.builds.n
+}
+
+// impatient is a job that may have one build at a time, and whose clients may not stall for long.
+func impatient(o *Options) {
+	o.Policy.Limits.Builds, o.patience = 1, time.Second
+}
+
+// TestUploadStalls: whose archive comes beside the build keeps no place for builds when that has ended, though it does not go on.
+func TestUploadStalls(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, impatient)
+	text := "FROM scratch\nLABEL upload=" + r.policy.Token + "\n"
+	refused := entries(t, tar.Header{Name: "Dockerfile", Typeflag: tar.TypeReg, Linkname: text}, tar.Header{Name: "./Dockerfile", Typeflag: tar.TypeReg, Linkname: text},
+		tar.Header{Name: "more", Typeflag: tar.TypeReg, Linkname: strings.Repeat("0123456789abcdef", 1<<16)})
+	build := func(id string) <-chan answered {
+		return ask(r, http.MethodPost, "/build?version=2&remote=upload-request&buildid="+id, nil)
+	}
+	for id, n := range map[string]int{"at-once": 0, "later": 2 * streamBuffer} {
+		r.stall(http.MethodPost, "/build?version=2&buildid=upload-request:"+id, refused, n)
+		got := build(id)
+		if n == 0 { // the build itself waits for the archive, until it is ended
+			eventually(t, "the build is at work", func() bool { return r.atWork() == 1 })
+			r.do(http.MethodPost, "/build/cancel?id="+id, nil)
+			answer(t, "the build ends", got)
+		} else if a := answer(t, "the build is refused", got); a.status != http.StatusForbidden || !strings.Contains(a.text, "[build-context]") {
+			t.Errorf("%+v", a)
+		}
+		eventually(t, "its place is free", func() bool { return r.atWork() == 0 })
+	}
+	// Who goes on sending is answered in both requests.
+	sent := ask(r, http.MethodPost, "/build?version=2&buildid=upload-request:whole", refused)
+	if a := answer(t, "the build is refused", build("whole")); a.status != http.StatusForbidden {
+		t.Errorf("%+v", a)
+	}
+	if a := answer(t, "the archive is taken", sent); a.status != http.StatusOK {
+		t.Errorf("%+v", a)
+	}
+	sent = ask(r, http.MethodPost, "/build?version=2&buildid=upload-request:good", contextOf(t, "Dockerfile", text))
+	if a := answer(t, "the build is done", build("good")); a.status != http.StatusOK || !strings.Contains(a.text, "moby.image.id") {
+		t.Errorf("%+v", a)
+	}
+	if a := answer(t, "the archive is taken", sent); a.status != http.StatusOK {
+		t.Errorf("%+v", a)
+	}
+}
+
+// mortalEngine is the Engine as one that can die at any time, for builds alone.
+type mortalEngine struct {
+	listener net.Listener
+	mu       sync.Mutex
+	builds   []net.Conn // what builds have with the guard
+	taken    int        // bytes that came there
+}
+
+// newMortalEngine puts one before the Engine of a rig.
+func newMortalEngine(t *testing.T) (*mortalEngine, func(*Options)) {
+	t.Helper()
+	e := &mortalEngine{}
+	var err error
+	if e.listener, err = net.Listen("unix", filepath.Join(t.TempDir(), "s")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.listener.Close() })
+	return e, func(o *Options) {
+		real := o.Dial
+		go func() {
+			for {
+				conn, err := e.listener.Accept()
+				if err != nil {
+					return
+				}
+				go e.serve(conn, real)
+			}
+		}()
+		o.Dial = func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", e.listener.Addr().String())
+		}
+	}
+}
+
+func (e *mortalEngine) serve(conn net.Conn, dial func(context.Context) (net.Conn, error)) {
+	defer conn.Close()
+	engine, err := dial(context.Background())
+	if err != nil {
+		return
+	}
+	defer engine.Close()
+	go func() {
+		build := false
+		_, _ = io.Copy(engine, io.TeeReader(conn, writerFunc(func(p []byte) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if !build && bytes.HasPrefix(p, []byte("POST ")) && bytes.Contains(p, []byte("/build?")) {
+				build = true
+				e.builds = append(e.builds, conn)
+			}
+			if build {
+				e.taken += len(p)
+			}
+		})))
+		_ = closeWrite(engine)
+	}()
+	_, _ = io.Copy(conn, engine)
+}
+
+// die ends the Engine for the builds at work. last is what it says before.
+func (e *mortalEngine) die(t *testing.T, last string) {
+	t.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, conn := range e.builds {
+		if _, err := io.WriteString(conn, last); err != nil {
+			t.Error(err)
+		}
+		conn.Close()
+	}
+	e.builds = nil
+}
+
+// has reports whether so much of builds has come.
+func (e *mortalEngine) has(n int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.taken >= n
+}
+
+type writerFunc func(p []byte)
+
+func (f writerFunc) Write(p []byte) (int, error) {
+	f(p)
+	return len(p), nil
+}
+
+// TestEngineDiesUnderStall: a build whose Engine is gone ends, though its client does not go on sending the context.
+func TestEngineDiesUnderStall(t *testing.T) {
+	t.Parallel()
+	const begun = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+	data := make([]byte, maxAhead+1<<20)
+	_, _ = rand.Read(data)
+	for what, last := range map[string]string{
+		"without an answer": "", "in its answer": begun, "with an answer that ends": begun + "0\r\n\r\n",
+		"with an error": "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n",
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			engine, mortal := newMortalEngine(t)
+			r := newRig(t, impatient, mortal)
+			context := contextOf(t, "Dockerfile", "FROM scratch\nCOPY big /\nLABEL of="+r.policy.Token+"\n", "big", string(data), "more", string(data))
+			conn := r.stall(http.MethodPost, "/build", context, maxAhead+1<<19)
+			eventually(t, "the Engine has nearly all that was sent", func() bool { return engine.has(maxAhead + 1<<18) })
+			engine.die(t, last)
+			eventually(t, "the build's place is free", func() bool { return r.atWork() == 0 })
+			text, err := io.ReadAll(conn)
+			if err != nil || !strings.Contains(string(text), "slipway: ") && !strings.HasPrefix(string(text), "HTTP/1.1 500") {
+				t.Errorf("the client is not told: %q %v", text, err)
+			}
+			// It builds again, and has what came in time.
+			if status, text := r.do(http.MethodPost, "/build", context); status != http.StatusOK || !strings.Contains(text, "Successfully built") {
+				t.Errorf("%d %s", status, text)
+			}
+		})
+	}
+}
+
+// TestBuildAnsweredEarly: an Engine of today answers before it has read the context, of which nothing may get lost then.
+func TestBuildAnsweredEarly(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	data := make([]byte, 2*maxAhead)
+	_, _ = rand.Read(data)
+	archive := contextOf(t, "Dockerfile", "FROM "+alpine+"\nCOPY big /\nRUN sha256sum /big\n", "big", string(data))
+	body, out := io.Pipe()
+	go func() { // in chunks, as docker's client does, and slower than the Engine
+		for rest := archive; len(rest) > 0; {
+			n := min(len(rest), 1<<20)
+			_, _ = out.Write(rest[:n])
+			rest = rest[n:]
+			time.Sleep(100 * time.Millisecond)
+		}
+		out.Close()
+	}()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://guard/build", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/x-tar")
+	transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", r.Socket()) }}
+	resp, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	wants(t, string(text), digestOf(string(data))[len("sha256:"):], "Successfully built")
+}
