@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
@@ -45,7 +46,7 @@ func archivePut(c *call) error {
 		return err
 	}
 	defer release()
-	body, end := streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, false) })
+	body, end := c.streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, false) })
 	err = c.forwardBody(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), body)
 	if werr := end(); werr != nil && err != nil {
 		return werr
@@ -55,13 +56,17 @@ func archivePut(c *call) error {
 
 // streamed is what write writes, as a body of a request. end must be called when the Engine has answered, which it may do before
 // it has read all; it returns what was wrong with the writing itself.
-func streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
+func (c *call) streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := write(w)
-		w.CloseWithError(err)
-		written <- err
+		var err error
+		defer func() {
+			w.CloseWithError(err)
+			written <- err
+		}()
+		defer mishap.Catch(c.log, c.row, &err)
+		err = write(w)
 	}()
 	return r, func() error {
 		r.CloseWithError(errCopied)

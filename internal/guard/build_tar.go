@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/readahead"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
@@ -137,6 +138,7 @@ func (t *buildContext) start() error {
 	t.gate = gate{ctx: t.b.ctx, ready: make(chan struct{}), sinks: make(chan io.Writer)}
 	go func() {
 		defer close(t.done)
+		defer mishap.Catch(t.c.log, "a build's context", &t.err)
 		if t.err = t.write(tar.NewWriter(&t.gate)); t.err == nil {
 			t.err = t.gate.pass(nil)
 		}

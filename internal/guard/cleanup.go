@@ -14,12 +14,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // cleanUp removes everything that the job made: by the record, and then by label whatever the record may lack.
 func (g *Guard) cleanUp(ctx context.Context) error {
-	s := &sweeper{engine: g.engine, keep: g.objects.jobContainer()}
+	s := &sweeper{engine: g.engine, log: g.log, keep: g.objects.jobContainer()}
 	if n, ok := g.madeDefault(); ok {
 		s.own = n.ID
 	}
@@ -64,7 +65,7 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 		return err
 	}
 	defer engine.close()
-	s := &sweeper{engine: engine}
+	s := &sweeper{engine: engine, log: log}
 	err = s.byLabel(ctx, mine, LabelGuard)
 	if line := s.summary(); line != "" {
 		log.Info("removed what jobs of an earlier run left", "what", line)
@@ -75,6 +76,7 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 // sweeper removes objects and counts them.
 type sweeper struct {
 	engine *upstream
+	log    *slog.Logger
 	keep   string // full ID of a container that stays
 	own    string // full ID of the network that the guard made unasked: not to be told of
 
@@ -123,6 +125,7 @@ func (s *sweeper) each(list []string, do func(string) error) error {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots; wg.Done() }()
+			defer mishap.Catch(s.log, "the removal of what jobs made", &errs[i])
 			errs[i] = do(v)
 		}()
 	}

@@ -2,10 +2,10 @@ package guard
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // grpcServer is what a client of BuildKit's gRPC API speaks with: buildx, and compose through it. Each message is decoded
@@ -57,11 +59,13 @@ func grpcOpen(c *call) error {
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.InTapHandle(c.countGRPC), grpc.UnknownServiceHandler(c.unknownMethod),
 		grpc.UnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (_ any, err error) {
-			defer c.survive(info.FullMethod, &err)
+			defer asStatus(&err)
+			defer mishap.Catch(c.log, "gRPC "+printable(info.FullMethod), &err)
 			return h(ctx, r)
 		}),
 		grpc.StreamInterceptor(func(s any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
-			defer c.survive(info.FullMethod, &err)
+			defer asStatus(&err)
+			defer mishap.Catch(c.log, "gRPC "+printable(info.FullMethod), &err)
 			return h(s, stream)
 		}))
 	s := &grpcServer{c: c}
@@ -82,11 +86,11 @@ func (c *call) countGRPC(ctx context.Context, info *tap.Info) (context.Context, 
 	return ctx, nil
 }
 
-// survive makes an error of a panic, as net/http does for calls by HTTP: one job's call must not end the runner.
-func (c *call) survive(method string, err *error) {
-	if p := recover(); p != nil {
-		c.log.Error("panic", "call", "gRPC "+printable(method), "panic", p, "stack", string(debug.Stack()))
-		*err = status.Error(codes.Internal, "slipway: the call failed because of a defect of Slipway's; its runner's log has more")
+// asStatus gives what is left of a panic its code. (Those in calls by HTTP net/http survives by itself.)
+func asStatus(err *error) {
+	var e *mishap.Error
+	if errors.As(*err, &e) {
+		*err = status.Error(codes.Internal, "slipway: "+e.Error())
 	}
 }
 

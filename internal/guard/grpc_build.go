@@ -172,8 +172,8 @@ func (c *call) newGRPCBuild(r *control.SolveRequest) (*grpcBuild, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
 	b.credentials = credentialsOf(b.ctx, caller)
-	b.files = &buildFiles{}
-	services := append(c.sessionServices(caller), b.files)
+	b.files = &buildFiles{log: c.log}
+	services := append(c.sessionServices(caller), b.files.service())
 	var endSession func()
 	if b.session, endSession, err = c.engineSession(caller.Context(b.ctx), client.sharedKey, services...); err != nil {
 		b.buildRequest.end()

@@ -37,7 +37,7 @@ func imageLoad(c *call) error {
 		return archiveError(err)
 	}
 	var images []tarball.Image
-	body, end := streamed(func(w io.Writer) (err error) {
+	body, end := c.streamed(func(w io.Writer) (err error) {
 		images, err = tarball.Load{Containerd: c.engine.containerd, CheckName: checkName}.Copy(c.ctx, w, in)
 		return err
 	})

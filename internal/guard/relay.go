@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
@@ -206,7 +207,7 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	pipe(&stream{Conn: conn, r: buffered.Reader}, up)
+	c.pipe(&stream{Conn: conn, r: buffered.Reader}, up)
 	return nil
 }
 
@@ -231,8 +232,10 @@ func wantsUpgrade(r *http.Request, protocol string) bool {
 
 // pipe joins two raw connections until the Engine has said its last. The end of the client's input is passed on alone:
 // the output of what reads it is still to come.
-func pipe(client, engine *stream) {
+func (g *Guard) pipe(client, engine *stream) {
 	go func() {
+		var err error // it is logged, and the connection ends
+		defer mishap.Catch(g.log, "the input of a raw connection", &err)
 		copyBuffered(engine.Conn, client)
 		_ = engine.CloseWrite()
 	}()

@@ -34,11 +34,11 @@ func sessionBuild(c *call) error {
 		return err
 	}
 	out.file = checked
-	files := &buildFiles{}
+	files := &buildFiles{log: c.log}
 	files.offer(dirContext, caller)
 	files.collect(dirContext, out.files)
 	files.serve(dirDockerfile, *served)
-	services := append(c.sessionServices(caller), files)
+	services := append(c.sessionServices(caller), files.service())
 	// The Engine's session ends with the client's.
 	id, end, err := c.engineSession(caller.Context(b.ctx), client.sharedKey, services...)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,23 +26,57 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/tarball"
 )
+
+// service is something that the Engine may ask for in a build. What it is asked is answered with the bytes of a client, so a
+// panic is an error.
+type service struct {
+	log  *slog.Logger
+	desc grpc.ServiceDesc
+	impl any
+}
+
+// Register implements buildkit.Attachable.
+func (s service) Register(server *grpc.Server) {
+	s.desc.Methods, s.desc.Streams = slices.Clone(s.desc.Methods), slices.Clone(s.desc.Streams)
+	for i := range s.desc.Methods {
+		m := &s.desc.Methods[i]
+		handle := m.Handler
+		m.Handler = func(impl any, ctx context.Context, decode func(any) error, in grpc.UnaryServerInterceptor) (_ any, err error) {
+			defer asStatus(&err)
+			defer mishap.Catch(s.log, s.desc.ServiceName+"/"+m.MethodName, &err)
+			return handle(impl, ctx, decode, in)
+		}
+	}
+	for i := range s.desc.Streams {
+		m := &s.desc.Streams[i]
+		handle := m.Handler
+		m.Handler = func(impl any, stream grpc.ServerStream) (err error) {
+			defer asStatus(&err)
+			defer mishap.Catch(s.log, s.desc.ServiceName+"/"+m.StreamName, &err)
+			return handle(impl, stream)
+		}
+	}
+	server.RegisterService(&s.desc, s.impl)
+}
 
 // sessionServices are what the Engine may ask for in a build besides files: all that the client offers.
 func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
 	var services []buildkit.Attachable
 	for _, s := range []struct {
-		method  string
-		service buildkit.Attachable
+		method string
+		desc   grpc.ServiceDesc
+		impl   any
 	}{
-		{auth.Auth_Credentials_FullMethodName, &authService{c: c, client: auth.NewAuthClient(client.Conn()), caller: client}},
-		{secrets.Secrets_GetSecret_FullMethodName, &secretService{client: client}},
-		{sshforward.SSH_CheckAgent_FullMethodName, &sshService{client: client}},
-		{filesync.FileSend_DiffCopy_FullMethodName, &outputService{client: client}},
+		{auth.Auth_Credentials_FullMethodName, auth.Auth_ServiceDesc, &authService{c: c, client: auth.NewAuthClient(client.Conn()), caller: client}},
+		{secrets.Secrets_GetSecret_FullMethodName, secrets.Secrets_ServiceDesc, &secretService{client: client}},
+		{sshforward.SSH_CheckAgent_FullMethodName, sshforward.SSH_ServiceDesc, &sshService{log: c.log, client: client}},
+		{filesync.FileSend_DiffCopy_FullMethodName, filesync.FileSend_ServiceDesc, &outputService{log: c.log, client: client}},
 	} {
 		if client.Supports(s.method) {
-			services = append(services, s.service)
+			services = append(services, service{c.log, s.desc, s.impl})
 		}
 	}
 	return services
@@ -49,6 +85,8 @@ func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
 // buildFiles sends files to the Engine: those of the folders that the client has offered to the build, and in the place of
 // others what the guard has checked.
 type buildFiles struct {
+	log *slog.Logger
+
 	mu      sync.Mutex
 	folders map[string]buildkit.Caller // the client that has the folder
 	checked map[string]servedFiles
@@ -99,7 +137,8 @@ func (s *buildFiles) find(dir string) (files servedFiles, client buildkit.Caller
 	return servedFiles{}, client, client != nil
 }
 
-func (s *buildFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
+// service is what the Engine asks for them.
+func (s *buildFiles) service() service { return service{s.log, filesync.FileSync_ServiceDesc, s} }
 
 // fileKeys are what the Engine says of the files that it wants.
 var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-patterns", "override-excludes"}
@@ -117,7 +156,7 @@ func (s *buildFiles) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	s.mu.Lock()
 	passing := passingFiles{files: s.seen[dir]}
 	s.mu.Unlock()
-	return relayStream(client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.log, client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
 		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
 		p, ok := m.(*fstypes.Packet)
@@ -141,12 +180,13 @@ func (s *buildFiles) TarStream(filesync.FileSync_TarStreamServer) error {
 }
 
 // outputService takes what a build writes to its client: --output.
-type outputService struct{ client buildkit.Caller }
-
-func (s *outputService) Register(server *grpc.Server) { filesync.RegisterFileSendServer(server, s) }
+type outputService struct {
+	log    *slog.Logger
+	client buildkit.Caller
+}
 
 func (s *outputService) DiffCopy(engine filesync.FileSend_DiffCopyServer) error {
-	return relayStream(s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.log, s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
 		return filesync.NewFileSendClient(s.client.Conn()).DiffCopy(ctx)
 		// Two forms of message come by the same method; an empty message keeps the bytes of either.
 	}, func() proto.Message { return &emptypb.Empty{} }, nil)
@@ -154,8 +194,6 @@ func (s *outputService) DiffCopy(engine filesync.FileSend_DiffCopyServer) error 
 
 // secretService gives a build the secrets that its client has.
 type secretService struct{ client buildkit.Caller }
-
-func (s *secretService) Register(server *grpc.Server) { secrets.RegisterSecretsServer(server, s) }
 
 func (s *secretService) GetSecret(ctx context.Context, r *secrets.GetSecretRequest) (*secrets.GetSecretResponse, error) {
 	ctx, cancel := clientContext(ctx, s.client)
@@ -165,9 +203,10 @@ func (s *secretService) GetSecret(ctx context.Context, r *secrets.GetSecretReque
 }
 
 // sshService gives a build its client's SSH agent.
-type sshService struct{ client buildkit.Caller }
-
-func (s *sshService) Register(server *grpc.Server) { sshforward.RegisterSSHServer(server, s) }
+type sshService struct {
+	log    *slog.Logger
+	client buildkit.Caller
+}
 
 func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentRequest) (*sshforward.CheckAgentResponse, error) {
 	ctx, cancel := clientContext(ctx, s.client)
@@ -177,7 +216,7 @@ func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentReq
 }
 
 func (s *sshService) ForwardAgent(engine sshforward.SSH_ForwardAgentServer) error {
-	return relayStream(s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.log, s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
 		return sshforward.NewSSHClient(s.client.Conn()).ForwardAgent(ctx)
 	}, func() proto.Message { return &sshforward.BytesMessage{} }, nil)
 }
@@ -195,8 +234,6 @@ func (s *authService) allow(ctx context.Context, host string) error {
 	defer s.mu.Unlock()
 	return s.c.allowHost(ctx, registryHost(host))
 }
-
-func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
 
 // askClient asks the client something about a registry.
 func askClient[Q, A any](ctx context.Context, s *authService, host string, ask func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (answer A, err error) {
@@ -243,7 +280,7 @@ func plainError(err error) error {
 
 // relayStream passes the messages of a stream between the Engine and the client until the client has said its last.
 // check may refuse what the client sends.
-func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
+func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
 	message func() proto.Message, check func(proto.Message) error,
 ) error {
 	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
@@ -262,17 +299,22 @@ func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string
 		return plainError(err)
 	}
 	go func() {
+		var err error // it is logged, and the stream ends
+		defer func() {
+			if err != nil {
+				cancel()
+			}
+		}()
+		defer mishap.Catch(log, "what the Engine sends to a client", &err)
 		m := message()
 		for {
-			if err := engine.RecvMsg(m); err != nil {
-				if err == io.EOF {
-					_ = client.CloseSend()
-				} else {
-					cancel()
-				}
+			if err = engine.RecvMsg(m); err == io.EOF {
+				err = client.CloseSend()
+				return
+			} else if err != nil {
 				return
 			}
-			if err := client.SendMsg(m); err != nil {
+			if client.SendMsg(m) != nil {
 				return // the reason comes with the next receive
 			}
 		}
