@@ -28,8 +28,9 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 	c.setHeaders()
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.WriteHeader(resp.StatusCode)
-	flush := http.NewResponseController(c.w)
-	_ = flush.Flush()
+	_ = http.NewResponseController(c.w).Flush()
+	// An Engine that cannot get rid of an event waits a moment with each that follows, whosever it is.
+	out := c.pacedAnswer()
 	dec := json.NewDecoder(resp.Body)
 	dec.UseNumber()
 	for {
@@ -47,10 +48,9 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 		if err != nil {
 			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
-		if _, err := c.w.Write(append(data, '\n')); err != nil {
+		if _, err := out.Write(append(data, '\n')); err != nil {
 			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
-		_ = flush.Flush()
 	}
 }
 

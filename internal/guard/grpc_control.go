@@ -137,8 +137,8 @@ func (c *call) status(ref string, client statusStream) error {
 	if err != nil {
 		return b.engineError(err)
 	}
-	told := b.progress.listen(client)
-	defer told()
+	out, stop := b.progress.listen(client, c.log)
+	defer stop()
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
@@ -154,7 +154,7 @@ func (c *call) status(ref string, client statusStream) error {
 			return b.engineError(err)
 		}
 		b.vertices.Take(m, c.built)
-		if err := b.progress.send(client, b.shownStatus(m)); err != nil {
+		if err := out.send(b.shownStatus(m)); err != nil {
 			return err
 		}
 	}

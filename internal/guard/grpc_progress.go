@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,8 @@ import (
 	control "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // statusStream is a client that follows a build.
@@ -18,34 +21,71 @@ type statusStream = grpc.ServerStreamingServer[control.StatusResponse]
 
 // buildProgress tells the clients that follow a build what the guard itself does for it: the pull of a base.
 type buildProgress struct {
-	mu      sync.Mutex // of the streams, too
-	clients []statusStream
+	mu      sync.Mutex
+	clients []*follower
 }
 
+// follower is a client that follows a build, and what it is still to be told. A stream takes one message at a time, and a client
+// may stall: who holds what others need must not wait for it.
+type follower struct {
+	engine chan *control.StatusResponse // what the Engine tells, which may be large
+	own    chan *control.StatusResponse // what the guard tells
+	gone   chan struct{}                // closed when the client gets no more
+	err    error                        // why, then
+}
+
+// maxUntold is how many messages of the guard's own wait for a client.
+const maxUntold = 256
+
 // listen adds a client. stop must be called before its call ends.
-func (p *buildProgress) listen(client statusStream) (stop func()) {
+func (p *buildProgress) listen(client statusStream, log *slog.Logger) (f *follower, stop func()) {
+	f = &follower{engine: make(chan *control.StatusResponse), own: make(chan *control.StatusResponse, maxUntold), gone: make(chan struct{})}
+	go func() {
+		defer close(f.gone)
+		defer mishap.Catch(log, "the progress of a build", &f.err)
+		for f.err == nil {
+			select {
+			case m := <-f.engine:
+				f.err = client.Send(m)
+			case m, more := <-f.own:
+				if !more {
+					return
+				}
+				f.err = client.Send(m)
+			}
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.clients = append(p.clients, client)
-	return func() {
+	p.clients = append(p.clients, f)
+	return f, func() {
 		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.clients = slices.DeleteFunc(p.clients, func(c statusStream) bool { return c == client })
+		p.clients = slices.DeleteFunc(p.clients, func(c *follower) bool { return c == f })
+		close(f.own) // nobody has it any more
+		p.mu.Unlock()
+		<-f.gone
 	}
 }
 
-// send tells one client what the Engine tells. A stream takes one message at a time.
-func (p *buildProgress) send(client statusStream, m *control.StatusResponse) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return client.Send(m)
+// send tells one client what the Engine tells.
+func (f *follower) send(m *control.StatusResponse) error {
+	select {
+	case f.engine <- m:
+		return nil
+	case <-f.gone:
+		return f.err
+	}
 }
 
+// tell tells all clients, but for those that stall.
 func (p *buildProgress) tell(m *control.StatusResponse) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.clients {
-		_ = c.Send(m) // its own call notices that it has gone
+		select {
+		case c.own <- m:
+		default:
+		}
 	}
 }
 
@@ -87,11 +127,11 @@ func (p *buildProgress) step(name string) (line func(line []byte) error, done fu
 		if v == nil {
 			return
 		}
-		v.Completed = timestamppb.Now()
+		ended := &control.Vertex{Digest: v.Digest, Name: v.Name, Started: v.Started, Completed: timestamppb.Now()} // the other may be on its way still
 		if err != nil {
-			v.Error = err.Error()
+			ended.Error = err.Error()
 		}
-		p.tell(&control.StatusResponse{Vertexes: []*control.Vertex{v}})
+		p.tell(&control.StatusResponse{Vertexes: []*control.Vertex{ended}})
 	}
 	return line, done
 }

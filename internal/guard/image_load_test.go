@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -114,6 +115,43 @@ func TestPacedBody(t *testing.T) {
 		resp.Body.Close()
 		if resp.StatusCode != want {
 			t.Errorf("a pause of %s before each byte: %d, want %d", pause, resp.StatusCode, want)
+		}
+	}
+}
+
+// TestPacedAnswer: so it is with who takes an answer.
+func TestPacedAnswer(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20 // more than lies between the two
+	for _, c := range []struct {
+		patience time.Duration
+		piece    int // bytes that the client takes before it pauses
+		cut      bool
+	}{{300 * time.Millisecond, 1, true}, {patience, size / 8, false}} {
+		failed := make(chan error, 1)
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			out := (&call{Guard: &Guard{patience: c.patience}, w: w, r: r}).pacedAnswer()
+			var err error
+			for n := 0; n < size && err == nil; n += streamBuffer {
+				_, err = out.Write(make([]byte, streamBuffer))
+			}
+			failed <- err
+		}))
+		t.Cleanup(srv.Close)
+		resp, err := http.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := int64(0)
+		for err == nil && len(failed) == 0 {
+			var n int64
+			n, err = io.CopyN(io.Discard, resp.Body, int64(c.piece))
+			taken += n
+			time.Sleep(10 * time.Millisecond)
+		}
+		resp.Body.Close()
+		if err := <-failed; c.cut != errors.Is(err, os.ErrDeadlineExceeded) || !c.cut && err != nil {
+			t.Errorf("%d bytes at a time: %v after %d", c.piece, err, taken)
 		}
 	}
 }

@@ -68,9 +68,9 @@ func (c *call) head(resp *http.Response) {
 // copyOut streams a body to the client. Each piece is flushed as it comes, but for archives: nobody reads those as they
 // grow, and big pieces are faster.
 func (c *call) copyOut(body io.Reader, archive bool) error {
-	pool := &talkBuffers
+	pool, out := &talkBuffers, c.w.Write
 	if archive {
-		pool = &buffers
+		pool, out = &buffers, c.pacedAnswer().Write // other jobs may wait for the Engine's end of it: archivePut
 	}
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
@@ -83,7 +83,7 @@ func (c *call) copyOut(body io.Reader, archive bool) error {
 			n += more
 		}
 		if n > 0 {
-			if _, werr := c.w.Write((*buf)[:n]); werr != nil {
+			if _, werr := out((*buf)[:n]); werr != nil {
 				return fmt.Errorf("%w: %w", errAnswered, werr)
 			}
 			_ = flush.Flush()

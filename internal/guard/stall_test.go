@@ -14,6 +14,10 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	control "github.com/moby/buildkit/api/services/control"
+	gateway "github.com/moby/buildkit/frontend/gateway/pb"
+	grpcmeta "google.golang.org/grpc/metadata"
 )
 
 // stall begins a request with an archive, and does not go on behind the first bytes of it.
@@ -37,12 +41,28 @@ type answered struct {
 	text   string
 }
 
-// ask sends a request beside the test.
-func ask(r *rig, method, target string, body any) <-chan answered {
+// ask sends a request beside the test, with an archive or without. Without an answer the status is 0.
+func ask(r *rig, method, target string, archive []byte) <-chan answered {
 	out := make(chan answered, 1)
+	ctx := r.t.Context()
 	go func() {
-		status, text := r.do(method, target, body)
-		out <- answered{status, text}
+		var got answered
+		req, err := http.NewRequestWithContext(ctx, method, "http://guard"+target, bytes.NewReader(archive))
+		if err == nil {
+			req.Header.Set("Content-Type", "application/x-tar")
+			transport := &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", r.Socket()) }, DisableKeepAlives: true}
+			var resp *http.Response
+			if resp, err = transport.RoundTrip(req); err == nil {
+				var text []byte
+				text, err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+				got = answered{resp.StatusCode, string(text)}
+			}
+		}
+		if err != nil {
+			got = answered{text: err.Error()}
+		}
+		out <- got
 	}()
 	return out
 }
@@ -256,4 +276,154 @@ func TestBuildAnsweredEarly(t *testing.T) {
 		t.Error(err)
 	}
 	wants(t, string(text), digestOf(string(data))[len("sha256:"):], "Successfully built")
+}
+
+// TestStalledCopy: while the Engine copies into or out of a container it cannot tell figures of it, and whoever wants those of
+// another one waits. A client that stalls in the middle of a copy must not keep other jobs waiting for long.
+func TestStalledCopy(t *testing.T) {
+	t.Parallel()
+	a, b := newRig(t, func(o *Options) { o.patience = 10 * time.Second }), newRig(t, newScope)
+	a.sleeper("db")
+	b.sleeper("db")
+	a.docker("exec", "db", "dd", "if=/dev/zero", "of=/big", "bs=1M", "count=8")
+	archive := archiveOf(t, &tar.Header{Name: "f", Size: 1 << 20, Mode: 0o644, Typeflag: tar.TypeReg})
+	if _, err := a.stream(http.MethodGet, "/containers/db/stats?stream=1").ReadString('\n'); err != nil { // the Engine goes on to ask
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		method, target string
+		n              int
+	}{{http.MethodPut, "/containers/db/archive?path=/tmp", 1 << 19}, {http.MethodGet, "/containers/db/archive?path=/big", 0}} {
+		a.calls.take()
+		a.audit.take()
+		conn := a.stall(c.method, c.target, archive[:2*c.n], c.n)
+		eventually(t, "the Engine copies", func() bool { return strings.Contains(a.calls.String(), "/archive?") })
+		b.docker("stats", "--no-stream", "db")
+		eventually(t, "the copy is cut", func() bool {
+			return strings.Contains(a.audit.String(), `call="`+c.method+` /containers/{id}/archive"`)
+		})
+		answer, err := io.ReadAll(conn)
+		if c.n > 0 && (err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 408") || !strings.Contains(string(answer), "did not come in time")) {
+			t.Errorf("%q %v", answer, err)
+		}
+		if c.n == 0 && (len(answer) == 0 || len(answer) > 4<<20) {
+			t.Errorf("%d bytes, %v", len(answer), err)
+		}
+	}
+	a.docker("cp", "db:/big", t.TempDir())
+	a.docker("cp", "/etc/hostname", "db:/tmp")
+}
+
+// TestStalledProgress: who does not read the progress of a build keeps nobody waiting for the name of an image that it pulls.
+func TestStalledProgress(t *testing.T) {
+	t.Parallel()
+	registry, open := startRegistry(t)
+	publish(t, registry, "team/base:1", "stalled")
+	name := open + "/team/base:1"
+	a, b := rigs(t, withRegistry(open, ""))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	dir := write(t, t.TempDir(), "Dockerfile", "FROM "+name+"\nLABEL of="+a.policy.Token+"\n")
+	id, end := a.clientSession("key", dirs(t, map[string]string{dirDockerfile: dir, dirContext: dir}))
+	defer end()
+	const ref = "stalled"
+	conn := a.grpcConn()
+	go func() {
+		_, _ = control.NewControlClient(conn).Solve(ctx, &control.SolveRequest{Ref: ref, Session: id, Cache: &control.CacheOptions{}})
+	}()
+	if _, err := control.NewControlClient(a.grpcConn()).Status(ctx, &control.StatusRequest{Ref: ref}); err != nil { // nobody receives
+		t.Fatal(err)
+	}
+	build := func() *grpcBuild {
+		a.grpcBuilds.mu.Lock()
+		defer a.grpcBuilds.mu.Unlock()
+		return a.grpcBuilds.byRef[ref]
+	}
+	eventually(t, "the build is followed", func() bool {
+		if build() == nil {
+			return false
+		}
+		p := &build().progress
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.clients) == 1
+	})
+	told := make(chan struct{})
+	go func() { // as much as a pull of many layers has to tell
+		defer close(told)
+		for range 256 {
+			build().progress.tell(&control.StatusResponse{Logs: []*control.VertexLog{{Msg: make([]byte, 64<<10)}}})
+		}
+	}()
+	select {
+	case <-told:
+	case <-time.After(time.Second): // it waits for the client
+	}
+	go func() {
+		of := grpcmeta.NewOutgoingContext(ctx, grpcmeta.Pairs(buildIDHeader, ref))
+		_, _ = gateway.NewLLBBridgeClient(conn).Solve(of, &gateway.SolveRequest{Frontend: frontendName, FrontendOpt: map[string]string{}})
+	}()
+	eventually(t, "the base is pulled", func() bool { return strings.Contains(a.calls.String(), "/images/create?") })
+	pulled := ask(b, http.MethodPost, "/images/create?fromImage="+open+"/team/base&tag=1", nil)
+	if got := answer(t, "the other job's pull", pulled); got.status != http.StatusOK || strings.Contains(got.text, `"error"`) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestStalledEvents: with each event that it cannot get rid of, the Engine keeps all waiting a moment. Who does not read its own gets
+// no more.
+func TestStalledEvents(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(o *Options) { o.patience = 2 * time.Second })
+	id := r.own("large", "--network", "none", "--label", "large="+strings.Repeat("x", 60_000), alpine, "true")
+	r.stall(http.MethodGet, "/events", nil, 0)
+	eventually(t, "the events begin", func() bool {
+		return strings.Contains(r.calls.String(), "/events HTTP/1.1") || strings.Contains(r.calls.String(), "/events\n")
+	})
+	n := 0
+	eventually(t, "the stream is cut", func() bool {
+		n++
+		if status, text := r.do(http.MethodPost, fmt.Sprintf("/containers/%s/rename?name=large%d", id, n%2), nil); status != http.StatusNoContent {
+			t.Fatal(status, text)
+		}
+		return strings.Contains(r.audit.String(), `call="GET /events"`)
+	})
+	wants(t, r.audit.String(), `msg=answered`, "i/o timeout")
+}
+
+// TestStuckRemoval: there are ways to keep the Engine from removing an image, such as a copy into a container of it; a client that
+// attaches to one and does not read is another. That keeps nobody waiting who names or removes other images.
+func TestStuckRemoval(t *testing.T) {
+	t.Parallel()
+	a, b := rigs(t)
+	a.patience = time.Hour
+	name := "stuck:1"
+	if status, text := a.do(http.MethodPost, "/build?t="+name, contextOf(t, "Dockerfile", "FROM "+alpine+"\nLABEL stuck="+a.policy.Token+"\n")); status != http.StatusOK {
+		t.Fatal(status, text)
+	}
+	a.docker("create", "--name", "still", "--network", "none", name)
+	archive := archiveOf(t, &tar.Header{Name: "f", Size: 1 << 20, Mode: 0o644, Typeflag: tar.TypeReg})
+	conn := a.stall(http.MethodPut, "/containers/still/archive?path=/tmp", archive, 1<<19)
+	eventually(t, "the Engine is stuck with the container", func() bool {
+		inspected := ask(a, http.MethodGet, "/containers/still/json", nil)
+		select {
+		case <-inspected:
+			return false
+		case <-time.After(2 * time.Second):
+			return true
+		}
+	})
+	removed := ask(a, http.MethodDelete, "/images/"+name+"?force=1", nil)
+	eventually(t, "the Engine removes the image", func() bool { // and not only a name
+		return strings.Count(a.calls.String(), "DELETE /v"+a.engine.version.String()+"/images/") > 1
+	})
+	built := ask(b, http.MethodPost, "/build?t=free:1", contextOf(t, "Dockerfile", "FROM "+alpine+"\nLABEL free="+b.policy.Token+"\n"))
+	if got := answer(t, "the other job's build", built); got.status != http.StatusOK || !strings.Contains(got.text, "Successfully tagged free:1") {
+		t.Errorf("%+v", got)
+	}
+	if len(removed) > 0 {
+		t.Error("the other job's build waited for the removal") // which would be asked for again
+	}
+	conn.Close()
+	answer(t, "the removal", removed)
 }
