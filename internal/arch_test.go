@@ -44,7 +44,7 @@ var homes = map[string][]string{
 	"github.com/tonistiigi/fsutil":           {"session"},
 	"go.yaml.in/yaml/v3":                     {"pipeline"},
 	"golang.org/x/net":                       {"guard"},
-	"google.golang.org/grpc":                 {"guard", "session", "docker"}, // docker asks containerd one thing
+	"google.golang.org/grpc":                 {"guard", "session", "mishap", "docker"}, // docker asks containerd one thing
 	"google.golang.org/protobuf":             {"guard", "progress", "session", "docker"},
 	"golang.org/x/term":                      {"cli"},
 	"golang.org/x/sys":                       nil, // the kernel: everywhere

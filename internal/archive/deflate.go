@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/flate"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // blockSize is how much is compressed at once. Smaller files are compressed beside each other, the blocks of larger ones too.
@@ -27,10 +29,10 @@ func (d *deflaters) id() uint16 { return zip.Deflate }
 func (d *deflaters) writer(w io.Writer) (io.WriteCloser, error) { return newDeflateWriter(w, d), nil }
 
 // compress appends the deflated form of data to out. dict is what comes before data in the stream; last ends the stream.
-func (d *deflaters) compress(out *bytes.Buffer, data, dict []byte, last bool) error {
+func (d *deflaters) compress(out *bytes.Buffer, data, dict []byte, last bool) (err error) {
+	defer mishap.Catch(nil, "a block of an archive", &err) // it may have a goroutine for itself
 	w, _ := d.pool.Get().(*flate.Writer)
 	if w == nil {
-		var err error
 		if w, err = flate.NewWriter(out, d.level); err != nil {
 			return err
 		}

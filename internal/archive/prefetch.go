@@ -1,6 +1,10 @@
 package archive
 
-import "io"
+import (
+	"io"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
+)
 
 // largeFile is the size, in bytes, from which on a file is worth a goroutine of its own.
 const largeFile = 4 << 20
@@ -25,11 +29,7 @@ func prefetch(r io.Reader) *prefetched {
 	go func() {
 		defer close(p.pieces)
 		for {
-			next := piece{buf: copyBuffers.Get().(*[]byte)}
-			next.n, next.err = io.ReadFull(r, *next.buf)
-			if next.err == io.ErrUnexpectedEOF {
-				next.err = io.EOF
-			}
+			next := readPiece(r)
 			select {
 			case p.pieces <- next:
 			case <-p.stop:
@@ -40,6 +40,16 @@ func prefetch(r io.Reader) *prefetched {
 			}
 		}
 	}()
+	return p
+}
+
+func readPiece(r io.Reader) (p piece) {
+	defer mishap.Catch(nil, "a file of an archive", &p.err)
+	p.buf = copyBuffers.Get().(*[]byte)
+	p.n, p.err = io.ReadFull(r, *p.buf)
+	if p.err == io.ErrUnexpectedEOF {
+		p.err = io.EOF
+	}
 	return p
 }
 

@@ -20,6 +20,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // Options say how an archive is unpacked.
@@ -245,7 +247,8 @@ func (u *unpacker) dir(name string) error {
 const atOnce = 128
 
 // filesOf unpacks files of one folder, which is looked up once for all of them.
-func (u *unpacker) filesOf(ctx context.Context, dir string, files []*zip.File) error {
+func (u *unpacker) filesOf(ctx context.Context, dir string, files []*zip.File) (err error) {
+	defer mishap.Catch(nil, "files of an archive", &err)
 	at, err := u.root.OpenFile(dir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return err

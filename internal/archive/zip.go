@@ -21,6 +21,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // Summary counts what went into an archive, or came out of it.
@@ -178,7 +180,6 @@ func readAhead(ctx context.Context, root *os.Root, names []string, pool method, 
 		go func() {
 			for e := range todo {
 				e.read(root, pool)
-				close(e.ready)
 			}
 		}()
 	}
@@ -203,6 +204,8 @@ func readAhead(ctx context.Context, root *os.Root, names []string, pool method, 
 
 // read looks at a file, and compresses it if it is small.
 func (e *entry) read(root *os.Root, pool method) {
+	defer close(e.ready)
+	defer mishap.Catch(nil, "a file for an archive", &e.err)
 	info, err := root.Lstat(e.name)
 	if err != nil {
 		e.err = err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/archive"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
@@ -168,6 +169,7 @@ func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.
 	meter := newMeter(tr, "Packed and sent")
 	var sum archive.Summary
 	err = server.UploadArtifact(ctx, a.upload, func(out io.Writer) (err error) {
+		defer mishap.Catch(e.Log, "artifacts", &err) // it has a goroutine for itself
 		meter.reset()
 		out = meter.writer(out)
 		switch {

@@ -11,12 +11,14 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
 // checkout fetches and lays out the sources, as often as the job allows.
-func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer, p *plan, w *source.Workspace) error {
+func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer, p *plan, w *source.Workspace) (err error) {
+	defer mishap.Catch(e.Log, "the sources", &err) // it has a goroutine for itself
 	if t := e.Settings.GetSourcesTimeout; t > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, t, &job.Error{
@@ -24,7 +26,7 @@ func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer,
 		})
 		defer cancel()
 	}
-	err := e.attempt(ctx, p, "GET_SOURCES_ATTEMPTS",
+	err = e.attempt(ctx, p, "GET_SOURCES_ATTEMPTS",
 		func() error { return e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) }) },
 		func(err error, pause time.Duration) bool {
 			switch {

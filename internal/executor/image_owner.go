@@ -20,12 +20,12 @@ type imageCalls struct {
 
 // Tag implements ledger.Engine.
 func (c imageCalls) Tag(ctx context.Context, id, name string) error {
-	return c.images.Naming(func() error { return c.Engine.Tag(ctx, id, name) })
+	return c.images.Naming(ctx, c, name, id, func() error { return c.Engine.Tag(ctx, id, name) })
 }
 
 // Untag implements ledger.Engine.
 func (c imageCalls) Untag(ctx context.Context, name string) error {
-	err := c.images.Naming(func() error { return c.Engine.Untag(ctx, name) })
+	err := c.images.Naming(ctx, c, name, "", func() error { return c.Engine.Untag(ctx, name) })
 	if docker.IsUnreachable(err) {
 		return fmt.Errorf("%w: %w", ledger.ErrNoAnswer, err)
 	}

@@ -2,15 +2,19 @@ package executor
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"strconv"
 	"sync"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // markWriter passes a stream of the container on to the job log and takes the marks out that say that a stage has
 // ended (script.Run). A mark carries a nonce of its stage, so that nothing a job prints by chance is taken for one.
 type markWriter struct {
-	out io.Writer
+	out    io.Writer
+	broken func(err error) // told of a defect, after which the stream is not passed on
 
 	mu    sync.Mutex
 	mark  []byte // what is awaited; nil = nothing
@@ -28,10 +32,16 @@ func (w *markWriter) await(mark string, found func(code int)) {
 	w.mark, w.found = []byte(mark), found
 }
 
-// Write never fails on account of the mark; the log's own errors are passed on.
-func (w *markWriter) Write(p []byte) (int, error) {
+// Write never fails on account of the mark; the log's own errors are passed on. It has a goroutine for itself.
+func (w *markWriter) Write(p []byte) (n int, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	defer func() {
+		if e := (*mishap.Error)(nil); errors.As(err, &e) {
+			w.broken(err)
+		}
+	}()
+	defer mishap.Catch(nil, "what a job prints", &err)
 	if len(w.held) == 0 && bytes.IndexByte(p, 1) < 0 {
 		return w.out.Write(p)
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/slipway-ci/slipway/internal/docker"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/pin"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -164,7 +165,9 @@ func (sv *services) watch(s *service) {
 func (sv *services) follow(s *service) {
 	out := sv.tr.Service(s.shortName())
 	sv.followers.Go(func() {
-		if err := sv.e.Engine.Logs(sv.following, s.id, true, out, out); err != nil {
+		var err error
+		defer mishap.Catch(sv.e.Log, "the log of a service", &err) // which ends
+		if err = sv.e.Engine.Logs(sv.following, s.id, true, out, out); err != nil {
 			sv.e.Log.Debug("the log of a service ended", "service", s.image.name, "error", err)
 		}
 	})

@@ -20,6 +20,7 @@ type session struct {
 	ran            bool   // it was started once
 	shell          *shell // nil while it is not running
 	stdout, stderr *markWriter
+	broken         chan error // what it prints cannot be passed on
 }
 
 // place is where a job's processes are: its container, or this machine.
@@ -60,9 +61,16 @@ func (s *session) start(ctx context.Context) (err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	s.ran = true
-	s.stdout, s.stderr = &markWriter{out: s.tr.Stdout()}, &markWriter{out: s.tr.Stderr()}
+	s.passOn(s.tr.Stdout(), s.tr.Stderr())
 	s.shell, err = s.place.start(ctx, s.stdout, s.stderr)
 	return err
+}
+
+// passOn says where what the shell prints goes.
+func (s *session) passOn(stdout, stderr io.Writer) {
+	broken := make(chan error, streams)
+	tell := func(err error) { broken <- err } // once for each stream, which ends with it
+	s.broken, s.stdout, s.stderr = broken, &markWriter{out: stdout, broken: tell}, &markWriter{out: stderr, broken: tell}
 }
 
 // close lets go of the shell, which may go on.
@@ -111,7 +119,12 @@ func (s *session) run(jobCtx, ctx context.Context, path string) error {
 				return context.Cause(ctx)
 			}
 			return s.place.scriptEnd(ctx, code)
+		case err := <-s.broken:
+			return errors.Join(err, s.kill(ctx))
 		case <-s.shell.ended:
+			if len(s.broken) > 0 { // and it may go on, unheard
+				return errors.Join(<-s.broken, s.kill(ctx))
+			}
 			s.over()
 			if ctx.Err() != nil {
 				return context.Cause(ctx)

@@ -29,11 +29,11 @@ func build(c *call) error {
 	case c.query.Get("remote") == "upload-request":
 		return uploadBuild(c)
 	}
-	return archiveBuild(c)
+	return archiveBuild(c, c.archive())
 }
 
-// archiveBuild is a build whose context is the request's body.
-func archiveBuild(c *call) error {
+// archiveBuild is a build whose context is an archive.
+func archiveBuild(c *call, from *archive) error {
 	b, err := c.newBuild()
 	if err != nil {
 		return err
@@ -46,7 +46,9 @@ func archiveBuild(c *call) error {
 	if b.options.Get("remote") != "" {
 		return b.remoteBuild(out)
 	}
-	body := newBuildContext(c, b, out)
+	// The Engine may begin to answer while the context is still being read. net/http would stop that and take some of it away.
+	_ = http.NewResponseController(c.w).EnableFullDuplex() // none is as good, for small contexts
+	body := newBuildContext(c, b, from, out)
 	defer body.drain()
 	if err := body.start(); err != nil {
 		return out.fail(err)
@@ -62,14 +64,16 @@ func archiveBuild(c *call) error {
 	}
 	// What is wrong with the context says more than what the Engine makes of it.
 	out.cause = func(err error) error {
-		b.cancel()
-		<-body.done
-		if body.err != nil && !errors.Is(body.err, context.Canceled) {
-			return body.err
+		select {
+		case <-body.done: // before the Engine could know
+			if body.err != nil && !errors.Is(body.err, context.Canceled) {
+				return body.err
+			}
+		default:
 		}
 		return err
 	}
-	resp, err := c.engine.do(b.ctx, http.MethodPost, "/build", query, nil, body)
+	resp, err := c.engine.send(b.ctx, http.MethodPost, "/build", query, body)
 	if err != nil {
 		return out.fail(out.cause(err))
 	}

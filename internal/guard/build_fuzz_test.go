@@ -145,7 +145,7 @@ func checkContext(t failer, data []byte, name string) bool {
 	defer cancel()
 	c := &call{Guard: &Guard{}, ctx: ctx}
 	b := &buildRequest{c: c, ctx: ctx, cancel: cancel, dockerfile: name}
-	body := newBuildContext(c, b, newBuildAnswer(c, b))
+	body := newBuildContext(c, b, nil, newBuildAnswer(c, b))
 	body.check = func([]byte) ([]byte, error) { return []byte("checked"), nil }
 	body.in = bufio.NewReader(bytes.NewReader(data))
 	var out bytes.Buffer

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +12,7 @@ import (
 	"github.com/distribution/reference"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/progress"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
@@ -109,15 +109,12 @@ func (g *Guard) explain(r buildRecord) {
 	go func() {
 		defer g.calls.Done()
 		defer end()
-		defer func() {
-			if p := recover(); p != nil { // one job's build must not end the runner
-				g.log.Error("a build is not remembered", "panic", p, "stack", string(debug.Stack()))
-			}
-		}()
+		var err error // it is logged
+		defer mishap.Catch(g.log, "what is remembered of a build", &err)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(g.ctx), rememberTime)
 		defer cancel()
 		now.Measure(g.layers(ctx, r.image))
-		if err := g.history.Keep(ctx, key, now); err != nil {
+		if err = g.history.Keep(ctx, key, now); err != nil {
 			g.log.Warn("a build is not remembered: the next one cannot be compared with it", "error", err)
 		}
 	}()

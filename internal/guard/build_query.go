@@ -68,10 +68,11 @@ func (c *call) newBuild() (*buildRequest, error) {
 	if err := b.readAll(); err != nil {
 		return nil, err
 	}
+	b.ctx, b.cancel = context.WithCancel(c.ctx) // before anybody can find the build
 	if err := c.builds.begin(b); err != nil {
+		b.cancel()
 		return nil, err
 	}
-	b.ctx, b.cancel = context.WithCancel(c.ctx)
 	return b, nil
 }
 

@@ -11,7 +11,6 @@ import (
 	"hash/crc32"
 	"io"
 	"maps"
-	"net/http"
 	"path"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 	"github.com/klauspost/readahead"
 
 	"github.com/slipway-ci/slipway/internal/layercache"
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/tarball"
 )
 
@@ -30,18 +30,20 @@ const maxDockerfile = 4 << 20
 // Dockerfile is replaced by its checked copy. The Engine is asked for the build only when all was checked, or when there is
 // more than is held in memory.
 type buildContext struct {
-	c  *call
-	b  *buildRequest
-	in *bufio.Reader // the client's bytes
+	c    *call
+	b    *buildRequest
+	from *archive
+	in   *bufio.Reader // the client's bytes
 	// ahead reads the client's bytes while those before them go to the Engine, which makes the guard nearly as fast as none. It alone
-	// reads the request's body.
+	// reads the archive.
 	ahead  io.ReadCloser
 	pooled []*[]byte // its buffers
 	bare   bool      // they are a Dockerfile and no archive
 
-	gate gate
-	err  error         // why it is not whole, once done is closed
-	done chan struct{} // closed when nothing more is read or written
+	gate    gate
+	err     error         // why it is not whole, once done is closed
+	done    chan struct{} // closed when nothing more is read or written
+	hurried chan struct{} // closed when the client has only so much time left, because the build is over
 
 	check    func(src []byte) ([]byte, error) // the Dockerfile's checked copy
 	source   string                           // the file's name: the Dockerfile's, or where a link of that name leads
@@ -59,7 +61,7 @@ type member struct {
 	data   []byte
 }
 
-func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
+func newBuildContext(c *call, b *buildRequest, from *archive, out *buildAnswer) *buildContext {
 	check := func(src []byte) ([]byte, error) {
 		checked, err := c.checkDockerfile(b.ctx, src, b, out.hold)
 		if err != nil {
@@ -68,7 +70,7 @@ func newBuildContext(c *call, b *buildRequest, out *buildAnswer) *buildContext {
 		out.file = checked
 		return checked.copy, nil
 	}
-	return &buildContext{c: c, b: b, check: check, source: b.dockerfile, done: make(chan struct{}), files: out.files}
+	return &buildContext{c: c, b: b, from: from, check: check, source: b.dockerfile, done: make(chan struct{}), hurried: make(chan struct{}), files: out.files}
 }
 
 // open looks at the first bytes.
@@ -79,7 +81,7 @@ func (t *buildContext) open() error {
 		t.pooled, bufs = append(t.pooled, b), append(bufs, *b)
 	}
 	var err error
-	if t.ahead, err = readahead.NewReaderBuffer(t.c.r.Body, bufs); err != nil {
+	if t.ahead, err = readahead.NewReaderBuffer(t.from.body, bufs); err != nil {
 		return err
 	}
 	t.in = bufio.NewReaderSize(struct{ io.Reader }{t.ahead}, tarball.BufferSize) // its WriteTo calls the end an error
@@ -128,6 +130,7 @@ func isTar(head []byte) bool {
 
 // start begins to read and to check. It returns when the Engine can be asked, or with the reason why not.
 func (t *buildContext) start() error {
+	context.AfterFunc(t.b.ctx, t.hurry)
 	if err := t.open(); err != nil {
 		close(t.done)
 		return err
@@ -135,6 +138,7 @@ func (t *buildContext) start() error {
 	t.gate = gate{ctx: t.b.ctx, ready: make(chan struct{}), sinks: make(chan io.Writer)}
 	go func() {
 		defer close(t.done)
+		defer mishap.Catch(t.c.log, "a build's context", &t.err)
 		if t.err = t.write(tar.NewWriter(&t.gate)); t.err == nil {
 			t.err = t.gate.pass(nil)
 		}
@@ -214,14 +218,18 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// drainTime bounds how long a client may go on sending what is not read: without the rest it would see a broken
-// connection, and not the reason.
-const drainTime = 30 * time.Second
+// hurry bounds how long the client may go on sending what is not needed any more. For the connection's next call net/http lifts
+// the bound.
+func (t *buildContext) hurry() {
+	_ = t.from.conn.SetReadDeadline(time.Now().Add(t.c.patience)) // it fails where nothing can be sent any more
+	close(t.hurried)
+}
 
+// drain ends the build and reads the rest of what its client sends: without that it would see a broken connection, and not
+// the reason.
 func (t *buildContext) drain() {
-	client := http.NewResponseController(t.c.w)
-	_ = client.SetReadDeadline(time.Now().Add(drainTime))
 	t.b.cancel()
+	<-t.hurried
 	<-t.done
 	if t.ahead != nil {
 		_, _ = io.Copy(io.Discard, struct{ io.Reader }{t.ahead})
@@ -230,7 +238,6 @@ func (t *buildContext) drain() {
 			tarball.Buffers.Put(b)
 		}
 	}
-	_ = client.SetReadDeadline(time.Time{})
 }
 
 // firstEntry is how every archive begins. The Engine looks at the first bytes to tell archives from Dockerfiles and from

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/tarball"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
@@ -82,6 +83,7 @@ func statusOf(err error) (int, string) {
 	var d *Denial
 	var a *apiError
 	var w *wire.Error
+	var m *mishap.Error
 	switch {
 	case errors.As(err, &d):
 		return http.StatusForbidden, d.Error()
@@ -89,6 +91,8 @@ func statusOf(err error) (int, string) {
 		return http.StatusBadRequest, w.Error()
 	case errors.As(err, &a):
 		return a.Status, a.Message
+	case errors.As(err, &m):
+		return http.StatusInternalServerError, "slipway: " + m.Error()
 	}
 	return http.StatusBadGateway, "slipway: " + err.Error()
 }

@@ -8,25 +8,33 @@ import (
 	"time"
 )
 
-// How long a client may keep a place waiting that other jobs need, too: a minute, and more for what it sends.
+// How long a client may keep something waiting that other jobs need, too: a minute, and more for what it sends or takes.
 const (
 	clientPatience = time.Minute
 	patienceFor    = 4 << 10 // bytes that are worth another second
 )
 
-// pacedBody is the body of a client that may not take all the time of the world. Only the time counts in which nothing is
-// there to be read.
-type pacedBody struct {
-	body io.Reader
-	conn *http.ResponseController
-	left time.Duration
-	most time.Duration
+// pace is how long a client may still keep others waiting. Only the time counts in which nothing goes on.
+type pace struct {
+	conn       *http.ResponseController
+	left, most time.Duration
 }
 
-// paced reads the call's body. An Engine of today takes in one archive of images after the other, whoever sends them.
-func (c *call) paced() io.Reader {
-	return &pacedBody{body: c.r.Body, conn: http.NewResponseController(c.w), left: c.patience, most: c.patience}
+func (c *call) pace() pace { return pace{http.NewResponseController(c.w), c.patience, c.patience} }
+
+// took counts a piece of so many bytes.
+func (p *pace) took(d time.Duration, n int) {
+	p.left = min(p.left-d+time.Duration(n)*time.Second/patienceFor, p.most)
 }
+
+// pacedBody is the body of a client that may not take all the time of the world.
+type pacedBody struct {
+	pace
+	body io.Reader
+}
+
+// paced reads the call's body.
+func (c *call) paced() io.Reader { return &pacedBody{c.pace(), c.r.Body} }
 
 func (p *pacedBody) Read(b []byte) (int, error) {
 	began := time.Now()
@@ -34,7 +42,7 @@ func (p *pacedBody) Read(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := p.body.Read(b)
-	p.left = min(p.left-time.Since(began)+time.Duration(n)*time.Second/patienceFor, p.most)
+	p.took(time.Since(began), n)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, &apiError{http.StatusRequestTimeout, "slipway: the rest of the archive did not come in time: other jobs are waiting; send it from a file"}
 	}
@@ -43,5 +51,26 @@ func (p *pacedBody) Read(b []byte) (int, error) {
 			return n, err
 		}
 	}
+	return n, err
+}
+
+// pacedAnswer is the answer to such a client, who gets each piece at once.
+type pacedAnswer struct {
+	pace
+	w io.Writer
+}
+
+// pacedAnswer writes the call's answer.
+func (c *call) pacedAnswer() io.Writer { return &pacedAnswer{c.pace(), c.w} }
+
+func (p *pacedAnswer) Write(b []byte) (int, error) {
+	began := time.Now()
+	_ = p.conn.SetWriteDeadline(began.Add(p.left)) // none is as good, for clients of good will
+	n, err := p.w.Write(b)
+	if err == nil {
+		err = p.conn.Flush()
+	}
+	_ = p.conn.SetWriteDeadline(time.Time{})
+	p.took(time.Since(began), n)
 	return n, err
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/rawconn"
 	"github.com/slipway-ci/slipway/internal/tarball"
 	"github.com/slipway-ci/slipway/internal/wire"
@@ -63,9 +64,9 @@ func (c *call) head(resp *http.Response) {
 // copyOut streams a body to the client. Each piece is flushed as it comes, but for archives: nobody reads those as they
 // grow, and big pieces are faster.
 func (c *call) copyOut(body io.Reader, archive bool) error {
-	pool := &talkBuffers
+	pool, out := &talkBuffers, c.w.Write
 	if archive {
-		pool = &tarball.Buffers
+		pool, out = &tarball.Buffers, c.pacedAnswer().Write // other jobs may wait for the Engine's end of it: archivePut
 	}
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
@@ -78,7 +79,7 @@ func (c *call) copyOut(body io.Reader, archive bool) error {
 			n += more
 		}
 		if n > 0 {
-			if _, werr := c.w.Write((*buf)[:n]); werr != nil {
+			if _, werr := out((*buf)[:n]); werr != nil {
 				return fmt.Errorf("%w: %w", errAnswered, werr)
 			}
 			_ = flush.Flush()
@@ -159,8 +160,9 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 	c.setHeaders()
 	c.w.Header().Set("Content-Type", "application/json")
 	c.w.WriteHeader(resp.StatusCode)
-	flush := http.NewResponseController(c.w)
-	_ = flush.Flush()
+	_ = http.NewResponseController(c.w).Flush()
+	// An Engine that cannot get rid of an event waits a moment with each that follows, whosever it is.
+	out := c.pacedAnswer()
 	dec := json.NewDecoder(resp.Body)
 	dec.UseNumber()
 	for {
@@ -178,10 +180,9 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 		if err != nil {
 			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
-		if _, err := c.w.Write(append(data, '\n')); err != nil {
+		if _, err := out.Write(append(data, '\n')); err != nil {
 			return fmt.Errorf("%w: %w", errAnswered, err)
 		}
-		_ = flush.Flush()
 	}
 }
 
@@ -242,7 +243,7 @@ func (c *call) hijack(path string, query url.Values, body any) error {
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	pipe(rawconn.New(conn, buffered.Reader), up)
+	c.pipe(rawconn.New(conn, buffered.Reader), up)
 	return nil
 }
 
@@ -267,8 +268,10 @@ func wantsUpgrade(r *http.Request, protocol string) bool {
 
 // pipe joins two raw connections until the Engine has said its last. The end of the client's input is passed on alone:
 // the output of what reads it is still to come.
-func pipe(client, engine *rawconn.Conn) {
+func (g *Guard) pipe(client, engine *rawconn.Conn) {
 	go func() {
+		var err error // it is logged, and the connection ends
+		defer mishap.Catch(g.log, "the input of a raw connection", &err)
 		copyBuffered(engine.Conn, client)
 		_ = engine.CloseWrite()
 	}()
@@ -284,13 +287,17 @@ func copyBuffered(dst io.Writer, src io.Reader) {
 
 // streamed is what write writes, as a body of a request. end must be called when the Engine has answered, which it may do before
 // it has read all; it returns what was wrong with the writing itself.
-func streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
+func (c *call) streamed(write func(w io.Writer) error) (body io.Reader, end func() error) {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
-		err := write(w)
-		w.CloseWithError(err)
-		written <- err
+		var err error
+		defer func() {
+			w.CloseWithError(err)
+			written <- err
+		}()
+		defer mishap.Catch(c.log, c.row, &err)
+		err = write(w)
 	}()
 	return r, func() error {
 		r.CloseWithError(errCopied)

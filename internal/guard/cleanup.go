@@ -14,13 +14,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
 // cleanUp removes everything that the job made: by the record, and then by label whatever the record may lack.
 func (g *Guard) cleanUp(ctx context.Context) error {
 	network, _ := g.madeDefault()
-	s := &sweeper{engine: g.engine, keep: g.objects.jobContainer(), own: func(id string) bool { return id == network.ID || g.internalVolume(id) }}
+	s := &sweeper{engine: g.engine, log: g.log, keep: g.objects.jobContainer(), own: func(id string) bool { return id == network.ID || g.internalVolume(id) }}
 	marked := LabelGuard + "=" + g.policy.Token
 	mine := func(labels map[string]string) bool { return labels[LabelGuard] == g.policy.Token }
 	var networks []string
@@ -62,7 +63,7 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 		return err
 	}
 	defer engine.close()
-	s := &sweeper{engine: engine}
+	s := &sweeper{engine: engine, log: log}
 	err = s.byLabel(ctx, mine, LabelGuard)
 	if line := s.summary(); line != "" {
 		log.Info("removed what jobs of an earlier run left", "what", line)
@@ -73,6 +74,7 @@ func Sweep(ctx context.Context, dial func(ctx context.Context) (net.Conn, error)
 // sweeper removes objects and counts them.
 type sweeper struct {
 	engine *upstream
+	log    *slog.Logger
 	keep   string               // full ID of a container that stays
 	own    func(id string) bool // whether the guard made a network or a volume unasked: not to be told of; nil = it made none
 
@@ -129,6 +131,7 @@ func (s *sweeper) each(list []string, do func(string) error) error {
 		slots <- struct{}{}
 		go func() {
 			defer func() { <-slots; wg.Done() }()
+			defer mishap.Catch(s.log, "the removal of what jobs made", &errs[i])
 			errs[i] = do(v)
 		}()
 	}

@@ -27,7 +27,8 @@ func (c *call) archiveRead(method string) error {
 
 // archivePut unpacks a tar archive in an own container. The Engine gets an archive that the guard wrote itself, entry by
 // entry while it streams: before 29.5.1 an Engine that is given a compressed one runs the decompressor that it finds in
-// the container, as root on the machine.
+// the container, as root on the machine. While it copies, in or out, it locks the container, and who asks for the figures of
+// any other (docker stats) may have to wait for those of this one: so its client is not waited for without end.
 func archivePut(c *call) error {
 	rec, path, err := c.ownPath("/archive")
 	if err != nil {
@@ -36,7 +37,7 @@ func archivePut(c *call) error {
 	if err := c.wantType("application/x-tar", "text/plain", "application/octet-stream", "application/tar", "application/gzip", "application/x-gzip"); err != nil {
 		return err
 	}
-	in, err := tarball.Plain(c.r.Body)
+	in, err := tarball.Plain(c.paced())
 	if err != nil {
 		return archiveError(err)
 	}
@@ -45,7 +46,7 @@ func archivePut(c *call) error {
 		return err
 	}
 	defer release()
-	body, end := streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, false) })
+	body, end := c.streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, false) })
 	err = c.forwardCopy(http.MethodPut, path, c.pick("path", "noOverwriteDirNonDir", "copyUIDGID"), body, release)
 	if werr := end(); werr != nil && err != nil {
 		return werr

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/wire"
 )
 
@@ -30,7 +31,10 @@ func (g *Guard) watch() {
 }
 
 // follow reads events until the stream ends, and returns from when on they are still to be read.
-func (g *Guard) follow(since time.Time) time.Time {
+func (g *Guard) follow(since time.Time) (next time.Time) {
+	var err error // it is logged, and the next try is soon
+	defer mishap.Catch(g.log, "the Engine's events", &err)
+	next = since
 	if now := time.Now().Round(0); since.Round(0).After(now) { // the clock was set back: what the Engine says from now on is new
 		since = now
 	}

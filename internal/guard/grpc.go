@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 
+	"github.com/slipway-ci/slipway/internal/mishap"
 	"github.com/slipway-ci/slipway/internal/rawconn"
 )
 
@@ -59,11 +59,11 @@ func grpcOpen(c *call) error {
 	}
 	server := grpc.NewServer(grpc.MaxRecvMsgSize(maxGRPCMessage), grpc.InTapHandle(c.countGRPC), grpc.UnknownServiceHandler(c.unknownMethod),
 		grpc.UnaryInterceptor(func(ctx context.Context, r any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (_ any, err error) {
-			defer c.survive(info.FullMethod, &err)
+			defer mishap.Catch(c.log, "gRPC "+printable(info.FullMethod), &err)
 			return h(ctx, r)
 		}),
 		grpc.StreamInterceptor(func(s any, stream grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) (err error) {
-			defer c.survive(info.FullMethod, &err)
+			defer mishap.Catch(c.log, "gRPC "+printable(info.FullMethod), &err)
 			return h(s, stream)
 		}))
 	s := &grpcServer{c: c}
@@ -82,14 +82,6 @@ func (c *call) countGRPC(ctx context.Context, info *tap.Info) (context.Context, 
 	}
 	context.AfterFunc(ctx, func() { c.grpc.calls.Add(-1) })
 	return ctx, nil
-}
-
-// survive makes an error of a panic, as net/http does for calls by HTTP: one job's call must not end the runner.
-func (c *call) survive(method string, err *error) {
-	if p := recover(); p != nil {
-		c.log.Error("panic", "call", "gRPC "+printable(method), "panic", p, "stack", string(debug.Stack()))
-		*err = status.Error(codes.Internal, "slipway: the call failed because of a defect of Slipway's; its runner's log has more")
-	}
 }
 
 // exportTraces is where clients send their own measurements.

@@ -174,7 +174,7 @@ func (c *call) newGRPCBuild(r *control.SolveRequest) (*grpcBuild, error) {
 	}
 	b.ctx, b.cancel = context.WithCancel(c.ctx)
 	b.credentials = session.Credentials(b.ctx, caller)
-	b.files = &session.Files{}
+	b.files = &session.Files{Log: c.log}
 	services := append(c.sessionServices(caller), b.files)
 	var endSession func()
 	if b.session, endSession, err = c.engineSession(caller.Context(b.ctx), client.sharedKey, services...); err != nil {

@@ -141,8 +141,8 @@ func (c *call) status(ref string, client grpc.ServerStreamingServer[control.Stat
 	if err != nil {
 		return b.engineError(err)
 	}
-	told := b.progress.Add(client)
-	defer told()
+	tell, stop := b.progress.Add(client, c.log)
+	defer stop()
 	for {
 		m, err := engine.Recv()
 		if err == io.EOF {
@@ -158,7 +158,7 @@ func (c *call) status(ref string, client grpc.ServerStreamingServer[control.Stat
 			return b.engineError(err)
 		}
 		b.vertices.Take(m, c.built)
-		if err := b.progress.Send(client, b.shownStatus(m)); err != nil {
+		if err := tell(b.shownStatus(m)); err != nil {
 			return err
 		}
 	}

@@ -56,7 +56,7 @@ func importImage(c *call) error {
 
 // importTar gives the Engine an archive that the guard wrote itself: it would decompress one within the other.
 func (c *call) importTar(q url.Values, in io.Reader) (id string, err error) {
-	body, end := streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, true) })
+	body, end := c.streamed(func(w io.Writer) error { return tarball.Rewrite(w, in, true) })
 	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/create", q, nil, body)
 	if err == nil {
 		id, err = importedID(resp)

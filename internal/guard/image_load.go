@@ -24,20 +24,29 @@ func imageLoad(c *call) error {
 	if err := c.waitPlace(); err != nil {
 		return err
 	}
+	images, told, failed, err := c.loadInTurn()
+	if err != nil {
+		return err
+	}
+	return c.finishLoad(images, told, failed)
+}
+
+// loadInTurn lets the Engine load an archive: the images that are in it, and what the Engine tells of it. An error of the
+// archive's own is err; then nothing was loaded, because the files with names come last.
+func (c *call) loadInTurn() (images []tarball.Image, told []string, failed, err error) {
 	for _, places := range []chan struct{}{c.load, loads} {
 		select {
 		case places <- struct{}{}:
 			defer func() { <-places }()
 		case <-c.ctx.Done():
-			return c.ctx.Err()
+			return nil, nil, nil, c.ctx.Err()
 		}
 	}
-	in, err := tarball.Plain(c.paced())
+	in, err := tarball.Plain(c.paced()) // an Engine of today takes in one after the other, whoever sends them
 	if err != nil {
-		return archiveError(err)
+		return nil, nil, nil, archiveError(err)
 	}
-	var images []tarball.Image
-	body, end := streamed(func(w io.Writer) (err error) {
+	body, end := c.streamed(func(w io.Writer) (err error) {
 		images, err = tarball.Load{Containerd: c.engine.containerd, CheckName: checkName}.Copy(c.ctx, w, in)
 		return err
 	})
@@ -45,16 +54,13 @@ func imageLoad(c *call) error {
 	if p := c.query["platform"]; len(p) > 0 && c.engine.version.atLeast("1.48") {
 		q["platform"] = p
 	}
-	resp, err := c.engine.do(c.ctx, http.MethodPost, "/images/load", q, nil, body)
-	var told []string
-	if err == nil {
-		told, err = loadedIDs(resp)
+	resp, failed := c.engine.do(c.ctx, http.MethodPost, "/images/load", q, nil, body)
+	if failed == nil {
+		told, failed = loadedIDs(resp)
 		resp.Body.Close()
 	}
-	if werr := end(); werr != nil {
-		return werr // and nothing was loaded: the files with names come last
-	}
-	return c.finishLoad(images, told, err)
+	err = end()
+	return images, told, failed, err
 }
 
 // loads are the places for archives that are read at once, in this process: each may keep 32 MiB of small files in memory. A guard has

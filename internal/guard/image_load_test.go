@@ -13,6 +13,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -154,6 +156,43 @@ func (l *oneConn) Close() error {
 }
 
 func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{} }
+
+// TestPacedAnswer: so it is with who takes an answer.
+func TestPacedAnswer(t *testing.T) {
+	t.Parallel()
+	const size = 64 << 20 // more than lies between the two
+	for _, c := range []struct {
+		patience time.Duration
+		piece    int // bytes that the client takes before it pauses
+		cut      bool
+	}{{300 * time.Millisecond, 1, true}, {patience, size / 8, false}} {
+		failed := make(chan error, 1)
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			out := (&call{Guard: &Guard{patience: c.patience}, w: w, r: r}).pacedAnswer()
+			var err error
+			for n := 0; n < size && err == nil; n += tarball.BufferSize {
+				_, err = out.Write(make([]byte, tarball.BufferSize))
+			}
+			failed <- err
+		}))
+		t.Cleanup(srv.Close)
+		resp, err := http.Get(srv.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		taken := int64(0)
+		for err == nil && len(failed) == 0 {
+			var n int64
+			n, err = io.CopyN(io.Discard, resp.Body, int64(c.piece))
+			taken += n
+			time.Sleep(10 * time.Millisecond)
+		}
+		resp.Body.Close()
+		if err := <-failed; c.cut != errors.Is(err, os.ErrDeadlineExceeded) || !c.cut && err != nil {
+			t.Errorf("%d bytes at a time: %v after %d", c.piece, err, taken)
+		}
+	}
+}
 
 // TestLoadBelievesNoID: an Engine that tells of another image than the archive's does not give it to the job.
 func TestLoadBelievesNoID(t *testing.T) {

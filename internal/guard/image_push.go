@@ -4,12 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/distribution/reference"
 )
@@ -92,30 +92,22 @@ func (c *call) push(name reference.NamedTagged, auth, platform string, each func
 	})
 }
 
-// lineTime is how long a client may take to read a line of the answer to a pull or a push.
-const lineTime = time.Minute
-
 // lineAnswer is an answer of lines, which begins with the first of them: until then, an error has a status.
 type lineAnswer struct {
-	c       *call
-	started bool
+	c   *call
+	out io.Writer // nil = it has not begun
 }
 
 func (a *lineAnswer) line(line []byte) error {
-	if !a.started {
-		a.started = true
+	if a.out == nil {
+		a.out = a.c.pacedAnswer() // while the client is waited for, others wait for the image's name
 		a.c.setHeaders()
 		a.c.w.Header().Set("Content-Type", "application/json")
 		a.c.w.WriteHeader(http.StatusOK)
 	}
-	// While it waits, others wait for the image's name.
-	client := http.NewResponseController(a.c.w)
-	_ = client.SetWriteDeadline(time.Now().Add(lineTime)) // none is as good, for clients of good will
-	defer func() { _ = client.SetWriteDeadline(time.Time{}) }()
-	if _, err := a.c.w.Write(line); err != nil {
+	if _, err := a.out.Write(line); err != nil {
 		return fmt.Errorf("%w: %w", errAnswered, err)
 	}
-	_ = client.Flush() // the next write tells
 	return nil
 }
 
@@ -175,7 +167,7 @@ func (c *call) forwardWithAuth(path string, query url.Values, auth string) error
 
 // fail tells of an error: in a line, if the answer has begun.
 func (a *lineAnswer) fail(err error) error {
-	if !a.started {
+	if a.out == nil {
 		return err
 	}
 	_, message := statusOf(err)

@@ -56,7 +56,7 @@ func (i imageCalls) Image(ctx context.Context, ref string) (ledger.Image, error)
 // Tag implements ledger.Engine.
 func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 	repo, tag := splitTag(name)
-	return i.g.images.Naming(func() error {
+	return i.g.images.Naming(ctx, i, name, id, func() error {
 		return i.g.engine.callJSON(ctx, http.MethodPost, "/images/"+id+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, nil, nil)
 	})
 }
@@ -64,7 +64,7 @@ func (i imageCalls) Tag(ctx context.Context, id, name string) error {
 // Untag implements ledger.Engine.
 func (i imageCalls) Untag(ctx context.Context, name string) error {
 	// Forced, because a container may use the image; its parents are left alone, because they may be another job's.
-	err := i.g.images.Naming(func() error {
+	err := i.g.images.Naming(ctx, i, name, "", func() error {
 		return i.g.engine.callJSON(ctx, http.MethodDelete, "/images/"+name, url.Values{"force": {"1"}, "noprune": {"1"}}, nil, nil)
 	})
 	switch {

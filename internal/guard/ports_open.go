@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // listen opens one port and forwards what comes.
@@ -51,7 +53,8 @@ func (o *opening) listenAt(want portRequest, port uint16) error {
 const dialTimeout = 5 * time.Second
 
 // dial connects with a container's port on whichever of its addresses answers.
-func (o *opening) dial(network string, port uint16) (net.Conn, error) {
+func (o *opening) dial(network string, port uint16) (_ net.Conn, err error) {
+	defer mishap.Catch(o.g.log, "a connection to a published port", &err)
 	known, err := o.current()
 	if err != nil {
 		return nil, err

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"context"
-	"io"
 	"net/http"
 	"path"
 
@@ -33,7 +32,7 @@ func sessionBuild(c *call) error {
 		return err
 	}
 	out.file = checked
-	files := &session.Files{}
+	files := &session.Files{Log: c.log}
 	files.Offer(dirContext, caller)
 	files.Collect(dirContext, out.files)
 	files.Serve(dirDockerfile, served)
@@ -59,7 +58,7 @@ func sessionBuild(c *call) error {
 
 // sessionServices are what the Engine may ask the client of a build for besides files.
 func (c *call) sessionServices(client buildkit.Caller) []buildkit.Attachable {
-	return session.Services(client, func(ctx context.Context, registry string) error { return c.allowHost(ctx, registryHost(registry)) })
+	return session.Services(client, c.log, func(ctx context.Context, registry string) error { return c.allowHost(ctx, registryHost(registry)) })
 }
 
 // The names that docker's client gives its folders.
@@ -131,14 +130,13 @@ func (b *buildRequest) readOutputs() error {
 
 // uploadBuild is POST /build whose archive comes in a request of its own. Secrets and credentials come over a session.
 func uploadBuild(c *call) error {
-	body, done, err := c.sessions.uploaded(c.ctx, c.query.Get("buildid"))
+	from, err := c.sessions.uploaded(c.ctx, c.query.Get("buildid"))
 	if err != nil {
 		return err
 	}
-	defer done()
-	c.r.Body = io.NopCloser(body)
+	defer close(from.read)
 	c.query.Del("remote")
-	return archiveBuild(c)
+	return archiveBuild(c, from)
 }
 
 // openSession gives a build from an archive what its client offers over the session that it names, but for files. end

@@ -17,9 +17,16 @@ type meeting struct {
 	guests   int
 }
 
+// archive is a build's context on its way from a client: from the one who asks for the build, or from one beside it.
 type archive struct {
 	body io.Reader
-	read chan struct{} // closed when the build has read what it needs
+	conn *http.ResponseController // of the connection on which it comes
+	read chan struct{}            // closed when the build has read what it needs
+}
+
+// archive is the body of the call.
+func (c *call) archive() *archive {
+	return &archive{body: c.r.Body, conn: http.NewResponseController(c.w), read: make(chan struct{})}
 }
 
 func (s *sessions) meet(id string) (*meeting, error) {
@@ -61,7 +68,7 @@ func sessionUpload(c *call) error {
 	defer c.sessions.part(id, m)
 	wait, cancel := context.WithTimeout(c.ctx, c.sessions.wait)
 	defer cancel()
-	a := &archive{body: c.r.Body, read: make(chan struct{})}
+	a := c.archive()
 	select {
 	case m.archives <- a:
 	case <-wait.Done():
@@ -76,19 +83,19 @@ func sessionUpload(c *call) error {
 	return nil
 }
 
-// uploaded is the archive that comes for a build beside it. done must be called when nothing reads it any more.
-func (s *sessions) uploaded(ctx context.Context, id string) (body io.Reader, done func(), err error) {
+// uploaded is the archive that comes for a build beside it. Its read must be closed when nothing reads it any more.
+func (s *sessions) uploaded(ctx context.Context, id string) (*archive, error) {
 	m, err := s.meet(id)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer s.part(id, m)
 	wait, cancel := context.WithTimeout(ctx, s.wait)
 	defer cancel()
 	select {
 	case a := <-m.archives:
-		return a.body, func() { close(a.read) }, nil
+		return a, nil
 	case <-wait.Done():
-		return nil, nil, badRequest("slipway: no archive came for the build")
+		return nil, badRequest("slipway: no archive came for the build")
 	}
 }

@@ -3,6 +3,7 @@ package guard
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,43 +195,80 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 	}
 	r.Header.Set("Connection", "Upgrade")
 	r.Header.Set("Upgrade", protocol)
-	conn, err := u.dial(ctx)
+	conn, resp, err := u.alone(ctx, r)
 	if err != nil {
-		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	if err := r.Write(conn); err != nil {
-		stop()
-		conn.Close()
-		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
-	}
-	br := bufio.NewReaderSize(conn, talkBuffer)
-	resp, err := http.ReadResponse(br, r)
-	if err != nil {
-		stop()
-		conn.Close()
-		return nil, nil, fmt.Errorf("read the Engine's answer: %w", err)
+		return nil, nil, err
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		resp.Body = &closeBoth{resp.Body, conn}
+		resp.Body = &aloneBody{resp.Body, conn}
 		return nil, resp, nil
 	}
 	// From here on ctx says nothing: the server ends a request's context at the end of the client's input, which may be
 	// long before the end of the output.
-	if !stop() {
+	if !conn.stop() {
 		conn.Close()
 		return nil, nil, context.Cause(ctx)
 	}
-	return rawconn.New(conn, br), resp, nil
+	return conn.Conn, resp, nil
 }
 
-type closeBoth struct {
+// send is do with a body that may come slowly. An Engine that ends, or that answers before it has read all, is noticed at
+// once: net/http's transport would tell of it only when the body has ended. The caller closes the answer's body.
+func (u *upstream) send(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+	r, err := u.request(ctx, method, path, query, nil, body)
+	if err != nil {
+		return nil, err
+	}
+	conn, resp, err := u.alone(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = &aloneBody{resp.Body, conn}
+	return resp, nil
+}
+
+// loneConn is a connection with the Engine that one request has for itself.
+type loneConn struct {
+	*rawconn.Conn
+	stop func() bool // the end of the request's context closes it no more
+}
+
+// Close ends it.
+func (c *loneConn) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+// alone sends a request on a connection of its own, and reads the head of the answer, while the body is being sent.
+func (u *upstream) alone(ctx context.Context, r *http.Request) (*loneConn, *http.Response, error) {
+	conn, err := u.dial(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
+	}
+	ahead := bufio.NewReaderSize(conn, talkBuffer)
+	c := &loneConn{rawconn.New(conn, ahead), context.AfterFunc(ctx, func() { conn.Close() })}
+	go func() {
+		w := bufio.NewWriterSize(conn, talkBuffer)
+		if r.Write(w) != nil || w.Flush() != nil {
+			conn.Close() // the Engine is not to wait for the rest, nor is anybody for its answer
+		}
+	}()
+	resp, err := http.ReadResponse(ahead, r)
+	if err != nil {
+		c.Close()
+		return nil, nil, fmt.Errorf("read the Engine's answer: %w", cmp.Or(context.Cause(ctx), err))
+	}
+	return c, resp, nil
+}
+
+// aloneBody is the answer's body on such a connection, which ends with it.
+type aloneBody struct {
 	io.ReadCloser
-	conn net.Conn
+	conn *loneConn
 }
 
-func (c *closeBoth) Close() error {
-	err := c.ReadCloser.Close()
-	c.conn.Close()
-	return err
+// Close does not wait for what the Engine may still have to say.
+func (b *aloneBody) Close() error {
+	b.conn.Close()
+	return b.ReadCloser.Close()
 }

@@ -52,12 +52,23 @@ func (l *Ledger) take(ctx context.Context, engine Engine, name string) (*turn, e
 		return nil, fmt.Errorf("%s is the name of a scope", name)
 	}
 	t := &turn{l: l, engine: engine, name: name}
-	for t.file == nil {
-		var err error
-		if t.file, err = l.tryLock(name); err == nil {
-			break
-		} else if !errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, err
+	var err error
+	if t.file, err = l.waitLock(ctx, name); err != nil {
+		return nil, err
+	}
+	if err := t.begin(ctx); err != nil {
+		t.leave()
+		return nil, err
+	}
+	return t, nil
+}
+
+// waitLock waits until a name can be locked.
+func (l *Ledger) waitLock(ctx context.Context, name string) (*os.File, error) {
+	for {
+		f, err := l.tryLock(name)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return f, err
 		}
 		select {
 		case <-time.After(lockPause):
@@ -65,11 +76,6 @@ func (l *Ledger) take(ctx context.Context, engine Engine, name string) (*turn, e
 			return nil, context.Cause(ctx)
 		}
 	}
-	if err := t.begin(ctx); err != nil {
-		t.leave()
-		return nil, err
-	}
-	return t, nil
 }
 
 // tryLock locks a name. Each has a file of its own, which is there only while it is locked: who can choose names must

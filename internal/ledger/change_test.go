@@ -216,3 +216,51 @@ func TestReaders(t *testing.T) {
 	}
 	want("sha256:released", "sha256:released", "sha256:released")
 }
+
+// TestNaming: an image is named and loses names one at a time, also between processes; others do not wait for that.
+func TestNaming(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	l, other := open(t, dir), open(t, dir)
+	engine := shelf{"app:1": "sha256:a", "app:2": "sha256:a", "web:1": "sha256:b"}
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() {
+		ended <- l.Naming(t.Context(), engine, "app:1", "", func() error {
+			close(begun)
+			<-end
+			return nil
+		})
+	}()
+	<-begun
+	name := func(name, id string) (done bool, err error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*lockPause)
+		defer cancel()
+		err = other.Naming(ctx, engine, name, id, func() error {
+			done = true
+			return nil
+		})
+		return done, err
+	}
+	for _, c := range []struct{ name, id string }{{"app:2", ""}, {"app:3", "sha256:a"}, {"app:1", "sha256:b"}} {
+		if done, err := name(c.name, c.id); done || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v was done meanwhile: %v", c, err)
+		}
+	}
+	for _, c := range []struct {
+		name, id string
+		done     bool
+	}{{"web:1", "", true}, {"web:2", "sha256:b", true}, {"none:1", "", false}} {
+		ctx := t.Context() // without an end: nothing is waited for
+		done := false
+		if err := other.Naming(ctx, engine, c.name, c.id, func() error { done = true; return nil }); done != c.done || err != nil {
+			t.Errorf("%v: %t %v", c, done, err)
+		}
+	}
+	close(end)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Naming(t.Context(), engine, "app:2", "", func() error { return nil }); err != nil {
+		t.Error(err)
+	}
+}

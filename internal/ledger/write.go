@@ -1,12 +1,8 @@
 package ledger
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
+	"context"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Own records that a name, below Host, is a scope's own, before the Engine is asked to make it.
@@ -52,17 +48,27 @@ func (l *Ledger) Forget(names ...string) error {
 	})
 }
 
-// Naming runs what gives an image a name at the Engine or takes one off. One at a time, also between processes: the
-// Engine may remove an image with its last name while it is given another.
-func (l *Ledger) Naming(do func() error) error {
-	f, err := os.OpenFile(filepath.Join(l.dir, "locks", "naming"), os.O_RDWR|os.O_CREATE, 0o600)
+// Naming runs what gives a name at the Engine to the image with an ID; with none, what takes the name off the image that has it, if
+// there is one. For each image one at a time, also between processes: the Engine may remove an image with its last name while it
+// is given another. It may also wait with that for whom it likes, which is nothing to those who name other images.
+func (l *Ledger) Naming(ctx context.Context, engine Engine, name, id string, do func() error) error {
+	named, err := l.waitLock(ctx, "naming "+name) // it stays that image's
 	if err != nil {
-		return fmt.Errorf("lock the names of images: %w", err)
+		return err
 	}
-	defer f.Close()
-	if err := flock(f, unix.LOCK_EX); err != nil {
-		return fmt.Errorf("lock the names of images: %w", err)
+	defer unlock(named)
+	if id == "" {
+		img, err := engine.Image(ctx, name)
+		if err != nil || img.ID == "" {
+			return err
+		}
+		id = img.ID
 	}
+	image, err := l.waitLock(ctx, "naming "+id)
+	if err != nil {
+		return err
+	}
+	defer unlock(image)
 	return do()
 }
 

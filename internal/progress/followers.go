@@ -4,11 +4,14 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
 	control "github.com/moby/buildkit/api/services/control"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // Follower is a client that reads BuildKit's own messages of a build.
@@ -19,34 +22,76 @@ type Follower interface {
 // Followers are the clients that follow a build. They are told what is done for it besides what BuildKit does, such as the pull of a base,
 // as steps of it.
 type Followers struct {
-	mu      sync.Mutex // of the clients, too
-	clients []Follower
+	mu      sync.Mutex
+	clients []*mailbox
 }
 
-// Add lets a client follow. stop must be called before its call ends.
-func (f *Followers) Add(client Follower) (stop func()) {
+// mailbox is what a client is still to be told. A client takes one message at a time, and may stall: who holds what others need must not
+// wait for it.
+type mailbox struct {
+	engine chan *control.StatusResponse // what BuildKit tells, which may be large
+	own    chan *control.StatusResponse // what is done besides
+	gone   chan struct{}                // closed when the client gets no more
+	err    error                        // why, then
+}
+
+// maxUntold is how many messages of what is done besides wait for a client.
+const maxUntold = 256
+
+// Add lets a client follow. send tells it alone what BuildKit tells, and waits for it. stop must be called before the client's call ends.
+// log is told of panics.
+func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control.StatusResponse) error, stop func()) {
+	box := &mailbox{engine: make(chan *control.StatusResponse), own: make(chan *control.StatusResponse, maxUntold), gone: make(chan struct{})}
+	go func() {
+		defer close(box.gone)
+		defer mishap.Catch(log, "the progress of a build", &box.err)
+		box.deliver(client)
+	}()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.clients = append(f.clients, client)
-	return func() {
+	f.clients = append(f.clients, box)
+	return box.send, func() {
 		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.clients = slices.DeleteFunc(f.clients, func(c Follower) bool { return c == client })
+		f.clients = slices.DeleteFunc(f.clients, func(b *mailbox) bool { return b == box })
+		close(box.own) // nobody has it any more
+		f.mu.Unlock()
+		<-box.gone
 	}
 }
 
-// Send tells one client what BuildKit tells. A client takes one message at a time.
-func (f *Followers) Send(client Follower, m *control.StatusResponse) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return client.Send(m)
+// deliver hands messages to the client until it has gone or there will be no more.
+func (b *mailbox) deliver(client Follower) {
+	for b.err == nil {
+		select {
+		case m := <-b.engine:
+			b.err = client.Send(m)
+		case m, more := <-b.own:
+			if !more {
+				return
+			}
+			b.err = client.Send(m)
+		}
+	}
 }
 
+func (b *mailbox) send(m *control.StatusResponse) error {
+	select {
+	case b.engine <- m:
+		return nil
+	case <-b.gone:
+		return b.err
+	}
+}
+
+// tell tells all clients, but for those that stall.
 func (f *Followers) tell(m *control.StatusResponse) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, c := range f.clients {
-		_ = c.Send(m) // its own call notices that it has gone
+	for _, b := range f.clients {
+		select {
+		case b.own <- m:
+		default:
+		}
 	}
 }
 
@@ -88,11 +133,11 @@ func (f *Followers) Step(name string) (line func(line []byte) error, done func(e
 		if v == nil {
 			return
 		}
-		v.Completed = timestamppb.Now()
+		ended := &control.Vertex{Digest: v.Digest, Name: v.Name, Started: v.Started, Completed: timestamppb.Now()} // the other may be on its way still
 		if err != nil {
-			v.Error = err.Error()
+			ended.Error = err.Error()
 		}
-		f.tell(&control.StatusResponse{Vertexes: []*control.Vertex{v}})
+		f.tell(&control.StatusResponse{Vertexes: []*control.Vertex{ended}})
 	}
 	return line, done
 }

@@ -218,8 +218,8 @@ func TestFollowers(t *testing.T) {
 	t.Parallel()
 	var f Followers
 	first, second := &reader{}, &reader{}
-	stop := f.Add(first)
-	defer f.Add(second)()
+	send, stopFirst := f.Add(first, nil)
+	_, stopSecond := f.Add(second, nil)
 	_, done := f.Step("nothing to do")
 	done(nil)
 	line, done := f.Step("pull")
@@ -228,11 +228,12 @@ func TestFollowers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	stop()
-	done(errors.New("it broke"))
-	if err := f.Send(first, &control.StatusResponse{}); err != nil {
+	if err := send(&control.StatusResponse{}); err != nil {
 		t.Fatal(err)
 	}
+	stopFirst()
+	done(errors.New("it broke"))
+	stopSecond()
 	if len(first.got) != 4 || len(second.got) != 4 {
 		t.Fatalf("they were told\n%v\n%v", first.got, second.got)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 
 // authService asks the client for its credentials, for registries that the job may use.
 type authService struct {
+	log     *slog.Logger
 	mu      sync.Mutex // of allowed: the Engine asks several things at once
 	allowed func(ctx context.Context, registry string) error
 	client  auth.AuthClient
@@ -28,7 +30,10 @@ func (s *authService) allow(ctx context.Context, host string) error {
 	return s.allowed(ctx, host)
 }
 
-func (s *authService) Register(server *grpc.Server) { auth.RegisterAuthServer(server, s) }
+// Register implements buildkit.Attachable.
+func (s *authService) Register(server *grpc.Server) {
+	register(server, s.log, auth.Auth_ServiceDesc, s)
+}
 
 // askClient asks the client something about a registry.
 func askClient[Q, A any](ctx context.Context, s *authService, host string, ask func(context.Context, Q, ...grpc.CallOption) (A, error), q Q) (answer A, err error) {

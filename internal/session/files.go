@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"os"
 	"slices"
@@ -31,6 +32,8 @@ import (
 // Files sends files to the Engine: those of the folders that a client has offered to the build, and in the place of others what was checked
 // of them.
 type Files struct {
+	Log *slog.Logger // of panics
+
 	mu      sync.Mutex
 	folders map[string]buildkit.Caller // the client that has the folder
 	checked map[string]Folder
@@ -89,7 +92,9 @@ func (s *Files) find(dir string) (files Folder, client buildkit.Caller, ok bool)
 }
 
 // Register implements buildkit.Attachable.
-func (s *Files) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, s) }
+func (s *Files) Register(server *grpc.Server) {
+	register(server, s.Log, filesync.FileSync_ServiceDesc, s)
+}
 
 // fileKeys are what the Engine says of the files that it wants.
 var fileKeys = []string{keyDir, keyFollowPaths, "include-patterns", "exclude-patterns", "override-excludes"}
@@ -108,7 +113,7 @@ func (s *Files) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	s.mu.Lock()
 	passing := passingFiles{files: s.seen[dir]}
 	s.mu.Unlock()
-	return relayStream(client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.Log, client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
 		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
 	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
 		p, ok := m.(*fstypes.Packet)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/auth"
@@ -20,20 +21,22 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // Services are what the Engine may ask for in a build besides files: all that the client offers. allow decides whether its credentials for a
-// registry may be asked for; it is asked one thing at a time.
-func Services(client buildkit.Caller, allow func(ctx context.Context, registry string) error) []buildkit.Attachable {
+// registry may be asked for; it is asked one thing at a time. log is told of panics.
+func Services(client buildkit.Caller, log *slog.Logger, allow func(ctx context.Context, registry string) error) []buildkit.Attachable {
 	var services []buildkit.Attachable
 	for _, s := range []struct {
 		method  string
 		service buildkit.Attachable
 	}{
-		{auth.Auth_Credentials_FullMethodName, &authService{allowed: allow, client: auth.NewAuthClient(client.Conn()), caller: client}},
-		{secrets.Secrets_GetSecret_FullMethodName, &secretService{client: client}},
-		{sshforward.SSH_CheckAgent_FullMethodName, &sshService{client: client}},
-		{filesync.FileSend_DiffCopy_FullMethodName, &outputService{client: client}},
+		{auth.Auth_Credentials_FullMethodName, &authService{log: log, allowed: allow, client: auth.NewAuthClient(client.Conn()), caller: client}},
+		{secrets.Secrets_GetSecret_FullMethodName, &secretService{log: log, client: client}},
+		{sshforward.SSH_CheckAgent_FullMethodName, &sshService{log: log, client: client}},
+		{filesync.FileSend_DiffCopy_FullMethodName, &outputService{log: log, client: client}},
 	} {
 		if client.Supports(s.method) {
 			services = append(services, s.service)
@@ -43,21 +46,33 @@ func Services(client buildkit.Caller, allow func(ctx context.Context, registry s
 }
 
 // outputService takes what a build writes to its client: --output.
-type outputService struct{ client buildkit.Caller }
+type outputService struct {
+	log    *slog.Logger
+	client buildkit.Caller
+}
 
-func (s *outputService) Register(server *grpc.Server) { filesync.RegisterFileSendServer(server, s) }
+// Register implements buildkit.Attachable.
+func (s *outputService) Register(server *grpc.Server) {
+	register(server, s.log, filesync.FileSend_ServiceDesc, s)
+}
 
 func (s *outputService) DiffCopy(engine filesync.FileSend_DiffCopyServer) error {
-	return relayStream(s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.log, s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
 		return filesync.NewFileSendClient(s.client.Conn()).DiffCopy(ctx)
 		// Two forms of message come by the same method; an empty message keeps the bytes of either.
 	}, func() proto.Message { return &emptypb.Empty{} }, nil)
 }
 
 // secretService gives a build the secrets that its client has.
-type secretService struct{ client buildkit.Caller }
+type secretService struct {
+	log    *slog.Logger
+	client buildkit.Caller
+}
 
-func (s *secretService) Register(server *grpc.Server) { secrets.RegisterSecretsServer(server, s) }
+// Register implements buildkit.Attachable.
+func (s *secretService) Register(server *grpc.Server) {
+	register(server, s.log, secrets.Secrets_ServiceDesc, s)
+}
 
 func (s *secretService) GetSecret(ctx context.Context, r *secrets.GetSecretRequest) (*secrets.GetSecretResponse, error) {
 	ctx, cancel := clientContext(ctx, s.client)
@@ -67,9 +82,15 @@ func (s *secretService) GetSecret(ctx context.Context, r *secrets.GetSecretReque
 }
 
 // sshService gives a build its client's SSH agent.
-type sshService struct{ client buildkit.Caller }
+type sshService struct {
+	log    *slog.Logger
+	client buildkit.Caller
+}
 
-func (s *sshService) Register(server *grpc.Server) { sshforward.RegisterSSHServer(server, s) }
+// Register implements buildkit.Attachable.
+func (s *sshService) Register(server *grpc.Server) {
+	register(server, s.log, sshforward.SSH_ServiceDesc, s)
+}
 
 func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentRequest) (*sshforward.CheckAgentResponse, error) {
 	ctx, cancel := clientContext(ctx, s.client)
@@ -79,7 +100,7 @@ func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentReq
 }
 
 func (s *sshService) ForwardAgent(engine sshforward.SSH_ForwardAgentServer) error {
-	return relayStream(s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
+	return relayStream(s.log, s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
 		return sshforward.NewSSHClient(s.client.Conn()).ForwardAgent(ctx)
 	}, func() proto.Message { return &sshforward.BytesMessage{} }, nil)
 }
@@ -102,7 +123,7 @@ func PlainError(err error) error {
 
 // relayStream passes the messages of a stream between the Engine and the client until the client has said its last.
 // check may refuse what the client sends.
-func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
+func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
 	message func() proto.Message, check func(proto.Message) error,
 ) error {
 	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
@@ -121,17 +142,22 @@ func relayStream(caller buildkit.Caller, engine grpc.ServerStream, keys []string
 		return PlainError(err)
 	}
 	go func() {
+		var err error // it is logged, and the stream ends
+		defer func() {
+			if err != nil {
+				cancel()
+			}
+		}()
+		defer mishap.Catch(log, "what the Engine sends to a client", &err)
 		m := message()
 		for {
-			if err := engine.RecvMsg(m); err != nil {
-				if err == io.EOF {
-					_ = client.CloseSend()
-				} else {
-					cancel()
-				}
+			if err = engine.RecvMsg(m); err == io.EOF {
+				err = client.CloseSend()
+				return
+			} else if err != nil {
 				return
 			}
-			if err := client.SendMsg(m); err != nil {
+			if client.SendMsg(m) != nil {
 				return // the reason comes with the next receive
 			}
 		}

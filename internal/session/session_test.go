@@ -1,9 +1,11 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -303,11 +305,11 @@ func TestServices(t *testing.T) {
 		}
 		return nil
 	}
-	if services := Services(ask(t), allow); len(services) != 0 {
+	if services := Services(ask(t), nil, allow); len(services) != 0 {
 		t.Errorf("a client that offers nothing offers %v", services)
 	}
 	client := ask(t, keeper{})
-	services := Services(client, allow)
+	services := Services(client, nil, allow)
 	if len(services) != 2 {
 		t.Fatalf("the client offers %v", services)
 	}
@@ -346,6 +348,30 @@ func TestPassingFilesAreBounded(t *testing.T) {
 		}
 		if len(f.stats) > 0 || f.files != nil {
 			t.Errorf("%s: %d are held", name, len(f.stats))
+		}
+	}
+}
+
+// TestPanic: a defect that one question of the Engine's comes upon is the answer to that question.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	log := slog.New(slog.NewTextHandler(&out, nil))
+	engine := ask(t, &secretService{log: log}, &outputService{log: log}) // without a client
+	_, unary := secrets.NewSecretsClient(engine.Conn()).GetSecret(t.Context(), &secrets.GetSecretRequest{ID: "s"})
+	stream, err := filesync.NewFileSendClient(engine.Conn()).DiffCopy(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, streamed := stream.Recv()
+	for _, err := range []error{unary, streamed} {
+		if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "defect of Slipway's") {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{"Secrets/GetSecret", "FileSend/DiffCopy", "session.go"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("there is no %q in: %s", want, &out)
 		}
 	}
 }

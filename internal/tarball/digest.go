@@ -5,11 +5,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"hash"
 	"io"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
 // digester finds the digests of a file, as it is and, if it is compressed with gzip or zstd, decompressed.
@@ -26,6 +27,7 @@ type digester struct {
 type contained struct {
 	digest string // "" if it cannot be decompressed
 	size   int64
+	err    error // that it is not known, because of a defect
 }
 
 func newDigester(ctx context.Context, limit int64) *digester {
@@ -67,24 +69,31 @@ func (d *digester) unpack(open func(io.Reader) (io.Reader, error)) {
 	r, w := io.Pipe()
 	d.inner, d.done = w, make(chan contained, 1)
 	go func() {
-		sum, n := sha256.New(), int64(0)
-		z, err := open(r)
-		if err == nil {
-			n, err = io.Copy(sum, io.LimitReader(whileAsked{d.ctx, z}, d.limit+1))
-			if c, ok := z.(io.Closer); ok {
-				c.Close()
-			}
-		}
-		if n > d.limit {
-			err = errors.New("it holds too much")
-		}
-		r.CloseWithError(errors.Join(err, io.ErrClosedPipe))
-		if err != nil {
-			d.done <- contained{size: n}
-			return
-		}
-		d.done <- contained{digestOf(sum), n}
+		var c contained
+		defer func() {
+			r.CloseWithError(io.ErrClosedPipe)
+			d.done <- c
+		}()
+		defer mishap.Catch(nil, "what a file in an archive holds", &c.err)
+		c = d.unpacked(r, open)
 	}()
+}
+
+// unpacked reads a compressed file.
+func (d *digester) unpacked(r io.Reader, open func(io.Reader) (io.Reader, error)) (c contained) {
+	z, err := open(r)
+	if err != nil {
+		return c
+	}
+	sum := sha256.New()
+	c.size, err = io.Copy(sum, io.LimitReader(whileAsked{d.ctx, z}, d.limit+1))
+	if c, ok := z.(io.Closer); ok {
+		c.Close()
+	}
+	if err == nil && c.size <= d.limit {
+		c.digest = digestOf(sum)
+	}
+	return c
 }
 
 // whileAsked ends with its context: a few bytes can hold many, and none come in meanwhile.

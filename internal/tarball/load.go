@@ -130,6 +130,9 @@ func (l *imageLoader) content(out io.Writer, r io.Reader, name string, size int6
 	}
 	_, err := io.CopyBuffer(struct{ io.Writer }{to}, r, buf)
 	plain, inner := d.end()
+	if err == nil {
+		err = inner.err
+	}
 	if err != nil {
 		return copyError(err)
 	}
