@@ -267,7 +267,8 @@ func TestPortNobodyAnswers(t *testing.T) {
 		}
 		defer c.Close()
 	}
-	eventually(t, "all wait", func() bool { return r.ports.forwards.Active() == 200 && len(r.ports.dials) == maxDials })
+	// Not all of them: where this takes long, the first ones have waited long enough.
+	eventually(t, "many wait", func() bool { return r.ports.forwards.Active() > 3*maxDials && len(r.ports.dials) == maxDials })
 	if n := threads(t) - before; n > 2*maxDials {
 		t.Errorf("%d threads more", n)
 	}
