@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net/http/httptest"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -29,12 +29,8 @@ func TestMain(m *testing.M) {
 			}
 			os.Exit(a.main(context.Background(), os.Args[1:]))
 		},
-		// A GitLab runner to stumble over: it shows its command line and waits to be ended.
-		"gitlab-runner": func() {
-			stop := make(chan os.Signal, 1)
-			signal.Notify(stop, os.Interrupt)
-			<-stop
-		},
+		// A GitLab runner to stumble over: it shows its command line until a signal kills it.
+		"gitlab-runner": func() { time.Sleep(time.Hour) },
 	})
 }
 

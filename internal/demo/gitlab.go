@@ -18,7 +18,7 @@ import (
 const projectPath = "demo/sample"
 
 // patience is how long a runner may take to fetch a job that waits for it.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // gitlab is the coordinator behind an HTTP server, with the sample project and one runner token.
 type gitlab struct {

@@ -239,13 +239,13 @@ func (e *Engine) Wait(ctx context.Context, id string) (Exit, error) {
 	}
 }
 
-// oomPatience is how long the news of a killed process may take to arrive after its exit code.
-const oomPatience = 200 * time.Millisecond
+// oomTimeout bounds the wait for the Engine's answer.
+const oomTimeout = 10 * time.Second
 
 // OOMKilled reports whether the kernel killed a process of the container, which may go on, for want of memory. It
-// looks at the latest events only, and waits a moment for more: the container's own state tells no sooner than its end.
-func (e *Engine) OOMKilled(ctx context.Context, id string) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, oomPatience)
+// looks at the latest events only, and waits that long for more: the container's own state tells no sooner than its end.
+func (e *Engine) OOMKilled(ctx context.Context, id string, patience time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, oomTimeout)
 	defer cancel()
 	events := e.api.Events(ctx, client.EventsListOptions{
 		Since: "1", Filters: make(client.Filters).Add("container", id).Add("event", "oom"),
@@ -253,10 +253,9 @@ func (e *Engine) OOMKilled(ctx context.Context, id string) (bool, error) {
 	select {
 	case <-events.Messages:
 		return true, nil
+	case <-time.After(patience): // from the Engine's answer on
+		return false, nil
 	case err := <-events.Err:
-		if ctx.Err() != nil {
-			return false, nil
-		}
 		return false, fmt.Errorf("read events: %w", err)
 	}
 }

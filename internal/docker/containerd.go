@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// containerdTime bounds what is asked of containerd: it answers out of its memory.
-const containerdTime = 5 * time.Second
+// containerdTime bounds what is asked of containerd: it answers out of its memory, if the machine lets it.
+const containerdTime = 30 * time.Second
 
 // containerdFolders asks the Engine's containerd where it has the layers of images, which are also BuildKit's, and the archives that
 // they came in: the Engine does not know. Before 27 it does not even say where its containerd listens.

@@ -14,7 +14,7 @@ import (
 
 // While another caller makes a network, the Engine refuses ours before it shows theirs.
 const (
-	bridgeTries = 50
+	bridgeTries = 600
 	bridgePause = 100 * time.Millisecond
 )
 

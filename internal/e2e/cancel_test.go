@@ -44,7 +44,7 @@ func TestCancelGracefully(t *testing.T) {
 	events := r.events()
 	jobs, logs := r.canceling(true, map[string]*job.Spec{
 		"asleep":  after(ticking, "echo ready; sleep 300"),
-		"tidying": after(ticking, `echo ready; sh -c 'trap "sleep 1; echo tidied up; exit 0" TERM; while :; do sleep 1; done'`),
+		"tidying": after(ticking, `sh -c 'trap "sleep 1; echo tidied up; exit 0" TERM; echo ready; while :; do sleep 1; done'`),
 		"init":    withImage(after(ticking, "echo ready; sleep 300"), r.image(withEntrypoint(tiny))),
 		"trap":    after("trap 'echo trapped; exit 5' TERM", ticking, "echo ready; while :; do sleep 1; done"),
 

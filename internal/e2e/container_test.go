@@ -63,7 +63,7 @@ func TestContainerSettings(t *testing.T) {
 		"echo ttl $(cat /proc/sys/net/ipv4/ip_default_ttl)",
 		"echo files $(ulimit -n) $(ulimit -Hn)",
 		"grep /scratch /proc/mounts",
-		"echo labels; sleep 1",
+		"cd $CI_PROJECT_DIR; echo labels", untilTold,
 	))
 	r.until(j, "\nlabels\n")
 	for _, c := range r.containers(j) {
@@ -76,6 +76,7 @@ func TestContainerSettings(t *testing.T) {
 	if got := strings.TrimSpace(r.raw("inspect", "--format", format, r.jobContainer(j))); got != "-1 512 0" {
 		t.Errorf("%q", got)
 	}
+	r.tell(j)
 	o, log := r.end(j)
 	if o.State != job.Success {
 		t.Fatalf("job ended as %+v:\n%s", o, log)

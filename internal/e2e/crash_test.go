@@ -210,7 +210,7 @@ func TestSectionAttempts(t *testing.T) {
 	r := newRig(t, withSocket())
 	build := r.enqueue(withArtifacts(spec("echo made >file"), job.Artifact{Paths: []string{"file"}}))
 	r.succeeds(build)
-	goOn := make(chan struct{})
+	goOn, release := r.gate()
 	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Times: -1, Match: func(*http.Request) bool { <-goOn; return false }})
 	lost := func(attempts string) *coordinator.Job {
 		j := r.enqueue(needs(withVariables(withDocker("cat file; docker ps >/dev/null && echo a socket"), "EXECUTOR_JOB_SECTION_ATTEMPTS", attempts), build))
@@ -227,7 +227,7 @@ func TestSectionAttempts(t *testing.T) {
 		return j
 	}
 	once, again := lost("1"), lost("2")
-	close(goOn)
+	release()
 	o, log := r.end(once)
 	r.ended(o, log, job.SystemFailure, 0)
 	wants(t, log, "ERROR: Job failed (system failure): the job's container is gone")

@@ -51,7 +51,7 @@ func TestOutOfMemory(t *testing.T) {
 		wants(t, log, "\nstatus failed\n", "ERROR: Job failed: exit code 137", hint)
 	})
 	t.Run("a command of a command", func(t *testing.T) {
-		log := r.in(t).fails(job.ScriptFailure, 2, spec("sh -c 'tail /dev/zero || exit 2'"))
+		log := r.in(t).fails(job.ScriptFailure, 2, spec("sh -c 'tail /dev/zero || { sleep 1; exit 2; }'"))
 		wants(t, log, hint)
 	})
 	t.Run("the container", func(t *testing.T) {

@@ -56,7 +56,8 @@ func TestEngineComesLater(t *testing.T) {
 
 	// A job that a request brings which was made before the Engine went.
 	r.stop()
-	asked, goOn := make(chan struct{}), make(chan struct{})
+	asked := make(chan struct{})
+	goOn, release := r.gate()
 	first := sync.OnceFunc(func() { close(asked) })
 	r.Inject(coordinator.Fault{Endpoint: coordinator.RequestJob, Match: func(*http.Request) bool {
 		first()
@@ -67,7 +68,7 @@ func TestEngineComesLater(t *testing.T) {
 	<-asked
 	j = r.enqueue(spec("echo never"))
 	d.stop(syscall.SIGTERM)
-	close(goOn)
+	release()
 	o, log := r.end(j)
 	r.ended(o, log, job.SystemFailure, 0)
 	wants(t, log, "ERROR: Job failed (system failure): reach the Docker Engine at "+d.host()+": there is no such socket\n")
@@ -82,12 +83,12 @@ func TestEngineGoesBeforeTheStart(t *testing.T) {
 	r := newRig(t, onEngine(d, d.engine()))
 	build := r.enqueue(withArtifacts(spec("echo made >file"), job.Artifact{Paths: []string{"file"}}))
 	r.succeeds(build)
-	goOn := make(chan struct{})
+	goOn, release := r.gate()
 	r.Inject(coordinator.Fault{Endpoint: coordinator.DownloadArtifacts, Match: func(*http.Request) bool { <-goOn; return false }})
 	j := r.enqueue(needs(spec("echo never"), build))
 	r.until(j, "Running on ")
 	d.stop(syscall.SIGTERM)
-	close(goOn)
+	release()
 	o, log := r.end(j)
 	r.ended(o, log, job.SystemFailure, 0)
 	wants(t, log, "ERROR: Job failed (system failure): the Docker Engine went away while the job ran", "Hint: run the job again")

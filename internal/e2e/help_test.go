@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,6 +150,14 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
+}
+
+// gate holds up who receives from it, until release is called or the test ends: the rig's server does not end before its answers do.
+func (r *rig) gate() (held <-chan struct{}, release func()) {
+	ch := make(chan struct{})
+	release = sync.OnceFunc(func() { close(ch) })
+	r.t.Cleanup(release)
+	return ch, release
 }
 
 // instanceID is what the rig's Slipway calls itself, "" before it has begun.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -61,10 +62,11 @@ func once(t *testing.T, log, text string) {
 	}
 }
 
-// writeOwn makes the rig's config another one.
+// writeOwn makes the rig's config another one, of which a slipway that runs never sees a part.
 func (r *rig) writeOwn(text string) {
 	r.t.Helper()
-	if err := os.WriteFile(r.configPath(), []byte(text), 0o600); err != nil {
+	written := r.configPath() + ".new"
+	if err := errors.Join(os.WriteFile(written, []byte(text), 0o600), os.Rename(written, r.configPath())); err != nil {
 		r.t.Fatal(err)
 	}
 }

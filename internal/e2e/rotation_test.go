@@ -18,10 +18,7 @@ func TestTokenRotation(t *testing.T) {
 	running := r.enqueue(spec("echo begun", untilTold))
 	r.until(running, "\nbegun\n")
 	old := r.AddRunner(coordinator.Runner{Description: "expiring", Tags: []string{"expiring"}, TokenLifetime: time.Hour}).Token
-	text, err := os.ReadFile(r.configPath())
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := r.readOwn()
 	// A runner of its own, three quarters of whose life are over.
 	more := fmt.Sprintf(`
 # keep me
@@ -36,9 +33,7 @@ func TestTokenRotation(t *testing.T) {
     image = %q
     pull_policy = "never"
 `, r.url, old.Reveal(), time.Now().Add(-time.Hour).UTC().Format(time.RFC3339), time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339), alpine)
-	if err := os.WriteFile(r.configPath(), append(text, more...), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	r.writeOwn(text + more)
 	r.eventually("the token is replaced", func() bool {
 		text, err := os.ReadFile(r.configPath())
 		return err == nil && !strings.Contains(string(text), old.Reveal()) && strings.Contains(string(text), "# keep me")

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -157,18 +156,14 @@ exec busybox httpd -f -p 8080 -h /www
 
 // hold lets no request to the rig's Git server go on before release is called.
 func (r *rig) hold() (held *atomic.Int64, release func()) {
-	stop, n := make(chan struct{}), &atomic.Int64{}
+	n := &atomic.Int64{}
+	stop, letGo := r.gate()
 	remove := r.Inject(coordinator.Fault{Endpoint: coordinator.Git, Match: func(*http.Request) bool {
 		n.Add(1)
 		<-stop
 		return false
 	}})
-	release = sync.OnceFunc(func() {
-		remove()
-		close(stop)
-	})
-	r.t.Cleanup(release)
-	return n, release
+	return n, func() { remove(); letGo() }
 }
 
 // TestHostileService: a service cannot change what the host's Git works in while it does, nor lead what the host does in

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -43,16 +42,15 @@ type screen struct {
 // enter opens a job's terminal.
 func (r *rig) enter(j *coordinator.Job) *screen {
 	r.t.Helper()
-	for {
-		conn, status := enter(r.t, j.Door(), j.Door().Authorization)
-		switch {
-		case conn != nil:
-			return &screen{t: r.t, conn: conn}
-		case status != http.StatusLocked: // whoever was there has gone, which the server may not know yet
+	s := &screen{t: r.t}
+	r.eventually("the terminal is free", func() bool {
+		var status int
+		if s.conn, status = enter(r.t, j.Door(), j.Door().Authorization); s.conn == nil && status != http.StatusLocked {
 			r.t.Fatalf("not let in: %d", status)
 		}
-		time.Sleep(20 * time.Millisecond)
-	}
+		return s.conn != nil // whoever was there has gone, which the server may not know yet
+	})
+	return s
 }
 
 func (s *screen) types(keys string) {
@@ -108,7 +106,7 @@ func TestWebTerminal(t *testing.T) {
 	if _, status := enter(t, d, d.Authorization); status != http.StatusLocked {
 		t.Errorf("a second one: %d", status)
 	}
-	s.types("pwd; tty; echo \"$GREETING, $((6*7)).\"; test -s /tmp/here && echo typed >/tmp/from-the-terminal\n")
+	s.types("test -s /tmp/here && echo typed >/tmp/from-the-terminal; pwd; tty; echo \"$GREETING, $((6*7)).\"\n")
 	s.expect("hello from the job, 42.")
 	wants(t, s.seen.String(), "/builds/group/demo", "/dev/pts/")
 	r.tell(j)

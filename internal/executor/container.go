@@ -149,11 +149,21 @@ func (c *container) clear(ctx context.Context, s *session, dirs ...string) {
 
 // scriptEnd implements place.
 func (c *container) scriptEnd(ctx context.Context, code int) error {
-	oom := false
-	if code != 0 && c.limited {
-		oom, _ = c.engine.OOMKilled(ctx, c.id) // a hint only
+	return exitError(code, memoryHint(c.starved(ctx, code)))
+}
+
+// starved reports whether a process of the container was killed for want of memory. The news of that comes on another way than the
+// exit code, and maybe later.
+func (c *container) starved(ctx context.Context, code int) bool {
+	if code == 0 || !c.limited {
+		return false
 	}
-	return exitError(code, memoryHint(oom))
+	patience := 200 * time.Millisecond
+	if code == killed {
+		patience = 2 * time.Second // something did it
+	}
+	oom, _ := c.engine.OOMKilled(ctx, c.id, patience) // a hint only
+	return oom
 }
 
 // shellEnd implements place.
@@ -175,7 +185,7 @@ func (c *container) shellEnd(ctx context.Context) error {
 	case how.Code < signaled: // nothing that a script can do ends its container this way
 		return exitError(how.Code, entrypointHint)
 	}
-	return exitError(how.Code, memoryHint(how.OOMKilled))
+	return exitError(how.Code, memoryHint(how.OOMKilled || how.Code == killed && c.starved(ctx, how.Code)))
 }
 
 // away is why a job failed whose Engine does not answer any more; nil if it does.
@@ -193,7 +203,10 @@ func (c *container) away(ctx context.Context) error {
 const entrypointHint = `the image's entrypoint must exec the command it is given; image: entrypoint: [""] leaves it out`
 
 // The exit code of a process that was ended by a signal is this and the signal's number.
-const signaled = 128
+const (
+	signaled = 128
+	killed   = signaled + 9 // KILL's
+)
 
 func exitError(code int, hint string) error {
 	if code == 0 {

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 const composeFile = `
@@ -71,7 +70,7 @@ func TestCompose(t *testing.T) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), program, args...)
 		cmd.Dir, cmd.Env = project, append(os.Environ(), "DOCKER_HOST=unix://"+r.Socket())
-		cmd.WaitDelay = time.Second
+		cmd.WaitDelay = outputTime
 		var errors strings.Builder
 		cmd.Stderr = &errors
 		out, err := cmd.Output()

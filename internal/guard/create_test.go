@@ -56,7 +56,7 @@ func TestCreateRefused(t *testing.T) {
 	r := newRig(t, func(o *Options) {
 		o.Policy.Sockets = append(o.Policy.Sockets, "/builds/run/docker.sock")
 	})
-	victim := strings.TrimSpace(r.host("run", "--detach", "--volume", "/victim", alpine, "sleep", "60"))
+	victim := strings.TrimSpace(r.host("run", "--detach", "--volume", "/victim", alpine, "sleep", "600"))
 	t.Cleanup(func() { r.host("rm", "--force", "--volumes", victim) })
 	volume := "slipway-test-" + r.policy.Token
 	r.host("volume", "create", volume)

@@ -242,11 +242,16 @@ func TestGRPCOthers(t *testing.T) {
 		}()
 		_, _ = control.NewControlClient(conn).Solve(ctx, &control.SolveRequest{Ref: ref, Session: id})
 	}()
-	ref := <-began
 	defer func() {
 		cancel()
 		<-ended
 	}()
+	var ref string
+	select {
+	case ref = <-began:
+	case <-ended:
+		t.Fatal("the build ended before it began")
+	}
 	eventually(t, "the build to begin", func() bool { return len(b.buildRefs()) == 1 })
 	conn := a.grpcConn()
 	engine := gateway.NewLLBBridgeClient(conn)

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	control "github.com/moby/buildkit/api/services/control"
 	gateway "github.com/moby/buildkit/frontend/gateway/pb"
@@ -47,7 +46,7 @@ func (r *rig) modernAt(config, host, dir, stdin string, args ...string) (string,
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.Dir, cmd.Stdin = dir, strings.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+config, "DOCKER_HOST="+host, "BUILDKIT_PROGRESS=plain", "NO_COLOR=1")
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = outputTime
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

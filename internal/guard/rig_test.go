@@ -256,7 +256,7 @@ func run(host, stdin string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "docker", args...)
 	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host, "DOCKER_BUILDKIT=0")
 	cmd.Stdin = strings.NewReader(stdin)
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = outputTime
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -328,6 +328,9 @@ func (r *rig) do(method, target string, body any, headers ...string) (int, strin
 	}
 	return resp.StatusCode, string(text)
 }
+
+// outputTime is how long what a program printed may take to be read when it has ended.
+const outputTime = 30 * time.Second
 
 // patience is how long the slowest machine may take for what has to happen. It only matters when something is broken.
 const patience = 4 * time.Minute

@@ -52,7 +52,7 @@ func oldDocker(host, dir, stdin string, args ...string) (string, error) {
 	if stdin != "" {
 		cmd.Stdin = strings.NewReader(stdin)
 	}
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = outputTime
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -85,13 +85,14 @@ func TestFetch(t *testing.T) {
 	var calls atomic.Int64
 	storage := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		oid := strings.TrimPrefix(r.URL.Path, "/")
+		n := calls.Add(1)
 		switch {
 		case r.Header.Get("Authorization") != "" || r.Header.Get("X-Signed") != oid:
 			t.Errorf("the storage got %v", r.Header)
-		case calls.Add(1) == 1:
+		case n == 1:
 			w.WriteHeader(http.StatusBadGateway)
 			return
-		case calls.Load() == 2:
+		case n == 2:
 			_, _ = io.WriteString(w, "another text")
 			return
 		}

@@ -224,27 +224,37 @@ func TestEnd(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{}, 9)
 	s := newStore(t, false, func(_ http.ResponseWriter, r *http.Request) bool {
-		began <- struct{}{}
 		_, _ = io.Copy(io.Discard, r.Body) // else the end of the connection is not noticed
+		began <- struct{}{}
 		<-r.Context().Done()
 		return true
 	})
 	b := bucket(t, s.options())
 	why := errors.New("canceled")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() { <-began; cancel(why) }()
-	if _, err := b.Get(ctx, "x", "", &bytes.Buffer{}, func(int64) {}); !errors.Is(err, why) {
-		t.Errorf("%v", err)
-	}
-	for limit := 50 * time.Millisecond; s.asked("PUT") == 0; limit *= 2 { // a slow machine has not asked by then
-		ctx, stop := context.WithTimeoutCause(t.Context(), limit, why)
-		if _, err := b.Put(ctx, "x", strings.NewReader("y"), 1, func(int64) {}); !errors.Is(err, why) {
-			t.Errorf("%v", err)
+	ends := func(method string, transfer func(ctx context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() { <-began; cancel(why) }()
+		if err := transfer(ctx); !errors.Is(err, why) {
+			t.Errorf("%s: %v", method, err)
 		}
-		stop()
+		if s.asked(method) != 1 {
+			t.Errorf("%s: %d tries", method, s.asked(method))
+		}
 	}
-	if s.asked("PUT") != 1 {
-		t.Errorf("%d tries", s.asked("PUT"))
+	ends("GET", func(ctx context.Context) error {
+		_, err := b.Get(ctx, "x", "", &bytes.Buffer{}, func(int64) {})
+		return err
+	})
+	put := func(ctx context.Context) error {
+		_, err := b.Put(ctx, "x", strings.NewReader("y"), 1, func(int64) {})
+		return err
+	}
+	ends("PUT", put)
+	ctx, stop := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, why)
+	defer stop()
+	if err := put(ctx); !errors.Is(err, why) { // asked by then or not
+		t.Errorf("%v", err)
 	}
 }
 

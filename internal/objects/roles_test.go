@@ -191,7 +191,7 @@ func TestRightsEnd(t *testing.T) {
 		"without a limit":       {time.Hour, 0, false, 1},
 		"for a very long one":   {time.Hour, 3 * time.Hour, false, 1},
 		"too short":             {9 * time.Minute, 10 * time.Minute, false, 2},
-		"too short for any":     {30 * time.Second, time.Second, false, 2},
+		"too short for any":     {59 * time.Second, 50 * time.Second, false, 2},
 		"short, but so is this": {9 * time.Minute, 5 * time.Minute, false, 1},
 		"not kept":              {time.Hour, time.Minute, true, 2},
 	} {

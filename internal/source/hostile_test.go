@@ -338,7 +338,7 @@ func TestUnprivileged(t *testing.T) {
 	if err := errors.Join(err, os.Chmod(exe, 0o755), os.Chmod(dir, 0o777)); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^(TestHostile.*|TestWorkTree|TestSameCommitSameBytes|TestForeignFiles)$", "-test.v", "-test.timeout=2m")
+	cmd := exec.CommandContext(t.Context(), exe, "-test.run=^(TestHostile.*|TestWorkTree|TestSameCommitSameBytes|TestForeignFiles)$", "-test.v", "-test.timeout=20m")
 	cmd.Dir = dir
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + dir, childVariable + "=" + plantForeign(t)}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 1000, Gid: 1000}}

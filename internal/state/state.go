@@ -66,7 +66,14 @@ func tryLock(f *os.File) (err error) {
 }
 
 // Close unlocks the folder.
-func (f *Folder) Close() error { return f.lock.Close() }
+func (f *Folder) Close() error {
+	unlock(int(f.lock.Fd()))
+	return f.lock.Close()
+}
+
+// unlock ends a lock before its file is closed: a process that is being started at this moment has that open, too, until it runs its
+// program.
+func unlock(fd int) { _ = unix.Flock(fd, unix.LOCK_UN) }
 
 // Spool is where the logs of running jobs lie.
 func (f *Folder) Spool() string { return filepath.Join(f.Path, "jobs") }
@@ -105,6 +112,7 @@ func Free(path, instance string) bool {
 		return false
 	}
 	defer unix.Close(fd)
+	defer unlock(fd)
 	return unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB) == nil
 }
 
@@ -149,6 +157,7 @@ func InUse(path string) (bool, error) {
 		return false, &os.PathError{Op: "open", Path: filepath.Join(path, "lock"), Err: err}
 	}
 	defer unix.Close(fd)
+	defer unlock(fd)
 	err = unix.Flock(fd, unix.LOCK_SH|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return true, nil

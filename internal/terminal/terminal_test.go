@@ -90,12 +90,19 @@ func TestTerminal(t *testing.T) {
 	if _, status := dial(t, d.URL, d.Certificate, d.Authorization, protocol); status != http.StatusLocked {
 		t.Errorf("a second one: %d", status)
 	}
-	held := make(chan struct{})
-	told := time.Duration(0)
+	held, told := make(chan struct{}), make(chan time.Duration, 1)
 	go func() {
 		defer close(held)
-		d.Hold(t.Context(), func(timeout time.Duration) { told = timeout })
+		d.Hold(t.Context(), func(timeout time.Duration) { told <- timeout })
 	}()
+	select {
+	case timeout := <-told:
+		if timeout != time.Minute {
+			t.Errorf("told %s", timeout)
+		}
+	case <-held:
+		t.Error("the job did not wait, nor was told")
+	}
 	select {
 	case <-held:
 		t.Error("the job did not wait")
@@ -108,9 +115,6 @@ func TestTerminal(t *testing.T) {
 		t.Errorf("after exit: %v", err)
 	}
 	<-held
-	if told != time.Minute {
-		t.Errorf("told %s", told)
-	}
 	d.Hold(t.Context(), func(time.Duration) { t.Error("nobody is inside") })
 
 	// One who just goes away leaves the place free.
