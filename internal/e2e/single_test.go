@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -115,5 +118,21 @@ func TestDoctor(t *testing.T) {
 	wants(t, out, "error    runner \"rig\"", "does not take its token")
 	if left, err := filepath.Glob(filepath.Join(r.stateDir(), "probe-*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+// TestDoctorTakesAnyImage: one that has no command says nothing about the configuration.
+func TestDoctorTakesAnyImage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	recipe := demo.Alpine()
+	recipe.Cmd = nil
+	x := executor.Executor{Engine: r.engine, Settings: executor.Settings{Image: alpine, FeatureFlag: (&config.Runner{}).FeatureFlag}}
+	if err := x.Try(t.Context(), r.image(recipe)); err != nil {
+		t.Error(err)
+	}
+	x.Settings.Services.Container.Limits.Memory = 1
+	if err := x.Try(t.Context(), r.image(recipe)); err == nil {
+		t.Error("what the Engine does not make is not found")
 	}
 }

@@ -38,6 +38,9 @@ func (e *Executor) try(ctx context.Context, whose string, c docker.Container, im
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	c.Name, c.Image, c.Platform = "slipway-probe-"+strings.ToLower(rand.Text()), image, ""
+	if len(c.Entrypoint)+len(c.Cmd) == 0 {
+		c.Cmd = []string{"/probe"} // the image, which is any, may have none
+	}
 	c.Labels = e.Settings.ownLabels()
 	c.Labels[labelName] = c.Name
 	_, err := e.Engine.Create(ctx, c)
