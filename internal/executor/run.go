@@ -309,7 +309,7 @@ func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan
 	if st.timeout > 0 {
 		var cancel context.CancelFunc
 		stageCtx, cancel = context.WithTimeoutCause(stageCtx, st.timeout, &job.Error{
-			Reason: job.TimeoutFailure, Err: fmt.Errorf("%s took longer than %s", st.name, st.timeout),
+			Reason: job.TimeoutFailure, Err: fmt.Errorf("%s took longer than %s (%s sets how long it may take)", st.name, st.timeout, st.timeoutBy),
 		})
 		defer cancel()
 	}
