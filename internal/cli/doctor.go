@@ -118,6 +118,9 @@ func (d *doctor) examine(ctx context.Context) {
 		d.fine("git is there, %s", version)
 	}
 	dir := d.stateDir(cfg)
+	if dir == "" {
+		return
+	}
 	conn, err := d.app.quietConnector(cfg)
 	if err != nil {
 		d.bad(broken, "see the message", "%v", err)
@@ -145,9 +148,7 @@ func (d *doctor) examine(ctx context.Context) {
 			asked[o] = true
 			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
 		}
-		if dir != "" {
-			d.containers(ctx, conn, r, dir)
-		}
+		d.containers(ctx, conn, r, dir)
 	}
 }
 
@@ -189,7 +190,7 @@ func (d *doctor) config() *config.Config {
 func (d *doctor) stateDir(cfg *config.Config) string {
 	dir, err := d.app.stateDir(cfg)
 	if err != nil {
-		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
+		d.bad(broken, hintOf(err), "%v", err)
 		return ""
 	}
 	d.space("the state folder", dir, cfg.Slipway.Limits.MinFree)
@@ -316,9 +317,7 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
-	if stateDir != "" {
-		d.place(ctx, e, stateDir, guarded)
-	}
+	d.place(ctx, e, stateDir, guarded)
 }
 
 // containers finds out whether the Engine makes the containers that a runner's jobs would have.
