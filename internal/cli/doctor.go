@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/objects"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
 )
@@ -138,6 +140,7 @@ func (d *doctor) examine(ctx context.Context) {
 			return
 		}
 		d.token(ctx, conn, r)
+		d.cache(ctx, conn, r)
 		if r.Executor == config.ShellExecutor {
 			d.account(cfg.User)
 			continue
@@ -248,6 +251,37 @@ func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 	if !r.TokenExpiresAt.IsZero() && time.Until(r.TokenExpiresAt) < 0 {
 		d.bad(broken, "slipway reset-token with --pat, a personal access token, gives it a new one", "%s: its token has expired", describe(r))
 	}
+}
+
+// bucketPatience is how long a bucket may take to say that it has no such object.
+const bucketPatience = 20 * time.Second
+
+// cache asks a runner's bucket for an object that is not there.
+func (d *doctor) cache(ctx context.Context, conn connector, r *config.Runner) {
+	s := conn.cacheSettings(r)
+	if s.S3 == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, bucketPatience, fmt.Errorf("the bucket %s has not answered for %s", s.S3.Bucket, bucketPatience))
+	defer cancel()
+	options := *s.S3
+	options.Within = strings.TrimLeft(s.Prefix+"/", "/")
+	bucket, err := objects.Open(options)
+	if err == nil {
+		defer bucket.Close()
+		_, err = bucket.Get(ctx, options.Within+"slipway-doctor", "", io.Discard, func(int64) {})
+	}
+	if err == nil || errors.Is(err, objects.ErrNone) {
+		d.fine("%s: its bucket %s answers", describe(r), s.S3.Bucket)
+		return
+	}
+	cure := "check [runners.cache.s3] and the network"
+	var explained *objects.Error
+	if errors.As(err, &explained) {
+		cure = cmp.Or(explained.Hint, cure)
+		err = &objects.Error{Server: explained.Server, Bucket: explained.Bucket, Err: explained.Err}
+	}
+	d.bad(warning, cure, "%s: caches are kept on this machine only: %v", describe(r), err)
 }
 
 func (d *doctor) account(user string) {

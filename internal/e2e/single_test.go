@@ -136,3 +136,24 @@ func TestDoctorTakesAnyImage(t *testing.T) {
 		t.Error("what the Engine does not make is not found")
 	}
 }
+
+// TestDoctorAsksTheBucket: whether caches will be kept is told before a job finds out.
+func TestDoctorAsksTheBucket(t *testing.T) {
+	t.Parallel()
+	server := newS3(t)
+	for access, want := range map[string][]string{
+		"known":   {": its bucket caches answers\n"},
+		"unknown": {"warning  runner \"rig\" (", ": caches are kept on this machine only: the bucket caches on ", "[InvalidAccessKeyId]\n", "→ check AccessKey, SecretKey and SessionToken in [runners.cache.s3]"},
+	} {
+		r := newRig(t, server.runner(access, ""))
+		out, err := r.command("doctor", "--config", r.configPath()).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		wants(t, string(out), want...)
+		lacks(t, string(out), "hidden-secret")
+	}
+	if left := server.names(); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,7 +111,7 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 		tr.Warnf("%s", w)
 	}
 	if len(p.withheld) > 0 {
-		e.Log.Warn("keys of [runners.docker] are not given to a job, because they would undo the guard of its socket", "job", p.spec.ID, "keys", p.withheld)
+		e.Log.Warn("keys of [runners.docker] are not given to a job, because they would undo the guard of its socket", "job", p.spec.ID, "keys", strings.Join(p.withheld, ", "))
 	}
 }
 
