@@ -91,6 +91,7 @@ func TestDoctor(t *testing.T) {
 	for keys, what := range map[string]string{
 		`extra_hosts = ["nohost"]`:            `every job will fail: the Engine does not make the container of a job: `,
 		`security_opt = ["seccomp=/no/such"]`: "/no/such: no such file",
+		`network_mode = "no-such-network"`:    "network no-such-network not found",
 		`service_memory = "1k"`:               "the Engine does not make the container of a service: ",
 		`volumes = ["relative:path"]`:         `volume "relative:path" has no absolute path in the container`,
 	} {

@@ -25,6 +25,9 @@ func (e *Executor) Try(ctx context.Context, image string) error {
 	if c.Network == s.Network || p.network != "" {
 		c.Network = "bridge" // it is there in any case
 	}
+	if err := e.Engine.FindNetwork(ctx, c.Network); docker.IsNotFound(err) { // which it says when it starts a container only
+		return configurationError("correct network_mode in [runners.docker], or make the network (docker network create)", "%w", err)
+	}
 	if err := e.try(ctx, "a job", c, image); err != nil {
 		return err
 	}
