@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path"
@@ -27,8 +29,9 @@ type registration struct {
 	path     string
 	conn     connector
 	dialogue *dialogue // nil = ask nothing
-	asked    bool      // the token was typed in and can be typed in again
-	known    bool      // to the server, which gave what follows
+	warnings io.Writer
+	asked    bool // the token was typed in and can be typed in again
+	known    bool // to the server, which gave what follows
 	id       int64
 	expires  *time.Time
 }
@@ -48,7 +51,12 @@ func (r *registration) settings(ctx context.Context) error {
 	} else if !hasCacheVolume(run.Docker.Volumes) {
 		run.Docker.Volumes = append(run.Docker.Volumes, "/cache") // GitLab: so that caches outlive their job
 	}
-	return checkRunner(run)
+	withheld, err := checkRunner(run)
+	for _, w := range withheld {
+		fmt.Fprintf(r.warnings, "slipway: warning: %s: %s\n", flagFor(w.Key), w.Msg)
+		printHint(r.warnings, w.Hint)
+	}
+	return err
 }
 
 // missing says what has to be given when nothing is asked, and fills in what has a default.
