@@ -45,7 +45,8 @@ func (a *app) stateDir(cfg *config.Config) (string, error) {
 			"set HOME, or state_dir in the [slipway] table of config.toml")
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", fmt.Errorf("make the state folder: %w", err)
+		return "", withHint(fmt.Errorf("make the state folder: %w", err),
+			"run slipway as the user whose folder it is, or set state_dir in the [slipway] table of config.toml to another one")
 	}
 	return dir, nil
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -67,6 +68,9 @@ func (a *app) demo(ctx context.Context, o demoOptions) error {
 	err = runDemo(ctx, o)
 	if err != nil && ctx.Err() != nil {
 		return errInterrupted
+	}
+	if err == nil {
+		fmt.Fprintln(a.stderr, "next: slipway register makes this machine a runner of your GitLab; on one with GitLab's own runner, slipway run takes its config.toml")
 	}
 	return err
 }

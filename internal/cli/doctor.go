@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/objects"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/state"
 )
@@ -118,6 +120,9 @@ func (d *doctor) examine(ctx context.Context) {
 		d.fine("git is there, %s", version)
 	}
 	dir := d.stateDir(cfg)
+	if dir == "" {
+		return
+	}
 	conn, err := d.app.quietConnector(cfg)
 	if err != nil {
 		d.bad(broken, "see the message", "%v", err)
@@ -135,6 +140,7 @@ func (d *doctor) examine(ctx context.Context) {
 			return
 		}
 		d.token(ctx, conn, r)
+		d.cache(ctx, conn, r)
 		if r.Executor == config.ShellExecutor {
 			d.account(cfg.User)
 			continue
@@ -145,9 +151,7 @@ func (d *doctor) examine(ctx context.Context) {
 			asked[o] = true
 			d.engine(ctx, o, dir, guarded[o], cfg.Slipway.Limits)
 		}
-		if dir != "" {
-			d.containers(ctx, conn, r, dir)
-		}
+		d.containers(ctx, conn, r, dir)
 	}
 }
 
@@ -189,7 +193,7 @@ func (d *doctor) config() *config.Config {
 func (d *doctor) stateDir(cfg *config.Config) string {
 	dir, err := d.app.stateDir(cfg)
 	if err != nil {
-		d.bad(broken, "run doctor as the user who runs slipway", "%v", err)
+		d.bad(broken, hintOf(err), "%v", err)
 		return ""
 	}
 	d.space("the state folder", dir, cfg.Slipway.Limits.MinFree)
@@ -247,6 +251,37 @@ func (d *doctor) token(ctx context.Context, conn connector, r *config.Runner) {
 	if !r.TokenExpiresAt.IsZero() && time.Until(r.TokenExpiresAt) < 0 {
 		d.bad(broken, "slipway reset-token with --pat, a personal access token, gives it a new one", "%s: its token has expired", describe(r))
 	}
+}
+
+// bucketPatience is how long a bucket may take to say that it has no such object.
+const bucketPatience = 20 * time.Second
+
+// cache asks a runner's bucket for an object that is not there.
+func (d *doctor) cache(ctx context.Context, conn connector, r *config.Runner) {
+	s := conn.cacheSettings(r)
+	if s.S3 == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, bucketPatience, fmt.Errorf("the bucket %s has not answered for %s", s.S3.Bucket, bucketPatience))
+	defer cancel()
+	options := *s.S3
+	options.Within = strings.TrimLeft(s.Prefix+"/", "/")
+	bucket, err := objects.Open(options)
+	if err == nil {
+		defer bucket.Close()
+		_, err = bucket.Get(ctx, options.Within+"slipway-doctor", "", io.Discard, func(int64) {})
+	}
+	if err == nil || errors.Is(err, objects.ErrNone) {
+		d.fine("%s: its bucket %s answers", describe(r), s.S3.Bucket)
+		return
+	}
+	cure := "check [runners.cache.s3] and the network"
+	var explained *objects.Error
+	if errors.As(err, &explained) {
+		cure = cmp.Or(explained.Hint, cure)
+		err = &objects.Error{Server: explained.Server, Bucket: explained.Bucket, Err: explained.Err}
+	}
+	d.bad(warning, cure, "%s: caches are kept on this machine only: %v", describe(r), err)
 }
 
 func (d *doctor) account(user string) {
@@ -316,9 +351,7 @@ func (d *doctor) engine(ctx context.Context, o docker.Options, stateDir string, 
 	if icc, err := e.BridgeICC(ctx); err == nil && icc {
 		d.bad(warning, `write "icc": false into daemon.json`, "containers on docker0 reach each other, and so do the RUN steps of all jobs' builds, which are there")
 	}
-	if stateDir != "" {
-		d.place(ctx, e, stateDir, guarded)
-	}
+	d.place(ctx, e, stateDir, guarded)
 }
 
 // containers finds out whether the Engine makes the containers that a runner's jobs would have.

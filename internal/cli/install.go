@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"text/template"
@@ -201,11 +202,27 @@ func (a *app) install(f unitFlags) error {
 		return asRoot(fmt.Errorf("write the unit: %w", err))
 	}
 	fmt.Fprintf(a.stdout, "wrote %s\n", path)
+	if f.user != "" {
+		if _, err := user.Lookup(f.user); err != nil {
+			fmt.Fprintf(a.stderr, "slipway: warning: there is no user %q, whom jobs of the shell executor would run as\n", f.user)
+		}
+	}
 	if !f.live() {
 		fmt.Fprintf(a.stdout, "systemd does not run here; where it does, start the service with: systemctl enable --now %s\n", f.service)
 		return nil
 	}
-	if err := errors.Join(systemctl("daemon-reload"), systemctl("enable", f.service), systemctl("restart", f.service)); err != nil {
+	if err := errors.Join(systemctl("daemon-reload"), systemctl("enable", f.service)); err != nil {
+		return err
+	}
+	config, _, err := a.findConfig()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(config); errors.Is(err, fs.ErrNotExist) {
+		fmt.Fprintf(a.stdout, "not started: there is no %s; slipway register writes it, then: systemctl start %s\n", config, f.service)
+		return nil
+	}
+	if err := systemctl("restart", f.service); err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "started %s; journalctl -u %s shows its log\n", f.service, f.service)

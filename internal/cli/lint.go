@@ -15,7 +15,12 @@ func (a *app) lintCommand() *cobra.Command {
 		Short: "Check config.toml",
 		Long: `Lint names each mistake in config.toml with its line and its cure, and asks nobody. It fails if slipway run would not
 start with the file, and for keys and executors that nobody knows. Keys that have no effect in slipway are told, and are no failure.`,
-		Args: noArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("--config names the file: slipway lint --config "+shellWord(args[0]), "slipway lint takes no argument, but got %q", args[0])
+			}
+			return nil
+		},
 		RunE: func(*cobra.Command, []string) error { return a.lint() },
 	}
 }

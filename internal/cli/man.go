@@ -16,7 +16,12 @@ func (a *app) manCommand() *cobra.Command {
 		Use:    "man <folder>",
 		Short:  "Write the manual pages of all commands into a folder",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("slipway man FOLDER", "slipway man takes the folder to write into")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("make the folder of the manual pages: %w", err)

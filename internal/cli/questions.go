@@ -121,23 +121,25 @@ func checkURL(s string) error {
 }
 
 func checkExecutor(executor string) error {
-	return checkRunner(&config.Runner{
+	_, err := checkRunner(&config.Runner{
 		Name: "-", URL: "http://localhost", Token: "-", Executor: executor, Docker: &config.Docker{Image: "-"},
 	})
+	return err
 }
 
-// checkRunner finds what config.Load would find fault with once the runner stands in a config, and names the flags.
-func checkRunner(r *config.Runner) error {
+// checkRunner finds what config.Load would find fault with once the runner stands in a config, and names the flags. withheld are the
+// settings that jobs will not be given.
+func checkRunner(r *config.Runner) (withheld []config.Warning, err error) {
 	c := *r
 	c.Token = "-" // the server knows better, and need not stand in one file more
 	dir, err := os.MkdirTemp("", "slipway-register-")
 	if err != nil {
-		return fmt.Errorf("check the settings: %w", err)
+		return nil, fmt.Errorf("check the settings: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	path := filepath.Join(dir, "config.toml")
 	if err := config.AddRunner(path, &c); err != nil {
-		return fmt.Errorf("check the settings: %w", err)
+		return nil, fmt.Errorf("check the settings: %w", err)
 	}
 	cfg, warnings, err := config.Load(path)
 	var errs []error
@@ -145,15 +147,18 @@ func checkRunner(r *config.Runner) error {
 		errs = append(errs, usagef(p.Hint, "%s: %s", flagFor(p.Key), p.Msg))
 	}
 	if len(errs) > 0 || err != nil {
-		return cmp.Or(errors.Join(errs...), err)
+		return nil, cmp.Or(errors.Join(errs...), err)
 	}
 	if why := cfg.Runners[0].Unsupported; why != "" {
-		return usagef("slipway runs jobs with the executors docker and shell", "%s", why)
+		return nil, usagef("slipway runs jobs with the executors docker and shell", "%s", why)
 	}
 	for _, w := range warnings {
-		if strings.HasPrefix(w.Key, "runners.") {
+		switch {
+		case w.Withheld:
+			withheld = append(withheld, w)
+		case strings.HasPrefix(w.Key, "runners."):
 			errs = append(errs, usagef(w.Hint, "%s: %s", flagFor(w.Key), w.Msg))
 		}
 	}
-	return errors.Join(errs...)
+	return withheld, errors.Join(errs...)
 }

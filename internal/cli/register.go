@@ -138,7 +138,7 @@ func (a *app) register(ctx context.Context, f registerFlags) error {
 	if err != nil {
 		return err
 	}
-	r := &registration{registerFlags: &f, path: path, conn: conn}
+	r := &registration{registerFlags: &f, path: path, conn: conn, warnings: a.stderr}
 	if !f.nonInteractive {
 		r.dialogue = &dialogue{in: a.stdin, out: a.stderr}
 	}

@@ -3,7 +3,11 @@ package cli
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path"
 	"strings"
@@ -25,8 +29,9 @@ type registration struct {
 	path     string
 	conn     connector
 	dialogue *dialogue // nil = ask nothing
-	asked    bool      // the token was typed in and can be typed in again
-	known    bool      // to the server, which gave what follows
+	warnings io.Writer
+	asked    bool // the token was typed in and can be typed in again
+	known    bool // to the server, which gave what follows
 	id       int64
 	expires  *time.Time
 }
@@ -46,7 +51,12 @@ func (r *registration) settings(ctx context.Context) error {
 	} else if !hasCacheVolume(run.Docker.Volumes) {
 		run.Docker.Volumes = append(run.Docker.Volumes, "/cache") // GitLab: so that caches outlive their job
 	}
-	return checkRunner(run)
+	withheld, err := checkRunner(run)
+	for _, w := range withheld {
+		fmt.Fprintf(r.warnings, "slipway: warning: %s: %s\n", flagFor(w.Key), w.Msg)
+		printHint(r.warnings, w.Hint)
+	}
+	return err
 }
 
 // missing says what has to be given when nothing is asked, and fills in what has a default.
@@ -130,11 +140,32 @@ func (r *registration) accepted(ctx context.Context, reg gitlab.Registration, er
 		if ctx.Err() != nil {
 			return errInterrupted
 		}
-		return err
+		return r.refusal(err)
 	}
 	r.known, r.id, r.expires = true, reg.ID, reg.ExpiresAt
 	r.runner.Token = config.Secret(reg.Token)
 	return nil
+}
+
+// refusal adds to what came of the first call to a server what may be wrong.
+func (r *registration) refusal(err error) error {
+	var hinted *hintError
+	var answered interface{ HTTPStatus() int }
+	switch {
+	case errors.As(err, &hinted):
+		return err
+	case errors.Is(err, job.ErrForbidden) && r.registrationToken != "":
+		return withHint(err, "registration tokens can be turned off in GitLab, which drops them in version 20: make the runner there, and give its token by --token")
+	case errors.Is(err, job.ErrForbidden):
+		return withHint(err, "copy the token once more; GitLab shows it only when the runner is made: if it is lost, make another one")
+	case errors.As(err, &answered) && answered.HTTPStatus() == http.StatusNotFound:
+		return withHint(err, "is that GitLab's address? write it without the path of a project or group, as in https://gitlab.example.com")
+	case errors.As(err, &answered): // it says itself what is wrong
+		return err
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return withHint(err, "give the certificate of the server's authority by --tls-ca-file")
+	}
+	return withHint(err, "look at the server's URL, the network and its proxies (HTTPS_PROXY)")
 }
 
 // write puts the runner into the config. A runner that was just created and cannot be written is deleted again: its

@@ -38,6 +38,9 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 				hint = fmt.Sprintf("did you mean %s?", strings.Join(near, " or "))
 			}
+			if args[0] == "exec" {
+				hint = "GitLab's runner has none since 17.0 either; slipway guard gives a command on this machine the socket that jobs have"
+			}
 			return usagef(hint, "there is no command %q", args[0])
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -79,6 +82,14 @@ warm build cache with them. It reads the config.toml of GitLab's own runner.`,
 	root.AddCommand(a.registerCommand(), a.runCommand(), a.runSingleCommand(), a.lintCommand(), a.verifyCommand(), a.listCommand(), a.unregisterCommand(), a.resetTokenCommand(),
 		a.doctorCommand(), a.statusCommand(), a.installCommand(), a.uninstallCommand(), a.guardCommand(), a.demoCommand(), a.manCommand(), a.versionCommand())
 	root.AddCommand(a.serviceCommands()...)
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"}) // just made
+	help.Args = func(_ *cobra.Command, topic []string) error {
+		if _, left, _ := root.Find(topic); len(left) > 0 {
+			return root.Args(root, left)
+		}
+		return nil
+	}
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/runner"
+	"github.com/slipway-ci/slipway/internal/state"
 )
 
 // runFlags are the flags of run.
@@ -78,7 +79,7 @@ type runOptions struct {
 func (a *app) run(ctx context.Context, f runFlags) error {
 	if f.workingDirectory != "" {
 		if err := os.Chdir(f.workingDirectory); err != nil {
-			return fmt.Errorf("change to the working directory: %w", err)
+			return withHint(fmt.Errorf("change to the working directory: %w", err), "make it, or leave --working-directory out: nothing of slipway's lies there")
 		}
 	}
 	s, err := a.toServe(ctx)
@@ -97,7 +98,8 @@ func (a *app) toServe(ctx context.Context) (s serving, err error) {
 	}
 	a.noteForeign(path, foreign)
 	s.path = path
-	s.seen, _ = os.Stat(path) // Load says what is wrong with it
+	s.file = &runner.File{Path: path}
+	s.file.Look()
 	if s.cfg, s.warnings, err = config.Load(path); err != nil {
 		return s, err
 	}
@@ -107,7 +109,7 @@ func (a *app) toServe(ctx context.Context) (s serving, err error) {
 // serving is what a run of jobs begins with.
 type serving struct {
 	path     string // of the config
-	seen     os.FileInfo
+	file     *runner.File
 	cfg      *config.Config
 	warnings []config.Warning
 	flags    runFlags
@@ -125,8 +127,15 @@ func (a *app) serve(ctx context.Context, s serving) error {
 	log = slog.New(counting{log.Handler(), observer.Error})
 	logWarnings(log, s.warnings)
 	f.warnIgnored(log)
+	stateDir, err := a.stateDir(cfg)
+	if err != nil {
+		return err
+	}
 	stopServing, err := serveMonitor(observer, cmp.Or(f.listenAddress, cfg.ListenAddress), log)
 	if err != nil {
+		if used, _ := state.InUse(stateDir); used { // by who has the address, too
+			return lockedError(fmt.Errorf("lock %s: %w", stateDir, state.ErrLocked))
+		}
 		return err
 	}
 	defer stopServing()
@@ -142,9 +151,13 @@ func (a *app) serve(ctx context.Context, s serving) error {
 	defer stop()
 	var c control
 	systemd := supervisor{log}
-	reload := func() { a.reload(&c, path, log, level, observer) }
+	reload := func() { a.reload(&c, cfg, log, level, observer) }
+	hangup := func() {
+		s.file.Look() // a change is read now
+		reload()
+	}
 	if s.single != nil {
-		reload = func() { log.Warn("run-single does not read the config again") }
+		hangup = func() { log.Warn("run-single does not read the config again") }
 	}
 	go signalActions{
 		drain: func() {
@@ -152,7 +165,7 @@ func (a *app) serve(ctx context.Context, s serving) error {
 			systemd.tell(daemon.SdNotifyStopping)
 			c.drain()
 		},
-		reload: reload,
+		reload: hangup,
 		abort: func(sig os.Signal) {
 			log.Warn("told to stop: aborting the jobs that run; a second signal ends slipway at once", "signal", sig)
 			systemd.tell(daemon.SdNotifyStopping)
@@ -161,14 +174,10 @@ func (a *app) serve(ctx context.Context, s serving) error {
 		exit: exitAtOnce,
 	}.handle(listening, signals)
 	if s.single == nil {
-		go runner.Watch(ctx, path, s.seen, runner.WatchInterval, reload)
+		go runner.Watch(ctx, s.file, runner.WatchInterval, reload)
 	}
 
 	log.Info("starting", "version", a.build.Version, "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
-	stateDir, err := a.stateDir(cfg)
-	if err != nil {
-		return err
-	}
 	err = runManager(ctx, runOptions{
 		Config: cfg, StateDir: stateDir, Build: a.build, Log: log, Observer: observer, Single: s.single, User: cmp.Or(f.user, cfg.User),
 		Attach: func(m manager) {
@@ -187,8 +196,9 @@ func (a *app) serve(ctx context.Context, s serving) error {
 	return nil
 }
 
-// reload reads the config again. A broken one changes nothing.
-func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.LevelVar, observer *observer) {
+// reload reads the config again, and says what of it was read for good when slipway started. A broken one changes nothing.
+func (a *app) reload(c *control, first *config.Config, log *slog.Logger, level *slog.LevelVar, observer *observer) {
+	path := first.Path
 	cfg, warnings, err := config.Load(path)
 	if err == nil {
 		err = a.setLevel(level, cfg.LogLevel)
@@ -201,6 +211,20 @@ func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.Leve
 	}
 	observer.Loaded()
 	logWarnings(log, warnings)
+	for _, key := range []struct {
+		name    string
+		changed bool
+	}{
+		{"listen_address", cfg.ListenAddress != first.ListenAddress},
+		{"user", cfg.User != first.User},
+		{"log_format", cfg.LogFormat != first.LogFormat},
+		{"[session_server]", cfg.SessionServer != first.SessionServer},
+		{"state_dir of [slipway]", cfg.Slipway.StateDir != first.Slipway.StateDir},
+	} {
+		if key.changed {
+			log.Warn(key.name + " has changed, which takes effect when slipway is started again")
+		}
+	}
 	log.Info("read the config again", "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
 	c.reload(cfg)
 }

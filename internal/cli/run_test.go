@@ -42,8 +42,29 @@ func TestRunReload(t *testing.T) {
 	p.expect("concurent") // the warning, with no signal: the change was noticed
 	p.expect("read the config again")
 	p.expect("runners=0 concurrent=2")
+	p.edit("concurrent = 3\nlisten_address = \"127.0.0.1:0\"\n")
+	p.expect("listen_address has changed, which takes effect when slipway is started again")
+	p.expect("runners=0 concurrent=3")
 	p.signal(syscall.SIGQUIT)
 	p.expect("told to quit")
+	p.ends(exitOK)
+}
+
+// TestRunTwice: who starts slipway once more hears of the first one, not of what that has taken.
+func TestRunTwice(t *testing.T) {
+	t.Parallel()
+	p := startRun(t, "--listen-address", "127.0.0.1:0")
+	p.expect("address=")
+	address, _, _ := strings.Cut(p.rest, "\n")
+	p.expect("starting")
+	p.expect("reach the Docker Engine") // it has its state folder
+	again := exec.Command("slipway", "run", "--config", p.config, "--listen-address", strings.TrimSpace(address))
+	again.Env = p.cmd.Env
+	out, err := again.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another Slipway uses this state folder") || !strings.Contains(string(out), "hint: stop the other one") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	p.signal(syscall.SIGTERM)
 	p.ends(exitOK)
 }
 

@@ -137,9 +137,9 @@ var mistakes = []struct {
 	{
 		name: "sizes", src: ok + "docker.memory = 1024\ndocker.memory_swap = \"lots\"\ndocker.memory_reservation = \"-1\"\ndocker.shm_size = \"64m\"\n",
 		errs: []string{
-			`f:6: runners.docker.memory: is the number 1024, must be a size in a string, such as "512m" (write memory = "1024")`,
+			`f:6: runners.docker.memory: is the number 1024, must be a size in a string, such as "512m" (write memory = "1024m", with the unit that is meant)`,
 			`f:7: runners.docker.memory_swap: "lots" is not a size (write memory_swap = "512m")`,
-			`f:9: runners.docker.shm_size: is a string, must be a whole number (write shm_size = 1)`,
+			`f:9: runners.docker.shm_size: is a string, must be a whole number (write shm_size = 67108864, in bytes)`,
 		},
 	},
 	{
@@ -277,7 +277,7 @@ var mistakes = []struct {
 	{
 		name: "guard of nonsense", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\n[runners.slipway.limits]\nbuilds = -1\nmemory = 5\nmany = 1\n",
 		errs: []string{
-			`f:13: runners.slipway.limits.memory: is the number 5, must be a size in a string, such as "512m" (write memory = "5")`,
+			`f:13: runners.slipway.limits.memory: is the number 5, must be a size in a string, such as "512m" (write memory = "5m", with the unit that is meant)`,
 		},
 		warnings: []string{"f:14: runners.slipway.limits.many: unknown key, ignored"},
 	},
@@ -317,7 +317,7 @@ var mistakes = []struct {
 		name: "limits of the machine as numbers", src: ok + "[slipway.limits]\nmin_free = 10\nbuild_cache = 50\n",
 		errs: []string{
 			`f:7: slipway.limits.min_free: is the number 10, must be a size in a string, such as "10GB", or a part of a disk, such as "5%" (write min_free = "10GB" or min_free = "5%")`,
-			`f:8: slipway.limits.build_cache: is the number 50, must be a size in a string, such as "512m" (write build_cache = "50")`,
+			`f:8: slipway.limits.build_cache: is the number 50, must be a size in a string, such as "512m" (write build_cache = "50m", with the unit that is meant)`,
 		},
 	},
 	{
@@ -383,7 +383,7 @@ var mistakes = []struct {
 	},
 	{
 		name: "cache of another kind", src: ok + "[runners.cache]\nType = \"s4\"\nMaxUploadedArchiveSize = \"1g\"\n",
-		errs: []string{`f:8: runners.cache.MaxUploadedArchiveSize: is a string, must be a whole number (write MaxUploadedArchiveSize = 1)`},
+		errs: []string{`f:8: runners.cache.MaxUploadedArchiveSize: is a string, must be a whole number (write MaxUploadedArchiveSize = 1073741824, in bytes)`},
 	},
 	{
 		name: "type of another kind", src: ok + "[runners.cache]\nType = \"s4\"\n",

@@ -45,6 +45,8 @@ type Warning struct {
 	Note bool
 	// Unknown: no runner knows the key, or its value.
 	Unknown bool
+	// Withheld: the key has its effect where jobs have no guarded socket.
+	Withheld bool
 }
 
 // String names file, line, key, matter and cure.

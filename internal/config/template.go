@@ -1,6 +1,11 @@
 package config
 
-import "github.com/BurntSushi/toml"
+import (
+	"errors"
+	"io/fs"
+
+	"github.com/BurntSushi/toml"
+)
 
 // LoadTemplate reads a file with one [[runners]], of which anything may be missing: what register adds to. Of what it holds only
 // the types are checked. The runner's Docker is never nil.
@@ -9,6 +14,10 @@ import "github.com/BurntSushi/toml"
 func LoadTemplate(path string) (*Runner, error) {
 	src, err := read(path)
 	if err != nil {
+		var e *Error
+		if errors.As(err, &e) && errors.Is(err, fs.ErrNotExist) {
+			e.Hint = "--template-config names a file with one [[runners]]"
+		}
 		return nil, err
 	}
 	if _, _, err := readTypes(path, src); err != nil {

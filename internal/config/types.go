@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/docker/go-units"
 )
 
 // reader compares the file with the structs that it is decoded into, before it is: the TOML library stops at the
@@ -301,8 +303,11 @@ func (r *reader) example(path string, v any, t reflect.Type) string {
 	case reflect.TypeFor[time.Time]():
 		return name + " = 2026-01-31T12:00:00Z"
 	case reflect.TypeFor[Bytes]():
-		if n, ok := v.(int64); ok && n >= 0 {
+		if n, ok := v.(int64); ok && n >= 1<<20 {
 			return fmt.Sprintf(`%s = "%d"`, name, n)
+		}
+		if n, ok := v.(int64); ok && n > 0 { // so few bytes nobody means
+			return fmt.Sprintf(`%s = "%dm", with the unit that is meant`, name, n)
 		}
 		return name + ` = "512m"`
 	case reflect.TypeFor[MinFree]():
@@ -325,6 +330,11 @@ func (r *reader) example(path string, v any, t reflect.Type) string {
 		}
 		if s, ok := v.(string); ok && isLiteral(s) && s != "true" && s != "false" {
 			return fmt.Sprintf("%s = %s, without quotes", name, s)
+		}
+		if s, ok := v.(string); ok && (name == "shm_size" || name == "MaxUploadedArchiveSize") {
+			if n, err := units.RAMInBytes(s); err == nil {
+				return fmt.Sprintf("%s = %d, in bytes", name, n)
+			}
 		}
 		return name + " = 1"
 	case reflect.Slice:

@@ -3,6 +3,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -43,13 +44,7 @@ type Engine struct {
 // Connect reaches the Engine and agrees on an API version. The error is a *ConnectError with a hint if the Engine
 // cannot be reached or is too old.
 func Connect(ctx context.Context, o Options) (*Engine, error) {
-	host := o.Host
-	if host == "" {
-		host = os.Getenv("DOCKER_HOST")
-	}
-	if host == "" {
-		host = DefaultHost
-	}
+	host := cmp.Or(o.Host, os.Getenv("DOCKER_HOST"), DefaultHost)
 	if strings.HasPrefix(host, "ssh://") {
 		return nil, &ConnectError{Host: host, Err: errors.New("an Engine over ssh is not supported"), Hint: "jobs' folders must be on the Engine's machine: run Slipway there"}
 	}
@@ -129,7 +124,10 @@ func (e *ConnectError) Unwrap() error { return e.Err }
 func connectError(host string, err error) error {
 	e := &ConnectError{Host: host, Err: err}
 	var untrusted *tls.CertificateVerificationError
-	const start = "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
+	start := "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"
+	if host != DefaultHost {
+		start = "is it running? else correct `host` in [runners.docker] or DOCKER_HOST"
+	}
 	switch {
 	case errors.As(err, &untrusted):
 		e.Err = fmt.Errorf("this machine does not trust its certificate: %w", untrusted.Err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -68,7 +69,7 @@ func TestPullKinds(t *testing.T) {
 func TestConnectErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ host, hint string }{
-		{"unix:///nowhere/docker.sock", "is it running? systemctl start docker (or scripts/engine in Slipway's checkout)"},
+		{"unix:///nowhere/docker.sock", "is it running? else correct `host` in [runners.docker] or DOCKER_HOST"},
 		{"ssh://host", "jobs' folders must be on the Engine's machine: run Slipway there"},
 		{"nonsense", "correct `host` in [runners.docker] or DOCKER_HOST"},
 	} {
@@ -77,6 +78,15 @@ func TestConnectErrors(t *testing.T) {
 		if !errors.As(err, &e) || e.Hint != c.hint {
 			t.Errorf("Connect(%s) = %v, want hint %q", c.host, err, c.hint)
 		}
+	}
+}
+
+// TestHintOfTheDefaultSocket: where nobody has named an Engine, one is to be started.
+func TestHintOfTheDefaultSocket(t *testing.T) {
+	t.Parallel()
+	var e *ConnectError
+	if err := connectError(DefaultHost, fs.ErrNotExist); !errors.As(err, &e) || !strings.HasPrefix(e.Hint, "is it running? systemctl start docker") {
+		t.Error(e)
 	}
 }
 

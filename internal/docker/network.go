@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/network"
 	"github.com/moby/moby/client"
 )
@@ -142,6 +143,17 @@ func (e *Engine) RemoveNetwork(ctx context.Context, name string) error {
 	_, err := e.api.NetworkRemove(ctx, name, client.NetworkRemoveOptions{})
 	if err != nil && !IsNotFound(err) && !errdefs.IsPermissionDenied(err) && !errdefs.IsConflict(err) {
 		return fmt.Errorf("remove network %s: %w", name, err)
+	}
+	return nil
+}
+
+// FindNetwork fails if the Engine has no network of that name; modes (host, none, container:…) are none.
+func (e *Engine) FindNetwork(ctx context.Context, name string) error {
+	if !container.NetworkMode(name).IsUserDefined() {
+		return nil
+	}
+	if _, err := e.api.NetworkInspect(ctx, name, client.NetworkInspectOptions{}); err != nil {
+		return fmt.Errorf("inspect network: %w", err)
 	}
 	return nil
 }

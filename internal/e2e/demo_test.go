@@ -24,7 +24,7 @@ func TestDemo(t *testing.T) {
 	}
 	out := runDemo(t, slipway("demo", "--offline", "--sleep", "1s"))
 	wants(t, out, "image: $CI_REGISTRY/docker:20.10.7", "Running with slipway", "Login Succeeded", "Using cache", "Job succeeded",
-		"0 of 2 steps cached", "2 of 2 steps cached", "first run", "second run", "plain docker build", "overhead")
+		"0 of 2 steps cached", "2 of 2 steps cached", "first run", "second run", "plain docker build", "overhead", "next: slipway register ")
 	lacks(t, out, "section_start", "section_end")
 	if o, log := r.end(beside); o.State != job.Success {
 		t.Errorf("the job beside the demo ended as %+v:\n%s", o, log)

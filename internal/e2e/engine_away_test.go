@@ -50,7 +50,7 @@ func TestEngineComesLater(t *testing.T) {
 	d.stop(syscall.SIGTERM)
 	r := newRig(t, onEngine(d, e))
 	j := r.enqueue(spec("true"))
-	r.logged("asking for jobs fails", "reach the Docker Engine at "+d.host()+": there is no such socket (is it running? systemctl start docker")
+	r.logged("asking for jobs fails", "reach the Docker Engine at "+d.host()+": there is no such socket (is it running? else correct `host` in [runners.docker]")
 	d.start()
 	r.succeeds(j)
 

@@ -102,6 +102,14 @@ func TestServicesThatFail(t *testing.T) {
 		r.tell(j)
 		wants(t, r.succeeds(j), "\ngoes on\n")
 	})
+	t.Run("its end in a short job", func(t *testing.T) {
+		// Again and again, because the news of the end may come in time by itself.
+		for range 5 {
+			s := withService(spec("while nslookup ends >/dev/null 2>&1; do :; done; exit 3"), alpine, "ends")
+			s.Services[0].Command = []string{"sh", "-c", "echo no config >&2; exit 7"}
+			wants(t, r.fails(job.ScriptFailure, 3, s), "service "+alpine+" (ends) failed: it ended with exit code 7; it printed:\n  no config\n")
+		}
+	})
 	t.Run("no such program", func(t *testing.T) {
 		s := withService(spec("echo never"), alpine, "x")
 		s.Services[0].Entrypoint = []string{"/no/such/program"}

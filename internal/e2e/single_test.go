@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/slipway-ci/slipway/internal/config"
 	"github.com/slipway-ci/slipway/internal/coordinator"
+	"github.com/slipway-ci/slipway/internal/demo"
+	"github.com/slipway-ci/slipway/internal/executor"
 	"github.com/slipway-ci/slipway/internal/job"
 )
 
@@ -88,6 +91,7 @@ func TestDoctor(t *testing.T) {
 	for keys, what := range map[string]string{
 		`extra_hosts = ["nohost"]`:            `every job will fail: the Engine does not make the container of a job: `,
 		`security_opt = ["seccomp=/no/such"]`: "/no/such: no such file",
+		`network_mode = "no-such-network"`:    "network no-such-network not found",
 		`service_memory = "1k"`:               "the Engine does not make the container of a service: ",
 		`volumes = ["relative:path"]`:         `volume "relative:path" has no absolute path in the container`,
 	} {
@@ -115,5 +119,42 @@ func TestDoctor(t *testing.T) {
 	wants(t, out, "error    runner \"rig\"", "does not take its token")
 	if left, err := filepath.Glob(filepath.Join(r.stateDir(), "probe-*")); err != nil || len(left) > 0 {
 		t.Errorf("left: %v %v", left, err)
+	}
+}
+
+// TestDoctorTakesAnyImage: one that has no command says nothing about the configuration.
+func TestDoctorTakesAnyImage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	recipe := demo.Alpine()
+	recipe.Cmd = nil
+	x := executor.Executor{Engine: r.engine, Settings: executor.Settings{Image: alpine, FeatureFlag: (&config.Runner{}).FeatureFlag}}
+	if err := x.Try(t.Context(), r.image(recipe)); err != nil {
+		t.Error(err)
+	}
+	x.Settings.Services.Container.Limits.Memory = 1
+	if err := x.Try(t.Context(), r.image(recipe)); err == nil {
+		t.Error("what the Engine does not make is not found")
+	}
+}
+
+// TestDoctorAsksTheBucket: whether caches will be kept is told before a job finds out.
+func TestDoctorAsksTheBucket(t *testing.T) {
+	t.Parallel()
+	server := newS3(t)
+	for access, want := range map[string][]string{
+		"known":   {": its bucket caches answers\n"},
+		"unknown": {"warning  runner \"rig\" (", ": caches are kept on this machine only: the bucket caches on ", "[InvalidAccessKeyId]\n", "→ check AccessKey, SecretKey and SessionToken in [runners.cache.s3]"},
+	} {
+		r := newRig(t, server.runner(access, ""))
+		out, err := r.command("doctor", "--config", r.configPath()).CombinedOutput()
+		if err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		wants(t, string(out), want...)
+		lacks(t, string(out), "hidden-secret")
+	}
+	if left := server.names(); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }

@@ -33,10 +33,10 @@ func TestTimeouts(t *testing.T) {
 			t.Errorf("%s: job ended as %+v, want %+v\n%s", name, outcomes[name], want, logs[name])
 		}
 	}
-	wants(t, logs["job"], "ERROR: Job failed: execution took longer than 2s seconds")
+	wants(t, logs["job"], "ERROR: Job failed: execution took longer than 2s seconds", "\nHint: `timeout:` of the job allows more")
 	lacks(t, logs["job"], "Running after_script")
-	wants(t, logs["script"], "\nasleep\n", "\nstatus timedout\n", "ERROR: Job failed: step_script took longer than 15s")
-	wants(t, logs["after"], "\nresting\n", "WARNING: after_script failed, but job will continue unaffected: after_script took longer than 15s", "Job succeeded")
+	wants(t, logs["script"], "\nasleep\n", "\nstatus timedout\n", "ERROR: Job failed: step_script took longer than 15s (RUNNER_SCRIPT_TIMEOUT sets how long it may take)")
+	wants(t, logs["after"], "\nresting\n", "WARNING: after_script failed, but job will continue unaffected: after_script took longer than 15s (RUNNER_AFTER_SCRIPT_TIMEOUT sets", "Job succeeded")
 	lacks(t, logs["after"], "\nnever\n")
 	wants(t, logs["after counts"], "ERROR: Job failed: after_script took longer than 2s")
 }

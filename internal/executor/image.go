@@ -133,6 +133,9 @@ func pullFailure(err error) error {
 		e.Reason, e.Hint = job.ConfigurationError, "check the image's name and tag; a private registry needs credentials in DOCKER_AUTH_CONFIG"
 	case docker.PullUnreachable:
 		e.Reason, e.Hint = job.ExternalDependencyFailure, "the registry does not answer; try again later"
+		if strings.Contains(err.Error(), "no such host") {
+			e.Hint = "the runner's machine does not find the registry by its name: check the image's name; if it is right, try again later"
+		}
 	case docker.PullLimited:
 		e.Hint = "the registry limits pulls: log in through DOCKER_AUTH_CONFIG, use a mirror, or let the runner's pull_policy include if-not-present"
 	}

@@ -71,6 +71,7 @@ type stage struct {
 	name, headline string
 	text           func(status string) string // after_script knows how the script ended
 	timeout        time.Duration              // 0 = the job's
+	timeoutBy      string                     // the variable that sets it
 	ignoreErrors   bool
 	first          bool // if it fails, none follows
 }
@@ -271,7 +272,8 @@ func (s Settings) stages(p *plan) []stage {
 	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
 	sections, check := s.flag("FF_SCRIPT_SECTIONS", p.vars), s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars)
 	out := s.hook(p, xtrace)
-	timeout := p.duration("RUNNER_SCRIPT_TIMEOUT", 0)
+	const scriptTimeout, afterTimeout = "RUNNER_SCRIPT_TIMEOUT", "RUNNER_AFTER_SCRIPT_TIMEOUT"
+	timeout := p.duration(scriptTimeout, 0)
 	for _, st := range p.spec.Steps {
 		if st.Name == stageAfter {
 			continue
@@ -293,7 +295,7 @@ func (s Settings) stages(p *plan) []stage {
 			text: func(string) string {
 				return script.Stage{Env: p.exports, EnvFile: left, Dir: p.dir, Commands: commands, Pre: s.PreBuild, Post: s.PostBuild, XTrace: xtrace, Sections: sections, CheckExit: check}.Text()
 			},
-			timeout: timeout,
+			timeout: timeout, timeoutBy: scriptTimeout,
 		})
 	}
 	after, ok := p.spec.Step("after_script")
@@ -308,7 +310,8 @@ func (s Settings) stages(p *plan) []stage {
 				Export: [][2]string{{"CI_JOB_STATUS", status}},
 			}.Text()
 		},
-		timeout:      p.duration("RUNNER_AFTER_SCRIPT_TIMEOUT", 5*time.Minute),
+		timeout:      p.duration(afterTimeout, 5*time.Minute),
+		timeoutBy:    afterTimeout,
 		ignoreErrors: p.boolean("AFTER_SCRIPT_IGNORE_ERRORS", true),
 	})
 }

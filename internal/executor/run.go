@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,7 +111,7 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 		tr.Warnf("%s", w)
 	}
 	if len(p.withheld) > 0 {
-		e.Log.Warn("keys of [runners.docker] are not given to a job, because they would undo the guard of its socket", "job", p.spec.ID, "keys", p.withheld)
+		e.Log.Warn("keys of [runners.docker] are not given to a job, because they would undo the guard of its socket", "job", p.spec.ID, "keys", strings.Join(p.withheld, ", "))
 	}
 }
 
@@ -309,7 +310,7 @@ func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan
 	if st.timeout > 0 {
 		var cancel context.CancelFunc
 		stageCtx, cancel = context.WithTimeoutCause(stageCtx, st.timeout, &job.Error{
-			Reason: job.TimeoutFailure, Err: fmt.Errorf("%s took longer than %s", st.name, st.timeout),
+			Reason: job.TimeoutFailure, Err: fmt.Errorf("%s took longer than %s (%s sets how long it may take)", st.name, st.timeout, st.timeoutBy),
 		})
 		defer cancel()
 	}

@@ -42,9 +42,10 @@ type services struct {
 // service is one of them.
 type service struct {
 	servicePlan
-	id    string
-	ports []uint16  // that are probed
-	told  sync.Once // that it does not work
+	id      string
+	ports   []uint16  // that are probed
+	started bool      // the Engine says so
+	told    sync.Once // that it does not work
 }
 
 // startServices makes the job's own network, if it is to have one, and begins to start the services. It returns nil for a
@@ -123,6 +124,7 @@ func (sv *services) start(ctx context.Context, sp servicePlan) error {
 			return serviceStartFailure(sp.image.name, err)
 		}
 	}
+	s.started = true
 	sv.watch(s)
 	if sv.p.vars.Bool("CI_DEBUG_SERVICES") && !e.Settings.DebugTraceDisabled {
 		sv.follow(s)
@@ -161,6 +163,17 @@ func (sv *services) watch(s *service) {
 	})
 }
 
+// lookBack tells the job that a service has failed whose end the Engine has not told of yet, as that of a job's first second: the job
+// may have failed for it.
+func (sv *services) lookBack(ctx context.Context, s *service) {
+	if !s.started {
+		return
+	}
+	if found, err := sv.e.Engine.Find(ctx, s.id); err == nil && !found.Running && found.Exit.Code != 0 {
+		sv.warn(ctx, s, "failed", ended(found.Exit))
+	}
+}
+
 // follow puts what a service prints into the job's log.
 func (sv *services) follow(s *service) {
 	out := sv.tr.Service(s.shortName())
@@ -180,12 +193,16 @@ func (sv *services) remove(ctx context.Context) {
 	}
 	sv.cancel()
 	<-sv.begun
-	sv.removing.Store(true)
-	var group sync.WaitGroup
 	sv.mu.Lock()
 	made := sv.made
 	sv.made = nil
 	sv.mu.Unlock()
+	var group sync.WaitGroup
+	for _, s := range made {
+		group.Go(func() { sv.lookBack(ctx, s) })
+	}
+	group.Wait()
+	sv.removing.Store(true)
 	for _, s := range made {
 		group.Go(func() {
 			if err := sv.e.Engine.Remove(ctx, s.id); err != nil {

@@ -25,6 +25,9 @@ func (e *Executor) Try(ctx context.Context, image string) error {
 	if c.Network == s.Network || p.network != "" {
 		c.Network = "bridge" // it is there in any case
 	}
+	if err := e.Engine.FindNetwork(ctx, c.Network); docker.IsNotFound(err) { // which it says when it starts a container only
+		return configurationError("correct network_mode in [runners.docker], or make the network (docker network create)", "%w", err)
+	}
 	if err := e.try(ctx, "a job", c, image); err != nil {
 		return err
 	}
@@ -38,6 +41,9 @@ func (e *Executor) try(ctx context.Context, whose string, c docker.Container, im
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
 	c.Name, c.Image, c.Platform = "slipway-probe-"+strings.ToLower(rand.Text()), image, ""
+	if len(c.Entrypoint)+len(c.Cmd) == 0 {
+		c.Cmd = []string{"/probe"} // the image, which is any, may have none
+	}
 	c.Labels = e.Settings.ownLabels()
 	c.Labels[labelName] = c.Name
 	_, err := e.Engine.Create(ctx, c)

@@ -66,6 +66,8 @@ func (e *TimeoutError) Error() string {
 	return fmt.Sprintf("execution took longer than %s seconds", e.After)
 }
 
+const timeoutHint = "`timeout:` of the job allows more, up to the limit on the runner's page in GitLab"
+
 // Error is a failure whose reason is known where it happens: a script's exit code, a bad image name.
 // A plain error is a failure of the runner or its machine.
 type Error struct {
@@ -103,7 +105,7 @@ func ResultOf(err, cause error) Result {
 	case errors.Is(err, ErrCanceling), errors.Is(cause, ErrCanceling):
 		return Result{State: Failed, Reason: jobCanceled, Err: ErrCanceling}
 	case errors.As(cause, &timeout):
-		return Result{State: Failed, Reason: TimeoutFailure, Err: timeout}
+		return Result{State: Failed, Reason: TimeoutFailure, Err: timeout, Hint: timeoutHint}
 	case err == nil:
 		return Result{State: Success}
 	}

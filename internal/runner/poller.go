@@ -109,7 +109,7 @@ func (p *poller) answered(q *request, spec *job.Spec, err error, now time.Time, 
 		}
 		if p.health.failed(now) {
 			p.log.Warn("asking for jobs fails", "error", err,
-				"hint", fmt.Sprintf("tried again with pauses from %s to %s; nothing to do if the server comes back", backoffMin, backoffMax))
+				"hint", fmt.Sprintf("tried again with pauses from %s to %s until it works", backoffMin, backoffMax))
 		}
 		return
 	case spec != nil:

@@ -69,7 +69,7 @@ func TestWatch(t *testing.T) {
 				got, done := 0, make(chan struct{})
 				go func() {
 					defer close(done)
-					Watch(ctx, path, seen(path), WatchInterval, func() { got++ })
+					Watch(ctx, seen(path), WatchInterval, func() { got++ })
 				}()
 				<-time.After(WatchInterval / 2)
 				tt.edit(t, path)
@@ -92,7 +92,7 @@ func TestWatchAFileThatComesLater(t *testing.T) {
 		defer stop()
 		called := make(chan time.Time, 1)
 		start := time.Now()
-		go Watch(ctx, path, seen(path), WatchInterval, func() { called <- time.Now() })
+		go Watch(ctx, seen(path), WatchInterval, func() { called <- time.Now() })
 		<-time.After(10 * time.Second)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -103,10 +103,35 @@ func TestWatchAFileThatComesLater(t *testing.T) {
 	})
 }
 
-func seen(path string) os.FileInfo {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil
-	}
-	return info
+// TestWatchWhatWasReadMeanwhile: who was told of a change by somebody else, and has read the file, hears nothing of it.
+func TestWatchWhatWasReadMeanwhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "config.toml")
+		file := seen(path)
+		ctx, stop := context.WithCancel(t.Context())
+		got, done := 0, make(chan struct{})
+		go func() {
+			defer close(done)
+			Watch(ctx, file, WatchInterval, func() { got++ })
+		}()
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if !file.Look() {
+			t.Error("the change is not seen")
+		}
+		<-time.After(10 * WatchInterval)
+		stop()
+		<-done
+		if got != 0 {
+			t.Errorf("called back %d times", got)
+		}
+	})
+}
+
+func seen(path string) *File {
+	f := &File{Path: path}
+	f.Look()
+	return f
 }

@@ -113,7 +113,8 @@ func TestLastLine(t *testing.T) {
 		},
 		{
 			"timeout", job.ResultOf(nil, &job.TimeoutError{After: time.Minute}),
-			"\x1b[31;1mERROR: Job failed: execution took longer than 1m0s seconds\x1b[0;m\n",
+			"\x1b[31;1mERROR: Job failed: execution took longer than 1m0s seconds\x1b[0;m\n" +
+				"\x1b[0KHint: `timeout:` of the job allows more, up to the limit on the runner's page in GitLab\x1b[0;m\n",
 		},
 		{"canceled", job.ResultOf(nil, job.ErrCanceling), "\x1b[31;1mERROR: Job failed: canceled\x1b[0;m\n"},
 		{"secret", failed(job.ScriptFailure, "no host hunter2", ""), "\x1b[31;1mERROR: Job failed: no host [MASKED]\x1b[0;m\n"},
