@@ -506,8 +506,8 @@ func TestSessionHostileContext(t *testing.T) {
 			if err := errors.Join(s.Send(&fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: stat}), s.Send(&fstypes.Packet{Type: fstypes.PACKET_STAT})); err != nil {
 				return err
 			}
-			<-s.Context().Done()
-			return nil
+			_, err := s.Recv() // who asks for more has taken it
+			return err
 		}))
 		status, answer := r.postBuild(id)
 		end()
