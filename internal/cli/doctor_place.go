@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -72,15 +71,11 @@ func withImage(ctx context.Context, e *docker.Engine, do func(image string) erro
 
 // sees asks the Engine to mount a folder of this process into a container, which is not started.
 func sees(ctx context.Context, e *docker.Engine, dir string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	name := "slipway-probe-" + strings.ToLower(rand.Text())
 	return withImage(ctx, e, func(image string) error {
-		_, err := e.Create(ctx, docker.Container{
-			Name: name, Image: image, Entrypoint: []string{"/probe"}, Network: "none",
+		return errors.Join(e.Probe(ctx, docker.Container{
+			Name: "slipway-probe-" + strings.ToLower(rand.Text()), Image: image, Entrypoint: []string{"/probe"}, Network: "none",
 			Mounts: []docker.Mount{{Source: dir, Target: "/probe"}},
-		})
-		return errors.Join(err, e.Remove(ctx, name)) // it may be there even if the Engine could not say so
+		}))
 	})
 }
 

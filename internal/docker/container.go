@@ -278,6 +278,21 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
+// probeTime bounds what the Engine may take to make and remove a container that is not started.
+const probeTime = time.Minute
+
+// Probe has the Engine make a container and remove it again, to see whether it would. It is not started, and its name must be one that
+// nobody has. refused is why it is not made, left why it is not removed.
+func (e *Engine) Probe(ctx context.Context, c Container) (refused, left error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTime)
+	defer cancel()
+	_, refused = e.Create(ctx, c)
+	if err := e.Remove(ctx, c.Name); err != nil { // it may be there even if the Engine could not say so
+		left = fmt.Errorf("remove the container %s, which was made to try: %w", c.Name, err)
+	}
+	return refused, left
+}
+
 // Exec runs a command beside the container's own processes, waits for it and returns its exit code and output
 // (the first 64 KiB). user "" is the container's.
 func (e *Engine) Exec(ctx context.Context, id, user string, cmd ...string) (code int, output string, err error) {

@@ -57,8 +57,6 @@ func TestPullKinds(t *testing.T) {
 		"toomanyrequests: You have reached your pull rate limit":          PullLimited,
 		"filesystem layer verification failed":                            PullFailed,
 		`unknown: {"errors":[{"code":"NAME_UNKNOWN"}]}`:                   PullMisconfigured,
-		"lease does not exist: not found":                                 PullFailed,
-		"NotFound: content digest sha256:c0ffee: not found":               PullFailed,
 	} {
 		if got := kindOf(message); got != want {
 			t.Errorf("kindOf(%q) = %d, want %d", message, got, want)

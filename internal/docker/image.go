@@ -172,8 +172,6 @@ func kindOf(message string) PullKind {
 		return false
 	}
 	switch {
-	case has("lease does not exist", "content digest sha256:"):
-		return PullFailed // what is not found is in the Engine's own store
 	case has("toomanyrequests", "too many requests"):
 		return PullLimited
 	case has("dial tcp", "connection refused", "no such host", "i/o timeout", "tls handshake", "client.timeout exceeded", "request canceled", "connection reset"):

@@ -8,6 +8,7 @@ import (
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
+	"github.com/slipway-ci/slipway/internal/ledger"
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
@@ -130,6 +131,9 @@ func pullFailure(err error) error {
 	e := &job.Error{Reason: job.ImagePullFailure, Err: err}
 	switch pull.Kind {
 	case docker.PullMisconfigured:
+		if ledger.IsLost(err) {
+			break // what is not found is in the Engine's own store
+		}
 		e.Reason, e.Hint = job.ConfigurationError, "check the image's name and tag; a private registry needs credentials in DOCKER_AUTH_CONFIG"
 	case docker.PullUnreachable:
 		e.Reason, e.Hint = job.ExternalDependencyFailure, "the registry does not answer; try again later"

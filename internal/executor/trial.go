@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/slipway-ci/slipway/internal/docker"
@@ -38,20 +37,15 @@ func (e *Executor) Try(ctx context.Context, image string) error {
 }
 
 func (e *Executor) try(ctx context.Context, whose string, c docker.Container, image string) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
-	defer cancel()
 	c.Name, c.Image, c.Platform = "slipway-probe-"+strings.ToLower(rand.Text()), image, ""
 	if len(c.Entrypoint)+len(c.Cmd) == 0 {
 		c.Cmd = []string{"/probe"} // the image, which is any, may have none
 	}
 	c.Labels = e.Settings.ownLabels()
 	c.Labels[labelName] = c.Name
-	_, err := e.Engine.Create(ctx, c)
-	if err != nil {
-		err = configurationError("correct it in [runners.docker]", "the Engine does not make the container of %s: %w", whose, err)
+	refused, left := e.Engine.Probe(ctx, c)
+	if refused != nil {
+		refused = configurationError("correct it in [runners.docker]", "the Engine does not make the container of %s: %w", whose, refused)
 	}
-	if rerr := e.Engine.Remove(ctx, c.Name); rerr != nil { // it may be there even if the Engine could not say so
-		err = errors.Join(err, fmt.Errorf("remove the container %s, which was made to try: %w", c.Name, rerr))
-	}
-	return err
+	return errors.Join(refused, left)
 }

@@ -73,7 +73,7 @@ func archiveBuild(c *call, from *archive) error {
 		}
 		return err
 	}
-	resp, err := c.engine.send(b.ctx, http.MethodPost, "/build", query, body)
+	resp, err := c.engine.doAlone(b.ctx, http.MethodPost, "/build", query, body)
 	if err != nil {
 		return out.fail(out.cause(err))
 	}

@@ -33,8 +33,8 @@ type pacedBody struct {
 	body io.Reader
 }
 
-// paced reads the call's body.
-func (c *call) paced() io.Reader { return &pacedBody{c.pace(), c.r.Body} }
+// pacedBody reads the call's body.
+func (c *call) pacedBody() io.Reader { return &pacedBody{c.pace(), c.r.Body} }
 
 func (p *pacedBody) Read(b []byte) (int, error) {
 	began := time.Now()

@@ -61,8 +61,8 @@ func (c *call) head(resp *http.Response) {
 	_ = http.NewResponseController(c.w).Flush() // events, wait and logs answer long before they say anything
 }
 
-// copyOut streams a body to the client. Each piece is flushed as it comes, but for archives: nobody reads those as they
-// grow, and big pieces are faster.
+// copyOut streams a body to the client. Each piece goes on as it comes, but for archives: nobody reads those as they grow, and big
+// pieces are faster.
 func (c *call) copyOut(body io.Reader, archive bool) error {
 	pool, out := &talkBuffers, c.w.Write
 	if archive {

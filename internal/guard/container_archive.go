@@ -37,7 +37,7 @@ func archivePut(c *call) error {
 	if err := c.wantType("application/x-tar", "text/plain", "application/octet-stream", "application/tar", "application/gzip", "application/x-gzip"); err != nil {
 		return err
 	}
-	in, err := tarball.Plain(c.paced())
+	in, err := tarball.Plain(c.pacedBody())
 	if err != nil {
 		return archiveError(err)
 	}

@@ -42,7 +42,7 @@ func (c *call) loadInTurn() (images []tarball.Image, told []string, failed, err 
 			return nil, nil, nil, c.ctx.Err()
 		}
 	}
-	in, err := tarball.Plain(c.paced()) // an Engine of today takes in one after the other, whoever sends them
+	in, err := tarball.Plain(c.pacedBody()) // an Engine of today takes in one after the other, whoever sends them
 	if err != nil {
 		return nil, nil, nil, archiveError(err)
 	}

@@ -97,7 +97,7 @@ func TestPacedBody(t *testing.T) {
 			client, server := net.Pipe()
 			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				c := &call{Guard: &Guard{patience: time.Minute}, w: w, r: r}
-				_, err := io.Copy(io.Discard, c.paced())
+				_, err := io.Copy(io.Discard, c.pacedBody())
 				var a *apiError
 				if errors.As(err, &a) {
 					w.WriteHeader(a.Status)

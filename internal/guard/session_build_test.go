@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -19,6 +20,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -408,22 +410,18 @@ func TestSessionDockerfileOnce(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	context := dirs(t, map[string]string{dirContext: t.TempDir()}).(filesync.FileSyncServer)
-	reads := 0
-	h := &hostileFiles{}
-	h.serve = func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
+	var reads atomic.Int32
+	id, end := r.clientSession("key", hostileFiles(func(s filesync.FileSync_DiffCopyServer) error {
+		asked, _ := grpcmeta.FromIncomingContext(s.Context())
 		if dir := asked.Get("dir-name"); dir[0] != dirDockerfile {
 			return context.DiffCopy(s)
 		}
 		if names := asked.Get("followpaths"); !slices.Equal(names, []string{"other", "other.dockerignore"}) {
 			t.Errorf("it was asked for %q", names) // the empty name is the whole folder
 		}
-		h.mu.Lock()
-		reads++
-		text := fmt.Sprintf("FROM %s\nRUN echo read %d > /read\n", alpine, reads)
-		h.mu.Unlock()
+		text := fmt.Sprintf("FROM %s\nRUN echo read %d > /read\n", alpine, reads.Add(1))
 		return fsutil.Send(s.Context(), s, serve(t, "other", text), nil)
-	}
-	id, end := r.clientSession("key", h)
+	}))
 	defer end()
 	status, answer := r.postBuild(id, "dockerfile", "other")
 	if status != http.StatusOK {
@@ -432,10 +430,8 @@ func TestSessionDockerfileOnce(t *testing.T) {
 	if got := r.file(r.imageOf(answer), "/read"); got != "read 1\n" {
 		t.Errorf("it was built from %q", got)
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if reads != 1 {
-		t.Errorf("the Dockerfile was read %d times: %v", reads, h.asked)
+	if n := reads.Load(); n != 1 {
+		t.Errorf("the Dockerfile was read %d times", n)
 	}
 }
 
@@ -498,17 +494,21 @@ func TestSessionHostileContext(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	escaped := filepath.Join(t.TempDir(), "escaped")
-	for name, p := range map[string]*fstypes.Packet{
-		"parent": stat("../../../../../.."+escaped, 0o644, ""), "absolute": stat(escaped, 0o644, ""),
-		"link": stat("x", 0o644, "../../../../../../../../etc/shadow"), "device": stat("x", os.ModeDevice|0o600, ""),
+	for name, stat := range map[string]*fstypes.Stat{
+		"parent": {Path: "../../../../../.." + escaped, Size: 1}, "absolute": {Path: escaped, Size: 1},
+		"link": {Path: "x", Linkname: "../../../../../../../../etc/shadow"}, "device": {Path: "x", Mode: uint32(os.ModeDevice | 0o600)},
 	} {
-		h := &hostileFiles{serve: func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
+		id, end := r.clientSession("key", hostileFiles(func(s filesync.FileSync_DiffCopyServer) error {
+			asked, _ := grpcmeta.FromIncomingContext(s.Context())
 			if dir := asked.Get("dir-name"); dir[0] == dirDockerfile {
 				return fsutil.Send(s.Context(), s, serve(t, "Dockerfile", "FROM "+alpine+"\nCOPY . /x/\n"), nil)
 			}
-			return send(p, &fstypes.Packet{Type: fstypes.PACKET_STAT})(asked, s)
-		}}
-		id, end := r.clientSession("key", h)
+			if err := errors.Join(s.Send(&fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: stat}), s.Send(&fstypes.Packet{Type: fstypes.PACKET_STAT})); err != nil {
+				return err
+			}
+			_, err := s.Recv() // who asks for more has taken it
+			return err
+		}))
 		status, answer := r.postBuild(id)
 		end()
 		// The Engine may hear that the transfer was ended before it hears why.

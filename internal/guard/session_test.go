@@ -20,10 +20,8 @@ import (
 	buildkit "github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
 	"github.com/tonistiigi/fsutil"
-	fstypes "github.com/tonistiigi/fsutil/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	grpcmeta "google.golang.org/grpc/metadata"
 
 	"github.com/slipway-ci/slipway/internal/rawconn"
 	"github.com/slipway-ci/slipway/internal/session"
@@ -134,39 +132,13 @@ func write(t *testing.T, dir string, files ...string) string {
 }
 
 // hostileFiles is a client's file service that sends what it likes.
-type hostileFiles struct {
-	serve func(asked grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error
+type hostileFiles func(s filesync.FileSync_DiffCopyServer) error
 
-	mu    sync.Mutex
-	asked []grpcmeta.MD
-}
+func (h hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, h) }
 
-func (h *hostileFiles) Register(server *grpc.Server) { filesync.RegisterFileSyncServer(server, h) }
+func (h hostileFiles) TarStream(filesync.FileSync_TarStreamServer) error { return errors.New("no") }
 
-func (h *hostileFiles) TarStream(filesync.FileSync_TarStreamServer) error { return errors.New("no") }
-
-func (h *hostileFiles) DiffCopy(s filesync.FileSync_DiffCopyServer) error {
-	md, _ := grpcmeta.FromIncomingContext(s.Context())
-	h.mu.Lock()
-	h.asked = append(h.asked, md)
-	h.mu.Unlock()
-	return h.serve(md, s)
-}
-
-func send(packets ...*fstypes.Packet) func(grpcmeta.MD, filesync.FileSync_DiffCopyServer) error {
-	return func(_ grpcmeta.MD, s filesync.FileSync_DiffCopyServer) error {
-		for _, p := range packets {
-			if err := s.Send(p); err != nil {
-				return err
-			}
-		}
-		for {
-			if _, err := s.Recv(); err != nil {
-				return err
-			}
-		}
-	}
-}
+func (h hostileFiles) DiffCopy(s filesync.FileSync_DiffCopyServer) error { return h(s) }
 
 // serve is a folder with one file.
 func serve(t *testing.T, name, text string) session.Folder {
@@ -176,10 +148,6 @@ func serve(t *testing.T, name, text string) session.Folder {
 		t.Fatal(err)
 	}
 	return folder
-}
-
-func stat(name string, mode os.FileMode, link string) *fstypes.Packet {
-	return &fstypes.Packet{Type: fstypes.PACKET_STAT, Stat: &fstypes.Stat{Path: name, Mode: uint32(mode), Linkname: link, Size: 1}}
 }
 
 func TestSessionRefused(t *testing.T) {

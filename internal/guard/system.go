@@ -7,9 +7,8 @@ import (
 	"github.com/moby/moby/api/types/registry"
 )
 
-// ping says that the Engine is there. Clients without a setting of their own choose how they build by Builder-Version;
-// "1" makes them use the classic form, which works through the guard from every client. "2" would send clients with a
-// buildx plugin to /grpc, which is refused as long as the guard does not serve it.
+// ping says that the Engine is there. Clients from before 23.0 without a setting of their own choose how they build by
+// Builder-Version: "1" keeps them at the classic form, as an Engine of their age does. Newer ones build with buildx in any case.
 func ping(c *call) error {
 	resp, err := c.engine.do(c.ctx, http.MethodGet, "/_ping", nil, nil, nil)
 	if err != nil {

@@ -195,7 +195,7 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 	}
 	r.Header.Set("Connection", "Upgrade")
 	r.Header.Set("Upgrade", protocol)
-	conn, resp, err := u.alone(ctx, r)
+	conn, resp, err := u.roundTripAlone(ctx, r)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -212,14 +212,15 @@ func (u *upstream) upgrade(ctx context.Context, path string, query url.Values, h
 	return conn.Conn, resp, nil
 }
 
-// send is do with a body that may come slowly. An Engine that ends, or that answers before it has read all, is noticed at
-// once: net/http's transport would tell of it only when the body has ended. The caller closes the answer's body.
-func (u *upstream) send(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
+// doAlone is do on a connection of its own, for a body that may come slowly. An Engine that ends, or that answers before it
+// has read all, is noticed at once: net/http's transport would tell of it only when the body has ended. The caller closes
+// the answer's body.
+func (u *upstream) doAlone(ctx context.Context, method, path string, query url.Values, body io.Reader) (*http.Response, error) {
 	r, err := u.request(ctx, method, path, query, nil, body)
 	if err != nil {
 		return nil, err
 	}
-	conn, resp, err := u.alone(ctx, r)
+	conn, resp, err := u.roundTripAlone(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -227,26 +228,26 @@ func (u *upstream) send(ctx context.Context, method, path string, query url.Valu
 	return resp, nil
 }
 
-// loneConn is a connection with the Engine that one request has for itself.
-type loneConn struct {
+// aloneConn is a connection with the Engine that one request has for itself.
+type aloneConn struct {
 	*rawconn.Conn
 	stop func() bool // the end of the request's context closes it no more
 }
 
 // Close ends it.
-func (c *loneConn) Close() error {
+func (c *aloneConn) Close() error {
 	c.stop()
 	return c.Conn.Close()
 }
 
-// alone sends a request on a connection of its own, and reads the head of the answer, while the body is being sent.
-func (u *upstream) alone(ctx context.Context, r *http.Request) (*loneConn, *http.Response, error) {
+// roundTripAlone sends a request on a connection of its own, and reads the head of the answer, while the body is being sent.
+func (u *upstream) roundTripAlone(ctx context.Context, r *http.Request) (*aloneConn, *http.Response, error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask the Engine: %w", err)
 	}
 	ahead := bufio.NewReaderSize(conn, talkBuffer)
-	c := &loneConn{rawconn.New(conn, ahead), context.AfterFunc(ctx, func() { conn.Close() })}
+	c := &aloneConn{rawconn.New(conn, ahead), context.AfterFunc(ctx, func() { conn.Close() })}
 	go func() {
 		w := bufio.NewWriterSize(conn, talkBuffer)
 		if r.Write(w) != nil || w.Flush() != nil {
@@ -264,7 +265,7 @@ func (u *upstream) alone(ctx context.Context, r *http.Request) (*loneConn, *http
 // aloneBody is the answer's body on such a connection, which ends with it.
 type aloneBody struct {
 	io.ReadCloser
-	conn *loneConn
+	conn *aloneConn
 }
 
 // Close does not wait for what the Engine may still have to say.

@@ -264,15 +264,15 @@ const fetchTries = 3
 func fetch(ctx context.Context, pull func(ctx context.Context) error) error {
 	for try := 1; ; try++ {
 		err := pull(ctx)
-		if err == nil || try == fetchTries || ctx.Err() != nil || !lost(err) {
+		if err == nil || try == fetchTries || ctx.Err() != nil || !IsLost(err) {
 			return err
 		}
 	}
 }
 
-// lost reports whether a pull failed because the Engine lost what it had fetched: with containerd's images, that is what becomes of all
+// IsLost reports whether a pull failed because the Engine lost what it had fetched: with containerd's images, that is what becomes of all
 // running pulls when somebody prunes images (docker system prune). Its words are all that tells.
-func lost(err error) bool {
+func IsLost(err error) bool {
 	return slices.ContainsFunc([]string{"lease does not exist", "content digest sha256:", "failed commit on ref", "failed to extract layer"},
 		func(words string) bool { return strings.Contains(err.Error(), words) })
 }

@@ -29,10 +29,10 @@ type Followers struct {
 // mailbox is what a client is still to be told. A client takes one message at a time, and may stall: who holds what others need must not
 // wait for it.
 type mailbox struct {
-	engine chan *control.StatusResponse // what BuildKit tells, which may be large
-	own    chan *control.StatusResponse // what is done besides
-	gone   chan struct{}                // closed when the client gets no more
-	err    error                        // why, then
+	buildkit chan *control.StatusResponse // what BuildKit tells, which may be large
+	besides  chan *control.StatusResponse // what is done besides
+	gone     chan struct{}                // closed when the client gets no more
+	err      error                        // why, then
 }
 
 // maxUntold is how many messages of what is done besides wait for a client.
@@ -41,7 +41,7 @@ const maxUntold = 256
 // Add lets a client follow. send tells it alone what BuildKit tells, and waits for it. stop must be called before the client's call ends.
 // log is told of panics.
 func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control.StatusResponse) error, stop func()) {
-	box := &mailbox{engine: make(chan *control.StatusResponse), own: make(chan *control.StatusResponse, maxUntold), gone: make(chan struct{})}
+	box := &mailbox{buildkit: make(chan *control.StatusResponse), besides: make(chan *control.StatusResponse, maxUntold), gone: make(chan struct{})}
 	go func() {
 		defer close(box.gone)
 		defer mishap.Catch(log, "the progress of a build", &box.err)
@@ -53,7 +53,7 @@ func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control
 	return box.send, func() {
 		f.mu.Lock()
 		f.clients = slices.DeleteFunc(f.clients, func(b *mailbox) bool { return b == box })
-		close(box.own) // nobody has it any more
+		close(box.besides) // nobody has it any more
 		f.mu.Unlock()
 		<-box.gone
 	}
@@ -63,9 +63,9 @@ func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control
 func (b *mailbox) deliver(client Follower) {
 	for b.err == nil {
 		select {
-		case m := <-b.engine:
+		case m := <-b.buildkit:
 			b.err = client.Send(m)
-		case m, more := <-b.own:
+		case m, more := <-b.besides:
 			if !more {
 				return
 			}
@@ -76,7 +76,7 @@ func (b *mailbox) deliver(client Follower) {
 
 func (b *mailbox) send(m *control.StatusResponse) error {
 	select {
-	case b.engine <- m:
+	case b.buildkit <- m:
 		return nil
 	case <-b.gone:
 		return b.err
@@ -89,8 +89,8 @@ func (f *Followers) tell(m *control.StatusResponse) {
 	defer f.mu.Unlock()
 	for _, b := range f.clients {
 		select {
-		case b.own <- m:
-		default:
+		case b.besides <- m:
+		default: // it stalls
 		}
 	}
 }

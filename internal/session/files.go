@@ -113,22 +113,27 @@ func (s *Files) DiffCopy(engine filesync.FileSync_DiffCopyServer) error {
 	s.mu.Lock()
 	passing := passingFiles{files: s.seen[dir]}
 	s.mu.Unlock()
-	return relayStream(s.Log, client, engine, fileKeys, func(ctx context.Context) (grpc.ClientStream, error) {
-		return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
-	}, func() proto.Message { return &fstypes.Packet{} }, func(m proto.Message) error {
-		p, ok := m.(*fstypes.Packet)
-		if !ok {
-			return nil
-		}
-		if p.Type == fstypes.PACKET_STAT && p.Stat != nil {
-			maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, tarball.TrustedAttributes) })
-			if err := checkStat(p.Stat); err != nil {
-				return err
+	return relay{
+		log: s.Log, client: client, keys: fileKeys,
+		open: func(ctx context.Context) (grpc.ClientStream, error) {
+			return filesync.NewFileSyncClient(client.Conn()).DiffCopy(ctx)
+		},
+		message: func() proto.Message { return &fstypes.Packet{} },
+		check: func(m proto.Message) error {
+			p, ok := m.(*fstypes.Packet)
+			if !ok {
+				return nil
 			}
-		}
-		passing.take(p)
-		return nil
-	})
+			if p.Type == fstypes.PACKET_STAT && p.Stat != nil {
+				maps.DeleteFunc(p.Stat.Xattrs, func(k string, _ []byte) bool { return strings.HasPrefix(k, tarball.TrustedAttributes) })
+				if err := checkStat(p.Stat); err != nil {
+					return err
+				}
+			}
+			passing.take(p)
+			return nil
+		},
+	}.run(engine)
 }
 
 // TarStream is a form of the transfer that no Engine asks for.

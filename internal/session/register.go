@@ -10,7 +10,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/mishap"
 )
 
-// register lets the Engine ask for a service. What it is asked is answered with the bytes of a client, so a panic is an error.
+// register lets the Engine ask for a service. What it is asked is answered with the bytes of a client, so a panic is made an error: in
+// each method, because the server is BuildKit's and takes no interceptors of ours.
 func register(server *grpc.Server, log *slog.Logger, desc grpc.ServiceDesc, service any) {
 	desc.Methods, desc.Streams = slices.Clone(desc.Methods), slices.Clone(desc.Streams)
 	for i := range desc.Methods {

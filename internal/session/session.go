@@ -57,10 +57,14 @@ func (s *outputService) Register(server *grpc.Server) {
 }
 
 func (s *outputService) DiffCopy(engine filesync.FileSend_DiffCopyServer) error {
-	return relayStream(s.log, s.client, engine, []string{"buildkit-attachable-exporter-id"}, func(ctx context.Context) (grpc.ClientStream, error) {
-		return filesync.NewFileSendClient(s.client.Conn()).DiffCopy(ctx)
+	return relay{
+		log: s.log, client: s.client, keys: []string{"buildkit-attachable-exporter-id"},
+		open: func(ctx context.Context) (grpc.ClientStream, error) {
+			return filesync.NewFileSendClient(s.client.Conn()).DiffCopy(ctx)
+		},
 		// Two forms of message come by the same method; an empty message keeps the bytes of either.
-	}, func() proto.Message { return &emptypb.Empty{} }, nil)
+		message: func() proto.Message { return &emptypb.Empty{} },
+	}.run(engine)
 }
 
 // secretService gives a build the secrets that its client has.
@@ -100,9 +104,13 @@ func (s *sshService) CheckAgent(ctx context.Context, r *sshforward.CheckAgentReq
 }
 
 func (s *sshService) ForwardAgent(engine sshforward.SSH_ForwardAgentServer) error {
-	return relayStream(s.log, s.client, engine, []string{sshforward.KeySSHID}, func(ctx context.Context) (grpc.ClientStream, error) {
-		return sshforward.NewSSHClient(s.client.Conn()).ForwardAgent(ctx)
-	}, func() proto.Message { return &sshforward.BytesMessage{} }, nil)
+	return relay{
+		log: s.log, client: s.client, keys: []string{sshforward.KeySSHID},
+		open: func(ctx context.Context) (grpc.ClientStream, error) {
+			return sshforward.NewSSHClient(s.client.Conn()).ForwardAgent(ctx)
+		},
+		message: func() proto.Message { return &sshforward.BytesMessage{} },
+	}.run(engine)
 }
 
 // clientContext ends with the Engine's question or with the client's session, and carries none of the Engine's headers.
@@ -121,23 +129,30 @@ func PlainError(err error) error {
 	return status.Error(codes.Unknown, err.Error())
 }
 
-// relayStream passes the messages of a stream between the Engine and the client until the client has said its last.
-// check may refuse what the client sends.
-func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStream, keys []string, open func(context.Context) (grpc.ClientStream, error),
-	message func() proto.Message, check func(proto.Message) error,
-) error {
+// relay passes the messages of a stream between the Engine and the client.
+type relay struct {
+	log     *slog.Logger // of panics
+	client  buildkit.Caller
+	keys    []string // of the Engine's headers that the client gets
+	open    func(ctx context.Context) (grpc.ClientStream, error)
+	message func() proto.Message      // an empty one, of the kind that both send
+	check   func(proto.Message) error // may refuse what the client sends; nil = nothing
+}
+
+// run ends when the client has said its last.
+func (r relay) run(engine grpc.ServerStream) error {
 	asked, _ := grpcmeta.FromIncomingContext(engine.Context())
 	header := grpcmeta.MD{}
-	for _, k := range keys {
-		for _, k := range []string{k, k + "-encoded"} {
+	for _, key := range r.keys {
+		for _, k := range []string{key, key + "-encoded"} {
 			if v := asked.Get(k); len(v) > 0 {
 				header.Set(k, v...)
 			}
 		}
 	}
-	ctx, cancel := clientContext(engine.Context(), caller)
+	ctx, cancel := clientContext(engine.Context(), r.client)
 	defer cancel()
-	client, err := open(grpcmeta.NewOutgoingContext(ctx, header))
+	client, err := r.open(grpcmeta.NewOutgoingContext(ctx, header))
 	if err != nil {
 		return PlainError(err)
 	}
@@ -148,8 +163,8 @@ func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStr
 				cancel()
 			}
 		}()
-		defer mishap.Catch(log, "what the Engine sends to a client", &err)
-		m := message()
+		defer mishap.Catch(r.log, "what the Engine sends to a client", &err)
+		m := r.message()
 		for {
 			if err = engine.RecvMsg(m); err == io.EOF {
 				err = client.CloseSend()
@@ -162,7 +177,7 @@ func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStr
 			}
 		}
 	}()
-	m := message()
+	m := r.message()
 	for {
 		err := client.RecvMsg(m)
 		if err == io.EOF {
@@ -171,8 +186,8 @@ func relayStream(log *slog.Logger, caller buildkit.Caller, engine grpc.ServerStr
 		if err != nil {
 			return PlainError(err)
 		}
-		if check != nil {
-			if err := check(m); err != nil {
+		if r.check != nil {
+			if err := r.check(m); err != nil {
 				return status.Error(codes.InvalidArgument, fmt.Sprintf("slipway: %v", err))
 			}
 		}
