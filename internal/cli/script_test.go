@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 			}
 			os.Exit(a.main(context.Background(), os.Args[1:]))
 		},
-		// A GitLab runner to stumble over: it shows its command line until a signal kills it.
+		// A GitLab runner to stumble over: it shows its command line until it is killed.
 		"gitlab-runner": func() { time.Sleep(time.Hour) },
 	})
 }

@@ -34,7 +34,13 @@ type container struct {
 // start implements place: it attaches to the container and starts it.
 func (c *container) start(ctx context.Context, stdout, stderr io.Writer) (*shell, error) {
 	sh, err := c.tryStart(ctx, stdout, stderr)
-	if docker.IsNoNetwork(err) { // somebody removed it after the container was made
+	// Somebody removed it after the container was made, or is at it: until it is gone, the Engine shows it to who looks for it.
+	for try := 0; docker.IsNoNetwork(err) && try < networkTries; try++ {
+		select {
+		case <-time.After(time.Duration(try) * networkPause):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 		if err = c.network(ctx); err == nil {
 			sh, err = c.tryStart(ctx, stdout, stderr)
 		}
@@ -47,6 +53,12 @@ func (c *container) start(ctx context.Context, stdout, stderr io.Writer) (*shell
 	}
 	return sh, nil
 }
+
+// How often a network is made anew for a container that does not start without, and how much longer each time is waited before that.
+const (
+	networkTries = 6
+	networkPause = 100 * time.Millisecond
+)
 
 // tryStart leaves nothing attached if it fails: the Engine lets go of the streams of a container that does not start.
 func (c *container) tryStart(ctx context.Context, stdout, stderr io.Writer) (*shell, error) {
