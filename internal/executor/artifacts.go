@@ -268,7 +268,7 @@ func httpStatus(err error) int {
 
 // described says what went into an archive or came out of it; packed is the archive's size in bytes.
 func described(sum archive.Summary, packed int64, took time.Duration) string {
-	return fmt.Sprintf("%s with %s, packed %s, in %.2f s", count(sum.Files, "file", "files"), size(sum.Bytes), size(packed), took.Seconds())
+	return fmt.Sprintf("%s, %s, packed %s, in %.2f s", count(sum.Files, "file", "files"), size(sum.Bytes), size(packed), took.Seconds())
 }
 
 func count(n int, one, more string) string {
