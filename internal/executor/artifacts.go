@@ -172,18 +172,19 @@ func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.
 		defer mishap.Catch(e.Log, "artifacts", &err) // it has a goroutine for itself
 		meter.reset()
 		out = meter.writer(out)
-		switch {
-		case a.statement != "":
-			note := archive.Note{Name: a.statement, Write: func(w io.Writer, files []archive.Sum) error {
+		contents := archive.Contents{Root: root, Names: names, Level: a.level, Progress: meter.read}
+		if a.statement != "" {
+			contents.Note = &archive.Note{Name: a.statement, Write: func(w io.Writer, files []archive.Sum) error {
 				return e.Settings.writeStatement(w, p, files, time.Now())
 			}}
-			sum, err = archive.WriteNotedZip(ctx, out, root, names, a.level, note, meter.read)
-		case a.upload.Format == formatRaw:
-			sum, err = archive.WriteRaw(ctx, out, root, names, meter.read)
-		case a.upload.Format == formatGzip:
-			sum, err = archive.WriteGzip(ctx, out, root, names, a.level, meter.read)
+		}
+		switch a.upload.Format {
+		case formatRaw:
+			sum, err = contents.WriteRaw(ctx, out)
+		case formatGzip:
+			sum, err = contents.WriteGzip(ctx, out)
 		default:
-			sum, err = archive.WriteZip(ctx, out, root, names, a.level, meter.read)
+			sum, err = contents.WriteZip(ctx, out)
 		}
 		return err
 	})

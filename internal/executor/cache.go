@@ -274,12 +274,13 @@ func saveCache(ctx context.Context, tr *trace.Trace, w *source.Workspace, to *ca
 	var sum archive.Summary
 	var took time.Duration
 	packed, err := to.local.Put(to.project, c.key, func(f *os.File) (tag string, err error) {
-		write := archive.WriteFastZip
-		if c.zip {
-			write = archive.WriteZip
-		}
 		meter := newMeter(tr, "Packed")
-		sum, err = write(ctx, f, root, names, c.level, meter.read)
+		contents := archive.Contents{Root: root, Names: names, Level: c.level, Progress: meter.read}
+		if c.zip {
+			sum, err = contents.WriteZip(ctx, f)
+		} else {
+			sum, err = contents.WriteFastZip(ctx, f)
+		}
 		took = meter.stop()
 		if err != nil {
 			return "", err
