@@ -137,7 +137,7 @@ func TestOnlyPlainFilesAreOpened(t *testing.T) {
 	if err := os.Symlink(t.TempDir(), outside); err != nil {
 		t.Fatal(err)
 	}
-	sum, err := WriteZip(t.Context(), &b, root, []string{"out/pipe", "out/device", "gone", "outside/secret", "out/a/b", "out/a"}, "", nil)
+	sum, err := Contents{Root: root, Names: []string{"out/pipe", "out/device", "gone", "outside/secret", "out/a/b", "out/a"}}.WriteZip(t.Context(), &b)
 	if err != nil || sum.Files != 1 || len(sum.Skipped) != 5 {
 		t.Errorf("%+v %v", sum, err)
 	}
@@ -146,7 +146,7 @@ func TestOnlyPlainFilesAreOpened(t *testing.T) {
 			t.Errorf("%s was opened: %v %v", name, f, err)
 		}
 	}
-	sum, err = WriteRaw(t.Context(), &b, root, []string{"out/pipe", "link", "out", "out/a", "gone"}, nil)
+	sum, err = Contents{Root: root, Names: []string{"out/pipe", "link", "out", "out/a", "gone"}}.WriteRaw(t.Context(), &b)
 	if err != nil || sum.Files != 1 {
 		t.Errorf("%+v %v", sum, err)
 	}
@@ -226,7 +226,7 @@ func TestZipAndUnzip(t *testing.T) {
 	for _, level := range []Level{"fastest", "fast", "default", "slow", "slowest", "nonsense"} {
 		var b bytes.Buffer
 		var seen int64
-		sum, err := WriteZip(t.Context(), &b, root, found.Names, level, func(n int64) { seen += n })
+		sum, err := Contents{Root: root, Names: found.Names, Level: level, Progress: func(n int64) { seen += n }}.WriteZip(t.Context(), &b)
 		if err != nil || sum.Files != len(found.Names) || len(sum.Skipped) > 0 || seen < int64(len(data)) {
 			t.Fatalf("%s: %+v %v, read %d", level, sum, err, seen)
 		}
@@ -275,7 +275,7 @@ func TestOwnersOfUnpacked(t *testing.T) {
 	}
 	names := []string{"beyond", "first", "halfway", "last", "root", "second", "sub/file"} // without sub: it is made for its file
 	var b bytes.Buffer
-	if _, err := WriteZip(t.Context(), &b, root, names, "fast", func(int64) {}); err != nil {
+	if _, err := (Contents{Root: root, Names: names, Level: "fast", Progress: func(int64) {}}).WriteZip(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	const all = "beyond 1000:2000, first 1000:2000, halfway 1000:2000, last 1000:2000, root 1000:2000, second 1000:2000, sub 1000:2000, sub/file 1000:2000"
@@ -321,7 +321,7 @@ func TestOthersUnderstandIt(t *testing.T) {
 	root, dir := tree(t, "a", "sub/b", "link->a")
 	data := big(t, filepath.Join(dir, "big"), 3*blockSize+1)
 	var b bytes.Buffer
-	if _, err := WriteZip(t.Context(), &b, root, []string{"a", "big", "link", "sub", "sub/b"}, "", nil); err != nil {
+	if _, err := (Contents{Root: root, Names: []string{"a", "big", "link", "sub", "sub/b"}}).WriteZip(t.Context(), &b); err != nil {
 		t.Fatal(err)
 	}
 	z, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len())) // of the standard library, with its own deflate
@@ -355,7 +355,7 @@ func TestGzipAndRaw(t *testing.T) {
 	t.Parallel()
 	root, _ := tree(t, "a.xml", "b/c.xml", "link->a.xml")
 	var b bytes.Buffer
-	sum, err := WriteGzip(t.Context(), &b, root, []string{"a.xml", "b", "b/c.xml", "link"}, "", nil)
+	sum, err := Contents{Root: root, Names: []string{"a.xml", "b", "b/c.xml", "link"}}.WriteGzip(t.Context(), &b)
 	if err != nil || sum.Files != 2 || sum.Bytes != 12 {
 		t.Fatalf("%+v %v", sum, err)
 	}
@@ -375,7 +375,7 @@ func TestGzipAndRaw(t *testing.T) {
 		t.Errorf("%q %q %v", z.Name, rest, err)
 	}
 	var raw bytes.Buffer
-	if sum, err := WriteRaw(t.Context(), &raw, root, []string{"a.xml"}, nil); err != nil || sum.Files != 1 || raw.String() != "a.xml" {
+	if sum, err := (Contents{Root: root, Names: []string{"a.xml"}}).WriteRaw(t.Context(), &raw); err != nil || sum.Files != 1 || raw.String() != "a.xml" {
 		t.Errorf("%q %+v %v", raw.String(), sum, err)
 	}
 }
@@ -391,11 +391,11 @@ func TestStopped(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	seen := int64(0)
-	_, err := WriteZip(ctx, io.Discard, root, names, "", func(n int64) {
+	_, err := Contents{Root: root, Names: names, Progress: func(n int64) {
 		if seen += n; seen > 10*blockSize {
 			cancel(errStopped)
 		}
-	})
+	}}.WriteZip(ctx, io.Discard)
 	if !errors.Is(err, errStopped) {
 		t.Errorf("%v", err)
 	}
@@ -404,7 +404,7 @@ func TestStopped(t *testing.T) {
 		_, _ = io.CopyN(io.Discard, r, 1000) // what it says is of no use here
 		r.CloseWithError(errStopped)
 	}()
-	if _, err := WriteZip(t.Context(), w, root, names, "", nil); !errors.Is(err, errStopped) {
+	if _, err := (Contents{Root: root, Names: names}).WriteZip(t.Context(), w); !errors.Is(err, errStopped) {
 		t.Errorf("%v", err)
 	}
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -572,7 +572,7 @@ func TestNote(t *testing.T) {
 	big(t, filepath.Join(dir, "big"), 3*blockSize+1)
 	var b bytes.Buffer
 	note := Note{Name: "about.json", Write: func(w io.Writer, files []Sum) error { return json.NewEncoder(w).Encode(files) }}
-	sum, err := WriteNotedZip(t.Context(), &b, root, []string{"a", "about.json", "big", "empty.txt", "gone", "link", "sub", "sub/b"}, "", note, nil)
+	sum, err := Contents{Root: root, Names: []string{"a", "about.json", "big", "empty.txt", "gone", "link", "sub", "sub/b"}, Note: &note}.WriteZip(t.Context(), &b)
 	if err != nil || sum.Files != 7 || len(sum.Skipped) != 1 {
 		t.Fatalf("%+v, %v", sum, err)
 	}
@@ -604,7 +604,7 @@ func TestNote(t *testing.T) {
 	// It takes the place of a folder, too: who unpacks the archive could not have both.
 	note.Name = "about"
 	b.Reset()
-	if sum, err := WriteNotedZip(t.Context(), &b, root, []string{"a", "about", "about.json", "about/file"}, "", note, nil); err != nil || sum.Files != 3 {
+	if sum, err := (Contents{Root: root, Names: []string{"a", "about", "about.json", "about/file"}, Note: &note}).WriteZip(t.Context(), &b); err != nil || sum.Files != 3 {
 		t.Fatalf("%+v, %v", sum, err)
 	}
 	into, _ := tree(t)
@@ -612,7 +612,7 @@ func TestNote(t *testing.T) {
 		t.Errorf("%+v, %v", sum, err)
 	}
 	note.Write = func(io.Writer, []Sum) error { return io.ErrNoProgress }
-	if _, err := WriteNotedZip(t.Context(), io.Discard, root, []string{"a"}, "", note, nil); !errors.Is(err, io.ErrNoProgress) {
+	if _, err := (Contents{Root: root, Names: []string{"a"}, Note: &note}).WriteZip(t.Context(), io.Discard); !errors.Is(err, io.ErrNoProgress) {
 		t.Error(err)
 	}
 }

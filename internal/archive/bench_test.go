@@ -18,7 +18,7 @@ func BenchmarkZip(b *testing.B) {
 			root, names, size := benchTree(b, name)
 			b.SetBytes(size)
 			for b.Loop() {
-				if _, err := WriteZip(b.Context(), io.Discard, root, names, "fastest", nil); err != nil {
+				if _, err := (Contents{Root: root, Names: names, Level: "fastest"}).WriteZip(b.Context(), io.Discard); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -31,12 +31,12 @@ func BenchmarkUnzip(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			kind, fast := strings.CutSuffix(name, "-zstd")
 			root, names, size := benchTree(b, kind)
-			write := WriteZip
+			write := Contents.WriteZip
 			if fast {
-				write = WriteFastZip
+				write = Contents.WriteFastZip
 			}
 			var packed bytes.Buffer
-			if _, err := write(b.Context(), &packed, root, names, "fastest", nil); err != nil {
+			if _, err := write(Contents{Root: root, Names: names, Level: "fastest"}, b.Context(), &packed); err != nil {
 				b.Fatal(err)
 			}
 			b.SetBytes(size)

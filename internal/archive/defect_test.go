@@ -32,7 +32,7 @@ func TestDefects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	if _, err := writeZip(t.Context(), io.Discard, root, []string{"small", "small"}, &defective{}, nil, nil); !errors.As(err, new(*mishap.Error)) {
+	if _, err := (Contents{Root: root, Names: []string{"small", "small"}}).writeZip(t.Context(), io.Discard, &defective{}); !errors.As(err, new(*mishap.Error)) {
 		t.Error(err)
 	}
 	ahead := prefetch(defective{})

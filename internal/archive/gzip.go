@@ -9,18 +9,18 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// WriteGzip writes the named files to w, each compressed by itself and one after the other, with its path in its header.
+// WriteGzip writes the files to w, each compressed by itself and one after the other, with its path in its header.
 // Folders and links are left out.
 //
 // GitLab: so the server can read a report of several files as one.
-func WriteGzip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
-	return eachFile(ctx, root, names, func(f *os.File, name string, size int64) (int64, error) {
-		z, err := gzip.NewWriterLevel(w, level.flate())
+func (c Contents) WriteGzip(ctx context.Context, w io.Writer) (Summary, error) {
+	return c.eachFile(ctx, func(f *os.File, name string, size int64) (int64, error) {
+		z, err := gzip.NewWriterLevel(w, c.Level.flate())
 		if err != nil {
 			return 0, err
 		}
 		z.Name = name
-		n, err := copyFile(ctx, z, io.LimitReader(f, size), progress)
+		n, err := copyFile(ctx, z, io.LimitReader(f, size), c.Progress)
 		if err != nil {
 			return n, err
 		}
@@ -28,23 +28,23 @@ func WriteGzip(ctx context.Context, w io.Writer, root *os.Root, names []string, 
 	})
 }
 
-// WriteRaw writes the content of the named files to w, one after the other. Folders and links are left out.
-func WriteRaw(ctx context.Context, w io.Writer, root *os.Root, names []string, progress func(n int64)) (Summary, error) {
-	return eachFile(ctx, root, names, func(f *os.File, _ string, size int64) (int64, error) {
-		return copyFile(ctx, w, io.LimitReader(f, size), progress)
+// WriteRaw writes the content of the files to w, one after the other. Folders and links are left out.
+func (c Contents) WriteRaw(ctx context.Context, w io.Writer) (Summary, error) {
+	return c.eachFile(ctx, func(f *os.File, _ string, size int64) (int64, error) {
+		return copyFile(ctx, w, io.LimitReader(f, size), c.Progress)
 	})
 }
 
-func eachFile(ctx context.Context, root *os.Root, names []string, do func(f *os.File, name string, size int64) (int64, error)) (sum Summary, err error) {
-	for _, name := range names {
+func (c Contents) eachFile(ctx context.Context, do func(f *os.File, name string, size int64) (int64, error)) (sum Summary, err error) {
+	for _, name := range c.Names {
 		if ctx.Err() != nil {
 			return sum, context.Cause(ctx)
 		}
-		info, err := root.Lstat(name)
+		info, err := c.Root.Lstat(name)
 		if err == nil && !info.Mode().IsRegular() {
 			continue
 		}
-		f, info, err := open(root, name)
+		f, info, err := open(c.Root, name)
 		if isGone(err) {
 			sum.Skipped = append(sum.Skipped, err.Error())
 			continue

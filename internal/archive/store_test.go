@@ -203,7 +203,7 @@ func TestFastZipAndSame(t *testing.T) {
 	}
 	for _, level := range []Level{"", "slow", "slowest"} {
 		var b bytes.Buffer
-		if sum, err := WriteFastZip(t.Context(), &b, root, found.Names, level, nil); err != nil || sum.Files != len(found.Names) {
+		if sum, err := (Contents{Root: root, Names: found.Names, Level: level}).WriteFastZip(t.Context(), &b); err != nil || sum.Files != len(found.Names) {
 			t.Fatalf("%+v %v", sum, err)
 		}
 		if b.Len() > len(data)/2 {

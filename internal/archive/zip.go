@@ -44,10 +44,18 @@ type entry struct {
 	ready  chan struct{}
 }
 
-// WriteZip writes a zip archive of the named files to w, with their modes, times and owners: in one go, so that it can be sent
-// while it is made. What vanished since it was found is left out. progress, if not nil, is called with the bytes that were read.
-func WriteZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
-	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, nil, progress)
+// Contents are what an archive is written of.
+type Contents struct {
+	Root     *os.Root
+	Names    []string // below Root. What vanished since it was found is left out
+	Level    Level
+	Note     *Note         // of WriteZip; nil = none
+	Progress func(n int64) // is called with the bytes that were read; may be nil
+}
+
+// WriteZip writes a zip archive to w, with the files' modes, times and owners: in one go, so that it can be sent while it is made.
+func (c Contents) WriteZip(ctx context.Context, w io.Writer) (Summary, error) {
+	return c.writeZip(ctx, w, &deflaters{level: c.Level.flate()})
 }
 
 // Note is a file that an archive ends with, which tells of the others. It takes the place of whatever has its name.
@@ -62,11 +70,6 @@ type Sum struct {
 	SHA256 [sha256.Size]byte
 }
 
-// WriteNotedZip is WriteZip with a note.
-func WriteNotedZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, note Note, progress func(n int64)) (Summary, error) {
-	return writeZip(ctx, w, root, names, &deflaters{level: level.flate()}, &note, progress)
-}
-
 // method compresses an archive's contents.
 type method interface {
 	id() uint16 // in the archive
@@ -74,16 +77,17 @@ type method interface {
 	writer(w io.Writer) (io.WriteCloser, error) // for large files
 }
 
-func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, pool method, note *Note, progress func(n int64)) (Summary, error) {
+func (c Contents) writeZip(ctx context.Context, w io.Writer, pool method) (Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	out := zip.NewWriter(w)
 	out.RegisterCompressor(pool.id(), pool.writer)
 	var sum Summary
 	var sums []Sum
+	names, note := c.Names, c.Note
 	if note != nil {
 		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == note.Name || strings.HasPrefix(name, note.Name+"/") })
 	}
-	entries := readAhead(ctx, root, names, pool, note != nil)
+	entries := readAhead(ctx, c.Root, names, pool, note != nil)
 	defer func() { // those that are not wanted any more
 		cancel()
 		for e := range entries {
@@ -95,7 +99,7 @@ func writeZip(ctx context.Context, w io.Writer, root *os.Root, names []string, p
 		<-e.ready
 		err := e.err
 		if err == nil {
-			err = e.write(ctx, out, progress)
+			err = e.write(ctx, out, c.Progress)
 		}
 		e.close()
 		switch {

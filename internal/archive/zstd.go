@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"os"
 	"runtime"
 
 	"github.com/klauspost/compress/zstd"
@@ -17,13 +16,14 @@ type zstandards struct {
 }
 
 // WriteFastZip is WriteZip with zstd in place of deflate. GitLab's own runner reads such archives too; few other programs do.
-func WriteFastZip(ctx context.Context, w io.Writer, root *os.Root, names []string, level Level, progress func(n int64)) (Summary, error) {
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level.zstd()), zstd.WithEncoderCRC(false)) // the archive has sums
+func (c Contents) WriteFastZip(ctx context.Context, w io.Writer) (Summary, error) {
+	level := c.Level.zstd()
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderCRC(false)) // the archive has sums
 	if err != nil {
 		return Summary{}, err
 	}
 	defer encoder.Close()
-	return writeZip(ctx, w, root, names, &zstandards{level.zstd(), encoder}, nil, progress)
+	return c.writeZip(ctx, w, &zstandards{level, encoder})
 }
 
 func (z *zstandards) id() uint16 { return zstd.ZipMethodWinZip }

@@ -54,17 +54,14 @@ func archivesOf(ctx context.Context, kind string, runs int, t *table) (err error
 		return err
 	}
 	defer b.root.Close()
-	fast := func(ctx context.Context, w io.Writer, root *os.Root, names []string, _ archive.Level, progress func(int64)) (archive.Summary, error) {
-		return archive.WriteFastZip(ctx, w, root, names, "", progress)
-	}
 	for _, row := range []struct {
 		name, goal string
 		ours       func() error
 		theirs     []string
 	}{
-		{"artifacts, 1 GiB of " + kind + ": zip", "≤ 1× zip -1", func() error { return b.pack(ctx, "ours.zip", archive.WriteZip) }, []string{"zip", "-1", "-q", "-r", "../theirs.zip", "."}},
+		{"artifacts, 1 GiB of " + kind + ": zip", "≤ 1× zip -1", func() error { return b.pack(ctx, "ours.zip", "fastest", archive.Contents.WriteZip) }, []string{"zip", "-1", "-q", "-r", "../theirs.zip", "."}},
 		{"unzip", "≤ 1× unzip", func() error { return b.unpack(ctx, "theirs.zip") }, []string{"unzip", "-q", "../theirs.zip", "-d", "../theirs"}},
-		{"cache: save", "", func() error { return b.pack(ctx, "cache.zip", fast) }, []string{"tar", "czf", "../theirs.tar.gz", "."}},
+		{"cache: save", "", func() error { return b.pack(ctx, "cache.zip", "", archive.Contents.WriteFastZip) }, []string{"tar", "czf", "../theirs.tar.gz", "."}},
 		{"cache: restore", "≤ 0.33× tar xzf", func() error { return b.unpack(ctx, "cache.zip") }, []string{"tar", "xzf", "../theirs.tar.gz", "-C", "../theirs"}},
 	} {
 		var p pair
@@ -146,14 +143,12 @@ func (b *trees) fill(ctx context.Context, one bool) (err error) {
 	return nil
 }
 
-type writeZip = func(context.Context, io.Writer, *os.Root, []string, archive.Level, func(int64)) (archive.Summary, error)
-
-func (b *trees) pack(ctx context.Context, name string, write writeZip) error {
+func (b *trees) pack(ctx context.Context, name string, level archive.Level, write func(archive.Contents, context.Context, io.Writer) (archive.Summary, error)) error {
 	f, err := os.Create(filepath.Join(b.dir, name))
 	if err != nil {
 		return err
 	}
-	_, err = write(ctx, f, b.root, b.names, "fastest", nil)
+	_, err = write(archive.Contents{Root: b.root, Names: b.names, Level: level}, ctx, f)
 	return errors.Join(err, f.Close())
 }
 

@@ -43,8 +43,8 @@ func fields(t reflect.Type) iter.Seq[reflect.StructField] {
 		if t == nil || t.Kind() != reflect.Struct {
 			return
 		}
-		for i := range t.NumField() {
-			if f := t.Field(i); tomlName(f) != "-" && !yield(f) {
+		for f := range t.Fields() {
+			if tomlName(f) != "-" && !yield(f) {
 				return
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -82,9 +83,7 @@ func message(status int, detail string) reply {
 func (rep reply) with(header map[string]string) reply {
 	merged := map[string]string{}
 	for _, h := range []map[string]string{rep.header, header} {
-		for k, v := range h {
-			merged[k] = v
-		}
+		maps.Copy(merged, h)
 	}
 	rep.header = merged
 	return rep

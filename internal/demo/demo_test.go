@@ -29,7 +29,7 @@ func (e commandEngine) Host() string { return e.host }
 func (e commandEngine) Images(ctx context.Context) ([]string, error) {
 	out, err := dockerOutput(ctx, nil, "image", "ls", "--digests", "--format", "{{.Repository}}:{{.Tag}} {{.Repository}}@{{.Digest}}")
 	var names []string
-	for _, name := range strings.Fields(out) {
+	for name := range strings.FieldsSeq(out) {
 		if !strings.Contains(name, "<none>") {
 			names = append(names, name)
 		}
@@ -51,7 +51,7 @@ func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) err
 	if err != nil {
 		return err
 	}
-	for _, id := range strings.Fields(containers) {
+	for id := range strings.FieldsSeq(containers) {
 		if out, err := dockerOutput(ctx, nil, "rm", "--force", id); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -61,7 +61,7 @@ func (e commandEngine) RemoveLabeled(ctx context.Context, key, value string) err
 	if err != nil {
 		return err
 	}
-	for _, id := range strings.Fields(images) {
+	for id := range strings.FieldsSeq(images) {
 		if err := e.RemoveImage(ctx, id); err != nil && !strings.Contains(err.Error(), "conflict") {
 			return err
 		}

@@ -109,7 +109,7 @@ func TestDoctor(t *testing.T) {
 		}
 		wants(t, string(out), "error    runner \"rig\"", what)
 	}
-	for _, c := range strings.Fields(r.raw("ps", "--all", "--format", "{{.Names}}", "--filter", "label="+r.instance())) {
+	for c := range strings.FieldsSeq(r.raw("ps", "--all", "--format", "{{.Names}}", "--filter", "label="+r.instance())) {
 		t.Errorf("left: %s", c)
 	}
 	r.RemoveRunner(r.token)

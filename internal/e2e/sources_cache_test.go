@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"crypto/rand"
+	"maps"
 	"strings"
 	"testing"
 
@@ -25,9 +26,7 @@ same:
     - git commit -q --allow-empty -m x; git checkout -q -b mine; git stash -q || true
     - echo >untracked; mkdir -p new/folder; echo >new/folder/file; echo >ignored.o
 `}
-	for name, text := range sample {
-		files[name] = text
-	}
+	maps.Copy(files, sample)
 	p := r.repository("group/demo", files)
 	p.tag("v1")
 	run := func() string {

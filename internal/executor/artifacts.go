@@ -113,9 +113,14 @@ func (e *Executor) uploadArtifacts(ctx context.Context, server Server, tr *trace
 	defer tr.Flush()
 	defer p.section(tr, name, headline)()
 	e.readable(ctx, tr, p, s)
+	f, err := openFolder(tr, p, w)
+	if err != nil {
+		return err
+	}
+	defer f.close()
 	var first error
 	for _, a := range todo {
-		err := e.uploadArtifact(ctx, server, tr, p, w, a)
+		err := e.uploadArtifact(ctx, server, f, a)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -141,90 +146,57 @@ func (e *Executor) readable(ctx context.Context, tr *trace.Trace, p *plan, s *se
 	}
 }
 
-func (e *Executor) uploadArtifact(ctx context.Context, server Server, tr *trace.Trace, p *plan, w *source.Workspace, a artifactPlan) error {
+func (e *Executor) uploadArtifact(ctx context.Context, server Server, f *folder, a artifactPlan) error {
 	kind := a.upload.Type
 	if kind == "" {
 		kind = "archive"
 	}
-	tr.Printf("Uploading artifacts as %q...", kind)
-	root, err := w.Root()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	names, err := find(ctx, tr, root, w, a.selection, a.untracked)
+	f.tr.Printf("Uploading artifacts as %q...", kind)
+	names, err := f.find(ctx, a.selection, a.untracked)
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
-		tr.Warnf("there are no files to upload")
+		f.tr.Warnf("there are no files to upload")
 		return nil
 	}
 	if a.upload.Format == formatRaw {
-		if names = plainFiles(root, names); len(names) != 1 {
+		if names = plainFiles(f.root, names); len(names) != 1 {
 			return configurationError("name one file in artifacts:paths", "artifacts as %q are one file, and %d were found", kind, len(names))
 		}
 		a.upload.Filename = path.Base(names[0])
 	}
-	meter := newMeter(tr, "Packed and sent")
+	meter := newMeter(f.tr, "Packed and sent")
 	var sum archive.Summary
 	err = server.UploadArtifact(ctx, a.upload, func(out io.Writer) (err error) {
 		defer mishap.Catch(e.Log, "artifacts", &err) // it has a goroutine for itself
 		meter.reset()
 		out = meter.writer(out)
-		switch {
-		case a.statement != "":
-			note := archive.Note{Name: a.statement, Write: func(w io.Writer, files []archive.Sum) error {
-				return e.Settings.writeStatement(w, p, files, time.Now())
+		contents := archive.Contents{Root: f.root, Names: names, Level: a.level, Progress: meter.read}
+		if a.statement != "" {
+			contents.Note = &archive.Note{Name: a.statement, Write: func(w io.Writer, files []archive.Sum) error {
+				return e.Settings.writeStatement(w, f.p, files, time.Now())
 			}}
-			sum, err = archive.WriteNotedZip(ctx, out, root, names, a.level, note, meter.read)
-		case a.upload.Format == formatRaw:
-			sum, err = archive.WriteRaw(ctx, out, root, names, meter.read)
-		case a.upload.Format == formatGzip:
-			sum, err = archive.WriteGzip(ctx, out, root, names, a.level, meter.read)
+		}
+		switch a.upload.Format {
+		case formatRaw:
+			sum, err = contents.WriteRaw(ctx, out)
+		case formatGzip:
+			sum, err = contents.WriteGzip(ctx, out)
 		default:
-			sum, err = archive.WriteZip(ctx, out, root, names, a.level, meter.read)
+			sum, err = contents.WriteZip(ctx, out)
 		}
 		return err
 	})
 	took := meter.stop()
 	for _, skipped := range sum.Skipped {
-		tr.Warnf("%s", skipped)
+		f.tr.Warnf("%s", skipped)
 	}
 	if err != nil {
 		return uploadFailure(a.upload, err)
 	}
-	tr.Printf("Uploaded %s: %s", a.upload.Filename, described(sum, meter.sent(), took))
+	f.tr.Printf("Uploaded %s: %s", a.upload.Filename, described(sum, meter.sent(), took))
 	return nil
-}
-
-// find looks for files, and tells what each path found.
-func find(ctx context.Context, tr *trace.Trace, root *os.Root, w *source.Workspace, sel archive.Selection, untracked bool) ([]string, error) {
-	if untracked {
-		tracked, err := w.Tracked()
-		if err != nil {
-			return nil, err
-		}
-		sel.Tracked = tracked
-	}
-	found, err := archive.Find(ctx, root, sel)
-	if err != nil {
-		return nil, fmt.Errorf("look for files: %w", err)
-	}
-	for _, m := range found.Matches {
-		switch {
-		case m.Err != nil:
-			tr.Warnf("%s: %v", m.Path, m.Err)
-		case m.Count == 0:
-			tr.Warnf("%s: found nothing (paths are relative to the project folder %s)", m.Path, sel.Dir)
-		default:
-			tr.Printf("%s: found %s", m.Path, count(m.Count, "file or folder", "files and folders"))
-		}
-		if m.Skip != "" {
-			tr.Warnf("%s: left out: %s", m.Path, m.Skip)
-		}
-	}
-	return found.Names, nil
 }
 
 // plainFiles leaves out folders and links.

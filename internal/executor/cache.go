@@ -141,11 +141,11 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 	}
 	defer tr.Flush()
 	defer p.section(tr, "restore_cache", "Restoring cache")()
-	root, err := w.Root()
+	f, err := openFolder(tr, p, w)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer f.close()
 	from, err := e.cachesOf(p)
 	if err != nil {
 		tr.Warnf("caches are taken from this machine only: %v", err)
@@ -155,11 +155,11 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 		if !c.pull {
 			continue
 		}
-		err := e.attempt(ctx, p, "RESTORE_CACHE_ATTEMPTS", func() error { return restoreCache(ctx, tr, p, root, from, c, from.fetch) },
+		err := e.attempt(ctx, p, "RESTORE_CACHE_ATTEMPTS", func() error { return f.restore(ctx, from, c, from.fetch) },
 			func(err error, _ time.Duration) bool { tr.Warnf("%v; trying again", err); return true })
 		if unfetched := (*unfetchedError)(nil); errors.As(err, &unfetched) && ctx.Err() == nil {
 			tr.Warnf("%v; the copy on this machine is used, if there is one", err)
-			err = restoreCache(ctx, tr, p, root, from, c, nil)
+			err = f.restore(ctx, from, c, nil)
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -171,26 +171,26 @@ func (e *Executor) restoreCaches(ctx context.Context, tr *trace.Trace, p *plan, 
 	return nil
 }
 
-// restoreCache unpacks the first of a cache's keys that there is an archive for. fetch brings it to this machine; nil = it does
+// restore unpacks the first of a cache's keys that there is an archive for. fetch brings it to this machine; nil = it does
 // not, and what lies there is taken.
-func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, from *caches, c cachePlan, fetch fetcher) error {
+func (f *folder) restore(ctx context.Context, from *caches, c cachePlan, fetch fetcher) error {
 	for _, key := range append([]string{c.key}, c.fallbacks...) {
-		a, err := from.open(ctx, tr, key, fetch)
+		a, err := from.open(ctx, f.tr, key, fetch)
 		if errors.Is(err, objects.ErrDenied) { // it may just not be there
-			tr.Warnf("%v", err)
+			f.tr.Warnf("%v", err)
 			continue
 		}
 		if err != nil {
 			return err
 		}
 		if a == nil {
-			tr.Printf("There is no cache for %s.", key)
+			f.tr.Printf("There is no cache for %s.", key)
 			continue
 		}
 		defer a.Close()
-		_, text, err := unzip(ctx, tr, root, p, a.File, a.Size)
+		_, text, err := f.unzip(ctx, a.File, a.Size)
 		if err != nil && c.cleanUp && ctx.Err() == nil {
-			err = errors.Join(err, removeFound(ctx, root, c.selection))
+			err = errors.Join(err, f.remove(ctx, c.selection))
 		}
 		if err != nil {
 			if fetch != nil { // a copy that is broken is fetched again
@@ -198,22 +198,10 @@ func restoreCache(ctx context.Context, tr *trace.Trace, p *plan, root *os.Root, 
 			}
 			return fmt.Errorf("the cache %s: %w", key, err)
 		}
-		tr.Printf("Restored the cache %s: %s", key, text)
+		f.tr.Printf("Restored the cache %s: %s", key, text)
 		return nil
 	}
 	return nil
-}
-
-// removeFound removes what a broken archive has left where a cache belongs.
-func removeFound(ctx context.Context, root *os.Root, sel archive.Selection) error {
-	found, err := archive.Find(ctx, root, sel)
-	if err != nil {
-		return err
-	}
-	for _, name := range slices.Backward(found.Names) { // a folder after what is in it
-		err = errors.Join(err, root.RemoveAll(name))
-	}
-	return err
 }
 
 // saveCaches packs the caches that the job leaves. The job does not fail for them. The end of cancelable stops it, unless that has
@@ -241,57 +229,60 @@ func (e *Executor) saveCaches(ctx, cancelable context.Context, tr *trace.Trace, 
 		return
 	}
 	defer to.close()
+	f, err := openFolder(tr, p, w)
+	if err != nil {
+		tr.Warnf("caches are not saved: %v", err)
+		return
+	}
+	defer f.close()
 	saving := ctx
 	if cancelable.Err() == nil {
 		saving = cancelable
 	}
 	for _, c := range todo {
-		if err := saveCache(saving, tr, w, to, c); err != nil && ctx.Err() == nil {
+		if err := f.save(saving, to, c); err != nil && ctx.Err() == nil {
 			tr.Warnf("the cache %s was not saved: %v", c.key, err)
 		}
 	}
 }
 
-func saveCache(ctx context.Context, tr *trace.Trace, w *source.Workspace, to *caches, c cachePlan) error {
-	tr.Printf("Saving the cache %s...", c.key)
-	root, err := w.Root()
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	names, err := find(ctx, tr, root, w, c.selection, c.untracked)
+// save packs what the job has left of a cache.
+func (f *folder) save(ctx context.Context, to *caches, c cachePlan) error {
+	f.tr.Printf("Saving the cache %s...", c.key)
+	names, err := f.find(ctx, c.selection, c.untracked)
 	if err != nil {
 		return err
 	}
 	if len(names) == 0 {
-		tr.Warnf("there are no files to save")
+		f.tr.Warnf("there are no files to save")
 		return nil
 	}
-	if to.same(ctx, c.key, root, names) {
-		tr.Printf("The cache %s is up to date.", c.key)
+	if to.same(ctx, c.key, f.root, names) {
+		f.tr.Printf("The cache %s is up to date.", c.key)
 		return nil
 	}
 	var sum archive.Summary
 	var took time.Duration
-	packed, err := to.local.Put(to.project, c.key, func(f *os.File) (tag string, err error) {
-		write := archive.WriteFastZip
+	packed, err := to.local.Put(to.project, c.key, func(out *os.File) (tag string, err error) {
+		meter := newMeter(f.tr, "Packed")
+		contents := archive.Contents{Root: f.root, Names: names, Level: c.level, Progress: meter.read}
 		if c.zip {
-			write = archive.WriteZip
+			sum, err = contents.WriteZip(ctx, out)
+		} else {
+			sum, err = contents.WriteFastZip(ctx, out)
 		}
-		meter := newMeter(tr, "Packed")
-		sum, err = write(ctx, f, root, names, c.level, meter.read)
 		took = meter.stop()
 		if err != nil {
 			return "", err
 		}
 		for _, skipped := range sum.Skipped {
-			tr.Warnf("%s", skipped)
+			f.tr.Warnf("%s", skipped)
 		}
-		return to.send(ctx, tr, c.key, f)
+		return to.send(ctx, f.tr, c.key, out)
 	})
 	if err != nil {
 		return err
 	}
-	tr.Printf("Saved the cache %s: %s", c.key, described(sum, packed, took))
+	f.tr.Printf("Saved the cache %s: %s", c.key, described(sum, packed, took))
 	return nil
 }

@@ -6,8 +6,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/slipway-ci/slipway/internal/archive"
-	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/source"
 	"github.com/slipway-ci/slipway/internal/trace"
@@ -100,11 +98,11 @@ func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *tra
 	}
 	defer tr.Flush()
 	defer p.section(tr, "download_artifacts", "Downloading artifacts")()
-	root, err := w.Root()
+	f, err := openFolder(tr, p, w)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer f.close()
 	for _, d := range fetched.all {
 		tr.Printf("Downloading artifacts of %s (%d)...", d.from.Name, d.from.ID)
 		first := true
@@ -122,7 +120,7 @@ func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *tra
 			if d.err != nil {
 				return downloadFailure(d, d.err)
 			}
-			return e.unpack(ctx, tr, root, p, d)
+			return d.unpack(ctx, f)
 		}, func(err error, pause time.Duration) bool {
 			if pause > 0 {
 				tr.Warnf("%v; trying again in %s", err, pause)
@@ -138,30 +136,16 @@ func (e *Executor) downloadArtifacts(ctx context.Context, server Server, tr *tra
 	return nil
 }
 
-func (e *Executor) unpack(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, d *download) error {
-	sum, text, err := unzip(ctx, tr, root, p, d.file, d.size)
+func (d *download) unpack(ctx context.Context, f *folder) error {
+	sum, text, err := f.unzip(ctx, d.file, d.size)
 	if err != nil {
 		return fmt.Errorf("the artifacts of %s (%d): %w", d.from.Name, d.from.ID, err)
 	}
 	for _, skipped := range sum.Skipped {
-		tr.Warnf("%s", skipped)
+		f.tr.Warnf("%s", skipped)
 	}
-	tr.Printf("Unpacked %s", text)
+	f.tr.Printf("Unpacked %s", text)
 	return nil
-}
-
-// unzip unpacks an archive into the project folder, and returns also what the log is to say of it.
-func unzip(ctx context.Context, tr *trace.Trace, root *os.Root, p *plan, f *os.File, packed int64) (sum archive.Summary, text string, err error) {
-	meter := newMeter(tr, "Unpacked")
-	o := archive.Options{Umask: p.source.request.Umask, Owners: os.Geteuid() == 0, Progress: meter.read}
-	if own := p.source.request.Owner; own != nil {
-		o.Owner = &archive.Owner{UID: own.UID, GID: own.GID}
-		if p.mapped && !p.imageUser {
-			o.Users = docker.MappedUsers
-		}
-	}
-	sum, err = archive.Unzip(ctx, root, f, packed, o)
-	return sum, described(sum, packed, meter.stop()), err
 }
 
 // downloadFailure says what the job's author can do.

@@ -161,12 +161,12 @@ func TestAllowLists(t *testing.T) {
 		{"registry.test/** !registry.test/private/**", "registry.test/a:1", "ruby registry.test/private/a:1 REGISTRY/x"},
 	} {
 		globs := strings.Fields(c.globs)
-		for _, name := range strings.Fields(c.in) {
+		for name := range strings.FieldsSeq(c.in) {
 			if !allowsImage(globs, name) {
 				t.Errorf("%s keeps %s out", c.globs, name)
 			}
 		}
-		for _, name := range strings.Fields(c.out) {
+		for name := range strings.FieldsSeq(c.out) {
 			if allowsImage(globs, name) {
 				t.Errorf("%s lets %s in", c.globs, name)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -71,9 +72,7 @@ func failing(n, status int, header func() http.Header) (http.HandlerFunc, *int) 
 			return
 		}
 		if header != nil {
-			for k, v := range header() {
-				w.Header()[k] = v
-			}
+			maps.Copy(w.Header(), header())
 		}
 		w.WriteHeader(status)
 	}, &calls

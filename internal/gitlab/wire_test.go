@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/textproto"
@@ -213,9 +214,7 @@ func TestWire(t *testing.T) {
 				calls++
 				body, _ := io.ReadAll(r.Body)
 				got = exchange{method: r.Method, target: r.RequestURI, header: r.Header.Clone(), body: body}
-				for k, v := range rec.answerHeader {
-					w.Header()[k] = v
-				}
+				maps.Copy(w.Header(), rec.answerHeader)
 				w.WriteHeader(rec.status)
 				_, _ = w.Write(rec.answer)
 			}))

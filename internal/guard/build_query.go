@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"net/url"
 	"path"
@@ -270,9 +271,7 @@ func (b *buildRequest) readArgs() error {
 		b.args[k] = *v
 	}
 	forEngine := map[string]string{cacheNamespace: b.c.policy.Scope}
-	for k, v := range b.args {
-		forEngine[k] = v
-	}
+	maps.Copy(forEngine, b.args)
 	return b.encode("buildargs", forEngine)
 }
 

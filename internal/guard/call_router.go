@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"maps"
 	"net/http"
 	"strings"
 )
@@ -48,9 +49,7 @@ func match(pattern, segments []string) (map[string]string, bool) {
 			if !ok || strings.HasSuffix(vars["name"], "/") {
 				return nil, false
 			}
-			for k, v := range tail {
-				vars[k] = v
-			}
+			maps.Copy(vars, tail)
 			return vars, true
 		case i >= len(segments):
 			return nil, false

@@ -127,13 +127,12 @@ func (s *sweeper) each(list []string, do func(string) error) error {
 	slots := make(chan struct{}, sweepWidth)
 	var wg sync.WaitGroup
 	for i, v := range list {
-		wg.Add(1)
 		slots <- struct{}{}
-		go func() {
-			defer func() { <-slots; wg.Done() }()
+		wg.Go(func() {
+			defer func() { <-slots }()
 			defer mishap.Catch(s.log, "the removal of what jobs made", &errs[i])
 			errs[i] = do(v)
-		}()
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)

@@ -16,9 +16,7 @@ import (
 func (g *Guard) watch() {
 	g.watching.Do(func() {
 		since := time.Now()
-		g.calls.Add(1)
-		go func() {
-			defer g.calls.Done()
+		g.calls.Go(func() {
 			for g.ctx.Err() == nil {
 				since = g.follow(since)
 				select { // the Engine is being restarted
@@ -26,7 +24,7 @@ func (g *Guard) watch() {
 				case <-time.After(time.Second):
 				}
 			}
-		}()
+		})
 	})
 }
 

@@ -130,7 +130,7 @@ func (p *planner) parseBind(spec string) (plannedMount, error) {
 }
 
 func (p *planner) bindOptions(m *plannedMount, options string) error {
-	for _, o := range strings.Split(options, ",") {
+	for o := range strings.SplitSeq(options, ",") {
 		switch o {
 		case "rw", "delegated", "cached", "consistent", "rprivate", "private":
 		case "ro":

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -25,9 +26,7 @@ func (r *rig) container(name, line string, host object, more ...object) string {
 	r.t.Helper()
 	body := object{"Image": alpine, "Cmd": []string{"sh", "-c", line}, "HostConfig": host}
 	for _, m := range more {
-		for k, v := range m {
-			body[k] = v
-		}
+		maps.Copy(body, m)
 	}
 	status, text := r.do("POST", "/containers/create?name="+name, body)
 	if status != http.StatusCreated {
@@ -530,9 +529,7 @@ func TestCreateRace(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		for {
 			select {
 			case <-stop:
@@ -541,7 +538,7 @@ func TestCreateRace(t *testing.T) {
 				_ = unix.Renameat2(unix.AT_FDCWD, r.workspace+"/x", unix.AT_FDCWD, r.workspace+"/y", unix.RENAME_EXCHANGE)
 			}
 		}
-	}()
+	})
 	made, refused := 0, 0
 	for i := 0; i < 40 && (made < 4 || refused < 4); i++ {
 		status, text := r.do("POST", fmt.Sprintf("/containers/create?name=race%d", i), object{
@@ -630,9 +627,7 @@ func TestCreateWhileClosing(t *testing.T) {
 	first := make(chan struct{})
 	var once sync.Once
 	for i := range 8 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for n := range 20 {
 				body := fmt.Sprintf(`{"Image":%q,"Volumes":{"/v":{}},"HostConfig":{"NetworkMode":"none","Binds":["%s/sub%d:/s"]}}`, alpine, jobDir, i)
 				req, err := http.NewRequest(http.MethodPost, fmt.Sprintf("http://guard/containers/create?name=c%d-%d", i, n), strings.NewReader(body))
@@ -652,7 +647,7 @@ func TestCreateWhileClosing(t *testing.T) {
 				resp.Body.Close()
 				once.Do(func() { close(first) })
 			}
-		}()
+		})
 	}
 	<-first
 	if err := r.Close(context.Background()); err != nil {

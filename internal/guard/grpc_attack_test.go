@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -197,13 +198,11 @@ func TestGRPCIsTheGuards(t *testing.T) {
 	_, err := r.asBuildx(dir, func(s *control.SolveRequest, f *gateway.SolveRequest) {
 		s.Exporters = []*control.Exporter{{Type: "moby", Attrs: map[string]string{"name": alpine}}}
 		f.Frontend = "gateway.v0"
-		for k, v := range map[string]string{
+		maps.Copy(f.FrontendOpt, map[string]string{
 			"source": "evil.example.com/x", "cmdline": "", "build-arg:BUILDKIT_SYNTAX": "evil.example.com/x", "build-arg:BUILDKIT_CACHE_MOUNT_NS": "other",
 			"build-arg:BUILDKIT_SANDBOX_HOSTNAME": "other", "cgroup-parent": "/evil", "add-hosts": "mirror=6.6.6.6,pother.guard.invalid=127.0.0.1,POTHER.guard.invalid.=127.0.0.1",
 			"cache-from": "127.0.0.1:5000/x", "cache-imports": `[{"Type":"gha","Attrs":{"url":"http://127.0.0.1:1"}}]`, "label:slipway.guard": "forged", "label:mine": "1",
-		} {
-			f.FrontendOpt[k] = v
-		}
+		})
 		f.CacheImports = []*gateway.CacheOptionsEntry{{Type: "registry", Attrs: map[string]string{"ref": "127.0.0.1:5000/x"}}}
 		s.Cache.Imports = []*control.CacheOptionsEntry{{Type: "registry", Attrs: map[string]string{"ref": "127.0.0.1:5000/x"}}}
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -215,9 +216,7 @@ func (b *buildRequest) frontendOpts(o *frontendOptions) (map[string]string, erro
 		// With any value, the frontend does not look for another one in the Dockerfile.
 		"cmdline": "dockerfile.v0",
 	}
-	for k, v := range o.own {
-		out[k] = v
-	}
+	maps.Copy(out, o.own)
 	for option, key := range queryKeys {
 		if v := b.options.Get(key); v != "" {
 			out[option] = v

@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 )
 
@@ -138,9 +139,7 @@ func (p Policy) labels(client map[string]string) map[string]string {
 			out[k] = v
 		}
 	}
-	for k, v := range p.Labels {
-		out[k] = v
-	}
+	maps.Copy(out, p.Labels)
 	out[LabelGuard] = p.Token
 	return out
 }

@@ -314,11 +314,9 @@ func TestPush(t *testing.T) {
 		answers := make([]string, 2)
 		var all sync.WaitGroup
 		for i, r := range []*rig{a, b} {
-			all.Add(1)
-			go func() {
-				defer all.Done()
+			all.Go(func() {
 				answers[i] = push(r, registry.Host+"/else/app", "1")
-			}()
+			})
 		}
 		all.Wait()
 		if out, err := run(engineHost(), "", "image", "inspect", name); err == nil {

@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"maps"
 	"net/http"
 	"net/url"
 
@@ -90,7 +91,7 @@ func info(c *call) error {
 		if l := c.policy.Limits.Memory; l > 0 {
 			memory = min(memory, l)
 		}
-		for k, v := range map[string]any{
+		maps.Copy(out, map[string]any{
 			"ID": "", "Name": "slipway", "NCPU": cpus, "MemTotal": memory, "Images": len(images),
 			"Containers": counts["all"], "ContainersRunning": counts["running"], "ContainersPaused": counts["paused"],
 			"ContainersStopped": counts["all"] - counts["running"] - counts["paused"],
@@ -101,9 +102,7 @@ func info(c *call) error {
 			"Plugins":  map[string]any{"Volume": []string{"local"}, "Network": []string{"bridge"}, "Log": []string{"json-file"}, "Authorization": nil},
 			"Swarm":    map[string]any{"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": false, "Error": "", "RemoteManagers": nil},
 			"Warnings": nil, "RegistryConfig": shownRegistries(d["RegistryConfig"]),
-		} {
-			out[k] = v
-		}
+		})
 		return out, nil
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -113,9 +114,7 @@ func (u *upstream) request(ctx context.Context, method, path string, query url.V
 	if err != nil {
 		return nil, err
 	}
-	for k, v := range header {
-		r.Header[k] = v
-	}
+	maps.Copy(r.Header, header)
 	r.Header.Set("User-Agent", "slipway-guard")
 	// Never left out: without a type of its own, a body could be taken for a form, which wins over the query.
 	if contentType != "" {

@@ -93,15 +93,13 @@ func TestTwoProcesses(t *testing.T) {
 	reader := open(t, dir)
 	var all sync.WaitGroup
 	for n := range processes {
-		all.Add(1)
-		go func() {
-			defer all.Done()
+		all.Go(func() {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestTwoProcesses$")
 			cmd.Env = append(os.Environ(), "SLIPWAY_TEST_LEDGER="+strconv.Itoa(n), "SLIPWAY_TEST_DIR="+dir)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				t.Errorf("%v\n%s", err, out)
 			}
-		}()
+		})
 	}
 	done := make(chan struct{})
 	go func() { all.Wait(); close(done) }()

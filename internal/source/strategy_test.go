@@ -141,7 +141,7 @@ func TestCleanFlags(t *testing.T) {
 			put(t, w.Dir, map[string]string{"x.o": "", "dir/y": "", "keep/z": "", "keep/.git/HEAD": "ref: refs/heads/x"})
 			_, log := checkout(t, store, r)
 			var got []string
-			for _, name := range strings.Fields("dir/y keep/.git/HEAD keep/z x.o") {
+			for name := range strings.FieldsSeq("dir/y keep/.git/HEAD keep/z x.o") {
 				if exists(t, filepath.Join(w.Dir, name)) {
 					got = append(got, name)
 				}
