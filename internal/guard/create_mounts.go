@@ -286,11 +286,6 @@ func (p *planner) decidePlace(m *plannedMount, at string) error {
 
 // outside is the refusal of a path that the job does not have.
 func (p *planner) outside(at string) *Denial {
-	for _, s := range p.sockets() {
-		if within(oneSpelling(s), oneSpelling(at)) {
-			return deny("bind-socket-parent", "mount "+p.sockets()[0]+" itself", "%s holds the machine's sockets", printable(at))
-		}
-	}
 	places := make([]string, 0, len(p.policy.Mounts))
 	for _, m := range p.policy.Mounts {
 		places = append(places, m.Destination)
@@ -298,6 +293,11 @@ func (p *planner) outside(at string) *Denial {
 	cure := "use a named volume, or docker cp"
 	if len(places) > 0 {
 		cure = "only " + strings.Join(places, ", ") + " can be shared: copy the files there, use a named volume, or docker cp"
+	}
+	for _, s := range p.sockets() {
+		if within(oneSpelling(s), oneSpelling(at)) {
+			return deny("bind-socket-parent", "for Docker mount "+p.sockets()[0]+" itself; else "+cure, "%s holds the machine's sockets", printable(at))
+		}
 	}
 	return deny("bind-outside", cure, "%s is a path of the machine or of the job's image, not a place of this job", printable(at))
 }

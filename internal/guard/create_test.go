@@ -136,6 +136,7 @@ func TestCreateRefused(t *testing.T) {
 		{"link to another", host(`"Links":["` + victim + `:db"]`), bad, "No such container"},
 		// Places.
 		{"root", host(`"Binds":["/:/host"]`), forbidden, "[bind-socket-parent]"},
+		{"root, the cure for who wants files", host(`"Binds":["/:/host"]`), forbidden, "; else only /builds/group/demo"},
 		{"etc", host(`"Binds":["/etc:/x"]`), forbidden, "[bind-outside]"},
 		{"secret", host(`"Binds":["/var/company-secret:/tmp"]`), forbidden, "only /builds/group/demo can be shared"},
 		{"etc, long", host(`"Mounts":[{"Type":"bind","Source":"/etc","Target":"/x"}]`), forbidden, "[bind-outside]"},
