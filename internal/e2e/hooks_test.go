@@ -35,8 +35,8 @@ func inOrder(t *testing.T, log string, texts ...string) {
 // nothingStandsIn fails the test if something is left of what was in the place of projects' folders.
 func (r *rig) nothingStandsIn() {
 	r.t.Helper()
-	if left, err := os.ReadDir(filepath.Join(r.stateDir(), "stand-ins")); err != nil || len(left) > 0 {
-		r.t.Errorf("left are %v (%v)", left, err)
+	if left, _ := filepath.Glob(filepath.Join(r.stateDir(), "stand-ins", "*")); len(left) > 0 {
+		r.t.Errorf("left are %q", left)
 	}
 }
 
@@ -160,6 +160,91 @@ func TestHookAndTheJobsOwnContainers(t *testing.T) {
 	})
 	r.cleanAfter()
 	r.nothingStandsIn()
+}
+
+// TestHookBesideServices: a hook runs when the services are started, and they see the project's folder when the job does; so does who
+// types at a terminal.
+func TestHookBesideServices(t *testing.T) {
+	t.Parallel()
+	needMounts(t)
+	r := newRig(t, globalKeys("[session_server]\n  listen_address = \"127.0.0.1:0\"\n  session_timeout = 3600"))
+	p := r.repository("group/demo", sample)
+	s := withHook(p.spec("main", got("readme"), "until cat answer 2>/dev/null; do sleep 0.1; done", "echo begun", untilTold, "cat typed", "echo asked >question", got("question")),
+		"pre", "until nslookup web >/dev/null 2>&1 || ping -c1 web >/dev/null 2>&1 || wget -qO- http://web:8080/ >/dev/null 2>&1 || grep -q . /etc/hosts; do sleep 0.1; done; ls -A $CI_PROJECT_DIR; echo hooked")
+	j := r.enqueue(withService(s, r.image(sharingServer()), "web", "WHO", "one"))
+	r.until(j, "\nbegun\n")
+	in := r.enter(j)
+	in.types("cat README; echo by hand >typed; echo $((6*7)).\n")
+	in.expect("\n42.")
+	wants(t, in.seen.String(), "\nhello\r")
+	in.types("exit\n")
+	r.tell(j)
+	log := r.succeeds(j)
+	inOrder(t, log, "\nhooked\n", "Fetching changes", "\nreadme: hello\n", "\nanswer of one\n", "\nby hand\n", "\nquestion: asked\n")
+	lacks(t, log, "WARNING")
+	r.nothingIsMounted()
+	r.nothingStandsIn()
+	// A Docker-in-Docker that is not started answers in both containers.
+	dind := p.spec("main", "docker -H tcp://docker:2375 run --rm -v $PWD:/app "+alpine+" cat /app/README")
+	dind.Image.Name = dockerClient
+	log = r.must(job.Success, withHook(withDind(dind, ""), "pre", "docker -H tcp://docker:2375 run --rm "+alpine+" echo in the hook"))
+	inOrder(t, log, "\nin the hook\n", "Fetching changes", "\nhello\n")
+}
+
+// TestHookOfAnOrdinaryUser: a runner that is not root gets rid of what root of the container has left in the empty folder.
+func TestHookOfAnOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ordinaryUser(t))
+	made := r.watchContainers()
+	p := r.repository("group/demo", sample)
+	c := newCanary(t)
+	clean := r.must(job.Success, p.spec("main", listing))
+	hostile := "set +e\n" + strings.ReplaceAll(plant+plantGit[0].script, "CANARY", c.dir) + "\nchown 0:0 $CI_PROJECT_DIR; chmod 700 $CI_PROJECT_DIR"
+	sameListing(t, clean, r.must(job.Success, withHook(p.spec("main", listing), "pre", hostile)), false)
+	r.nothingStandsIn()
+	r.fails(job.ScriptFailure, 3, withHook(p.spec("main", "echo never"), "pre", hostile, "exit 3"))
+	r.nothingStandsIn()
+	made(3, "3 jobs")
+	sameListing(t, clean, r.must(job.Success, p.spec("main", listing)), false)
+}
+
+// TestKilledInAHook: the next start removes what was in the place of projects' folders.
+func TestKilledInAHook(t *testing.T) {
+	t.Parallel()
+	t.Run("container", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		p := r.repository("group/demo", sample)
+		r.must(job.Success, p.spec("main", "true"))
+		j := r.enqueue(withHook(p.spec("main", "true"), "pre", "mkdir -p $CI_PROJECT_DIR/a/b", "echo in the middle", "sleep 1000"))
+		r.until(j, "\nin the middle\n")
+		r.kill()
+		r.start()
+		r.interrupted(j)
+		r.nothingStandsIn()
+		wants(t, r.must(job.Success, p.spec("main", "cat README; ls")), "\nhello\n")
+	})
+	t.Run("shell", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t, inShell("nobody"))
+		p := r.repository("group/demo", map[string]string{"README": "hello\n"})
+		log := r.must(job.Success, p.spec("main", "stat -c 'is %Y %i' README"))
+		j := r.enqueue(withHook(p.spec("main", "true"), "pre", "mkdir -p -m 0 $CI_PROJECT_DIR/a/b", "echo in the middle", "sleep 1000"))
+		r.until(j, "\nin the middle\n")
+		if left, _ := filepath.Glob(r.stateDir() + "-builds/*/*/group/*:hidden/project/README"); len(left) != 1 {
+			t.Errorf("hidden are %q", left)
+		}
+		r.kill()
+		r.start()
+		r.interrupted(j)
+		again := r.must(job.Success, p.spec("main", "stat -c 'is %Y %i' README", "ls"))
+		_, is, _ := strings.Cut(log, "\nis ")
+		is, _, _ = strings.Cut(is, "\n")
+		wants(t, again, "\nis "+is+"\n") // the same file
+		if left, _ := filepath.Glob(r.stateDir() + "-builds/*/*/group/*:*"); len(left) > 0 {
+			t.Errorf("left are %q", left)
+		}
+	})
 }
 
 // TestHostileHook: nothing that runs before the sources are complete can change what the host's Git works in while it does, nor lead

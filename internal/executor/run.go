@@ -154,7 +154,7 @@ func (e *Executor) prepare(jobCtx, ctx context.Context, tr *trace.Trace, p *plan
 		}
 	}
 	if err == nil && p.imageUser {
-		if err = w.Give(*p.source.request.Owner); err == nil && !hooked {
+		if err = errors.Join(w.Give(*p.source.request.Owner), si.give(p.source.request.Owner)); err == nil && !hooked {
 			fetch(nil)
 		}
 	}

@@ -20,8 +20,9 @@ func standInsDir(stateDir string) string { return filepath.Join(stateDir, "stand
 // complete: what runs in the container meanwhile must not get at these. The Engine is given links, which it follows each time that it
 // starts the container. So what has come with one start never sees where the links lead at the next. Nil ones are none.
 type standIns struct {
-	dir   string            // nobody else can write to it, or move what is in it
-	links map[string]string // by the folder that they will lead to
+	dir     string            // nobody else can write to it, or move what is in it
+	folders []string          // the empty ones
+	links   map[string]string // by the folder that they will lead to
 }
 
 // newStandIns makes them. Whoever is in the container may do as he likes with what is in them.
@@ -35,20 +36,31 @@ func (e *Executor) newStandIns(p *plan, w *source.Workspace) (*standIns, error) 
 			continue
 		}
 		empty := filepath.Join(si.dir, strconv.Itoa(len(si.links)))
-		err := os.Mkdir(empty, 0o700)
-		if o := p.source.request.Owner; o != nil && err == nil {
-			err = os.Chown(empty, o.UID, o.GID)
-		}
-		if err == nil {
-			err = os.Chmod(empty, 0o777)
-		}
 		si.links[folder] = empty + ".link"
-		if err = errors.Join(err, os.Symlink(empty, si.links[folder])); err != nil {
+		si.folders = append(si.folders, empty)
+		if err := errors.Join(os.Mkdir(empty, 0o700), os.Chmod(empty, 0o777), os.Symlink(empty, si.links[folder])); err != nil {
 			si.close(e.Log)
 			return nil, fmt.Errorf("make a stand-in of the project folder: %w", err)
 		}
 	}
+	if err := si.give(p.source.request.Owner); err != nil {
+		si.close(e.Log)
+		return nil, err
+	}
 	return si, nil
+}
+
+// give makes a user the owner of the empty folders. Nothing may have been started yet.
+func (si *standIns) give(o *source.Owner) error {
+	if si == nil || o == nil {
+		return nil
+	}
+	for _, dir := range si.folders {
+		if err := os.Chown(dir, o.UID, o.GID); err != nil {
+			return fmt.Errorf("own a stand-in of the project folder: %w", err)
+		}
+	}
+	return nil
 }
 
 // instead is the mounts with links for the folders that have them.
