@@ -78,11 +78,6 @@ const gitSettings = "git config"
 // beforeSources runs what is to be done before the sources are fetched, and ends all that it has left running.
 func (e *Executor) beforeSources(jobCtx, ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services) (err error) {
 	defer tr.Flush()
-	if sv != nil {
-		if err := sv.started(ctx); err != nil {
-			return err
-		}
-	}
 	err = e.evenIfGone(ctx, tr, p, w, s, sv, func() error { return e.stage(jobCtx, ctx, p, w, s, *p.preHook, "") })
 	if err == nil && strings.Contains(p.preHook.text(""), gitSettings) {
 		tr.Printf("The runner fetches the sources: Git settings of %s hold for what the job does itself.", stagePreHook)

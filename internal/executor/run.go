@@ -168,10 +168,15 @@ func (e *Executor) prepare(jobCtx, ctx context.Context, tr *trace.Trace, p *plan
 	}
 	end = p.section(tr, stageSources, "Getting source from Git repository")
 	out.release()
-	if hooked {
+	if hooked && sv != nil {
+		err = sv.started(limited)
+	}
+	if hooked && err == nil {
 		fetch(func(ctx context.Context) error { return e.beforeSources(jobCtx, ctx, tr, p, w, s, sv) })
 	}
-	err, wait = wait(), nil
+	if err == nil {
+		err, wait = wait(), nil
+	}
 	if err == nil && hooked {
 		err = s.place.(*container).show()
 		limited, cancelLimited = e.prepareLimit(ctx) // the hook's time is not the preparation's
