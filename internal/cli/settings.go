@@ -36,7 +36,7 @@ func (c connector) executorSettings(r *config.Runner, f *state.Folder, socket st
 		EngineSocket: socket, Socket: r.Slipway.Socket, Dind: r.Slipway.Dind, DindImages: r.Slipway.DindImages,
 		AllowedProjects: r.Slipway.AllowedProjects, ProtectedOnly: r.Slipway.ProtectedOnly,
 		Environment: r.Environment, Shell: r.Shell, CloneURL: r.CloneURL, CAFile: c.caFile(r), ServerTLS: c.serverTLS(r),
-		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript, PostGetSources: r.PostGetSources,
+		PreBuild: r.PreBuildScript, PostBuild: r.PostBuildScript, PreGetSources: r.PreGetSources, PostGetSources: r.PostGetSources,
 		PrepareTimeout: r.PrepareTimeout, GetSourcesTimeout: r.GetSourcesTimeout, StopGrace: executor.DefaultStopGrace,
 		OutputLimit: int64(r.OutputLimit) << 10, FinalTries: r.JobStatusFinalUpdateRetryLimit,
 		DebugTraceDisabled: r.DebugTraceDisabled, FeatureFlag: r.FeatureFlag, FlagByDefault: config.FlagByDefault,

@@ -32,8 +32,7 @@ func Unimplemented() []Setting {
 		{"machine", Quiet, "autoscaling by Docker Machine"},
 		{"experimental", Never, "usage logs for billing"},
 
-		{"runners.pre_get_sources_script", Never, "slipway fetches the sources itself, before anything runs in the job's container"},
-		{"runners.pre_clone_script", Never, "GitLab renamed it to pre_get_sources_script, which slipway does not run either: it fetches the sources itself"},
+		{"runners.pre_clone_script", Never, "GitLab renamed it to pre_get_sources_script"},
 		{"runners.post_clone_script", Never, "GitLab renamed it to post_get_sources_script"},
 		{"runners.clean_git_config", Moot, "every job gets a Git directory of its own, which is never used again"},
 		{"runners.safe_directory_checkout", Moot, "safe.directory is set in the job's environment, for every user"},

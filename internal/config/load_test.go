@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:191: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:192: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -106,7 +106,7 @@ func TestFull(t *testing.T) {
 			TokenObtainedAt: obtained, TokenExpiresAt: obtained.AddDate(1, 0, 0),
 			TLSCAFile: "/etc/ca.crt", TLSCertFile: "/etc/client.crt", TLSKeyFile: "/etc/client.key",
 			Executor: "docker", BuildsDir: "/b", CacheDir: "/c", CloneURL: "http://gitlab.internal",
-			Environment: []string{"LC_ALL=C", "A=b=c", "EMPTY="}, PostGetSources: "git lfs pull", PreBuildScript: "echo before",
+			Environment: []string{"LC_ALL=C", "A=b=c", "EMPTY="}, PreGetSources: "echo first", PostGetSources: "git lfs pull", PreBuildScript: "echo before",
 			PostBuildScript:    "echo after\n# not a comment: part of the script\n[runners.docker]\n",
 			DebugTraceDisabled: true, PrepareTimeout: 5 * time.Minute, GetSourcesTimeout: 90 * time.Second, Shell: "sh",
 			CustomBuildDir: CustomBuildDir{Enabled: &no},
@@ -162,7 +162,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 187}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 188}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -472,11 +472,11 @@ var mistakes = []struct {
 	},
 	{
 		name: "later", src: "user = \"ci\"\n[session_server]\nlisten_address = \":8093\"\nsession_timeout = 5\nlisten_adress = 1\n" + ok +
-			"pre_get_sources_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nisolation = \"x\"\n",
+			"pre_clone_script = \"x\"\npost_get_sources_script = \"\"\n[runners.cache]\nType = \"gcs\"\n[runners.docker]\nisolation = \"x\"\n",
 		warnings: []string{
 			"f:3: session_server.listen_address: there are no web terminals, because GitLab cannot be told a host at which it gets to this machine (write advertise_address = \"runner.example.com:8093\" below it)",
 			"f:5: session_server.listen_adress: unknown key, ignored (did you mean listen_address?)",
-			"f:11: runners.pre_get_sources_script: not supported, has no effect: slipway fetches the sources itself, before anything runs in the job's container",
+			"f:11: runners.pre_clone_script: not supported, has no effect: GitLab renamed it to pre_get_sources_script",
 			`f:14: runners.cache.Type: "gcs" is not supported: caches stay on this machine, where other runners do not find them (write Type = "s3", and ServerAddress = "storage.googleapis.com", the bucket and an HMAC key of it below [runners.cache.s3])`,
 			"f:16: runners.docker.isolation: not supported, has no effect: Windows containers",
 		},

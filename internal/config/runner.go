@@ -33,6 +33,7 @@ type Runner struct {
 	CacheDir           string          `toml:"cache_dir,omitempty"`   // inside the container; /cache by default
 	CloneURL           string          `toml:"clone_url,omitempty"`   // base of the Git remote in place of the payload's
 	Environment        []string        `toml:"environment,omitempty"` // KEY=value; below the job's own variables
+	PreGetSources      string          `toml:"pre_get_sources_script,omitempty"`
 	PostGetSources     string          `toml:"post_get_sources_script,omitempty"`
 	PreBuildScript     string          `toml:"pre_build_script,omitempty"`
 	PostBuildScript    string          `toml:"post_build_script,omitempty"`

@@ -153,4 +153,9 @@ func TestGitDirOutside(t *testing.T) {
 		log = r.must(job.Success, withImage(p.spec("main", "git status --short --branch; git log --oneline; git tag x; git stash list; test $(git rev-parse --show-toplevel) = $CI_PROJECT_DIR"), image))
 		wants(t, log, "## HEAD (no branch)\n", " on main\n")
 	}
+	hooked := withHook(p.spec("main", "git status --porcelain; git log --format=%s; ls -A /.slipway/git | sed 's/^/has: /'"), "pre", "cd /.slipway/git; ls -A; mkdir hooks; echo mine >HEAD; ln -s / objects")
+	log = r.must(job.Success, hooked)
+	wants(t, log, "\n$ cd /.slipway/git", "\non main\n", "\nhas: HEAD\n", "\nhas: config\n")
+	lacks(t, log, "\nhas: hooks\n")
+	r.nothingStandsIn()
 }

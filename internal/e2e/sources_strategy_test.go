@@ -243,23 +243,6 @@ func TestGitServerDown(t *testing.T) {
 	lacks(t, log, "\nnever\n")
 }
 
-// TestHooks: the job's and the operator's commands run once the sources are there, and before all else of the job.
-func TestHooks(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, runnerKeys("  post_get_sources_script = \"echo operator\""))
-	p := r.repository("group/demo", sample)
-	hooked := func(s *job.Spec, commands ...string) *job.Spec {
-		s.Hooks = []job.Hook{{Name: "pre_get_sources_script", Script: []string{"echo never"}}, {Name: "post_get_sources_script", Script: commands}}
-		return s
-	}
-	log := r.must(job.Success, hooked(p.spec("main", "cat made", "echo for all: $LATER"), "cat README >made", `echo "LATER=stages" >>$GITLAB_ENV`))
-	wants(t, log, "\n$ cat README >made\n", "\n$ echo operator\noperator\n", "\n$ cat made\nhello\n", "\nfor all: stages\n", "WARNING: hooks:pre_get_sources_script does not run")
-	lacks(t, log, "\nnever\n")
-	log = r.fails(job.ScriptFailure, 4, withAfter(hooked(p.spec("main", "echo never"), "exit 4"), "echo never"))
-	lacks(t, log, "\nnever\n", "\noperator\n")
-	lacks(t, r.must(job.Success, withVariables(hooked(p.spec("main", "true"), "echo never"), "GIT_STRATEGY", "none")), "\nnever\n")
-}
-
 // TestClonePath: two jobs at once have their project at one path, each its own.
 func TestClonePath(t *testing.T) {
 	t.Parallel()

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/slipway-ci/slipway/internal/job"
@@ -56,9 +57,10 @@ func TestMappedUsers(t *testing.T) {
 		s.Image.Name, s.Image.ExecutorOpts.Docker.User = c.image, job.User(c.user)
 		s.Cache = []job.Cache{{Key: c.image + c.user + c.umask, Paths: []string{"node_modules"}}}
 		s = withArtifacts(s, job.Artifact{Paths: []string{"closed"}})
+		s = withHook(s, "pre", "cd $CI_PROJECT_DIR; mkdir -p -m 700 before/deep; touch README", strings.Replace(owns, "chmod 755 README", "chmod 700 .; chown -R $(id -u) .", 1), "cat $SECRET | sed 's/^/hook: /'")
 		for round := range 2 {
 			log := r.must(job.Success, withAfter(s, "echo kept: $KEPT"))
-			wants(t, log, fmt.Sprintf("\nowners: %s, %s.\n", c.owner, c.mode), "\nstatus: .\n", "\nin a file\n", "\nkept: yes\n", "closed: found 3 files")
+			wants(t, log, "\nhook: in a file\n", fmt.Sprintf("\nowners: %s, %s.\n", c.owner, c.mode), "\nstatus: .\n", "\nin a file\n", "\nkept: yes\n", "closed: found 3 files")
 			if round > 0 {
 				wants(t, log, "\nrestored for "+c.wrote+"\n")
 			}

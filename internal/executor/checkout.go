@@ -16,8 +16,8 @@ import (
 	"github.com/slipway-ci/slipway/internal/trace"
 )
 
-// checkout fetches and lays out the sources, as often as the job allows.
-func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer, p *plan, w *source.Workspace) (err error) {
+// checkout fetches and lays out the sources, as often as the job allows. before, which may be nil, belongs to each try.
+func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer, p *plan, w *source.Workspace, before func(ctx context.Context) error) (err error) {
 	defer mishap.Catch(e.Log, "the sources", &err) // it has a goroutine for itself
 	if t := e.Settings.GetSourcesTimeout; t > 0 {
 		var cancel context.CancelFunc
@@ -27,7 +27,14 @@ func (e *Executor) checkout(ctx context.Context, tr *trace.Trace, out io.Writer,
 		defer cancel()
 	}
 	err = e.attempt(ctx, p, "GET_SOURCES_ATTEMPTS",
-		func() error { return e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) }) },
+		func() error {
+			if before != nil {
+				if err := before(ctx); err != nil {
+					return err
+				}
+			}
+			return e.evenIfDenied(ctx, tr, p, func() error { return w.Checkout(ctx, out) })
+		},
 		func(err error, pause time.Duration) bool {
 			switch {
 			case errors.Is(err, source.ErrFlags):

@@ -23,6 +23,7 @@ type container struct {
 	engine     *docker.Engine
 	id         string
 	socket     *jobSocket // of the job's own; nil = none
+	standIns   *standIns  // of the folders that Git works in; nil = none
 	shell      string     // "sh" leaves bash out
 	tr         *trace.Trace
 	log        *slog.Logger
@@ -90,11 +91,13 @@ var errGone = errors.New("the job's container is gone")
 // renew makes another container in the place of one that is gone, with a socket of its own.
 func (e *Executor) renew(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services) error {
 	s.close()
+	var si *standIns
 	if c, ok := s.place.(*container); ok {
 		c.socket.close(ctx)
 		c.socket.removeCgroup()
+		si = c.standIns
 	}
-	another, err := e.create(ctx, tr, p, w, sv)
+	another, err := e.create(ctx, tr, p, w, sv, si)
 	if err == nil {
 		*s = *another
 	}
@@ -156,6 +159,7 @@ func (c *container) clear(ctx context.Context, s *session, dirs ...string) {
 	} else {
 		c.socket.removeCgroup()
 	}
+	c.standIns.close(c.log)
 	s.close()
 }
 

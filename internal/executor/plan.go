@@ -13,7 +13,6 @@ import (
 	"github.com/slipway-ci/slipway/internal/guard"
 	"github.com/slipway-ci/slipway/internal/job"
 	"github.com/slipway-ci/slipway/internal/script"
-	"github.com/slipway-ci/slipway/internal/source"
 )
 
 // objectsDir is where a container finds the mirror's objects, outside of every folder that a build context could be.
@@ -30,6 +29,7 @@ const (
 	stagePrepare  = "prepare_executor"
 	stageEnviron  = "prepare_script"
 	stageSources  = "get_sources"
+	stagePreHook  = "pre_get_sources_script"
 	stageHook     = "post_get_sources_script"
 	stageAfter    = "after_script"
 	scriptsPrefix = "slipway." // a dot: no variable of that name
@@ -58,6 +58,7 @@ type plan struct {
 	files        []job.Variable
 	hostEnv      []string    // of the job's shell without a container
 	exports      [][2]string // those of hostEnv that the scripts export first, whatever a profile made of them
+	preHook      *stage      // before the sources are fetched; nil = none
 	stages       []stage
 	artifacts    []artifactPlan
 	caches       []cachePlan
@@ -129,6 +130,7 @@ func (e *Executor) plan(slot Slot, spec *job.Spec, random string) *plan {
 		}
 		s.planOwner(p)
 	}
+	p.preHook = s.preHook(p)
 	p.stages = s.stages(p)
 	if p.artifacts, err = p.planArtifacts(); err != nil && p.err == nil {
 		p.err = err
@@ -271,7 +273,7 @@ var stepName = regexp.MustCompile(`[^a-z0-9_]+`)
 func (s Settings) stages(p *plan) []stage {
 	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
 	sections, check := s.flag("FF_SCRIPT_SECTIONS", p.vars), s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars)
-	out := s.hook(p, xtrace)
+	out := s.postHook(p)
 	const scriptTimeout, afterTimeout = "RUNNER_SCRIPT_TIMEOUT", "RUNNER_AFTER_SCRIPT_TIMEOUT"
 	timeout := p.duration(scriptTimeout, 0)
 	for _, st := range p.spec.Steps {
@@ -286,7 +288,7 @@ func (s Settings) stages(p *plan) []stage {
 			}
 		}
 		left := "" // by an earlier stage
-		if len(out) > 0 {
+		if len(out) > 0 || p.preHook != nil {
 			left = envFile(p.tempDir)
 		}
 		name := "step_" + stepName.ReplaceAllString(strings.ToLower(st.Name), "_")
@@ -314,30 +316,6 @@ func (s Settings) stages(p *plan) []stage {
 		timeoutBy:    afterTimeout,
 		ignoreErrors: p.boolean("AFTER_SCRIPT_IGNORE_ERRORS", true),
 	})
-}
-
-// hook is what the operator and the job want to be done once the sources are there.
-//
-// GitLab: the operator's commands come last; there are none if no sources are fetched.
-func (s Settings) hook(p *plan, xtrace bool) []stage {
-	var commands []string
-	for _, h := range p.spec.Hooks {
-		if h.Name == stageHook {
-			commands = append(commands, h.Script...)
-		}
-	}
-	if s.PostGetSources != "" {
-		commands = append(commands, s.PostGetSources)
-	}
-	if st := p.source.request.Strategy; len(commands) == 0 || st == source.None || st == source.Empty {
-		return nil
-	}
-	return []stage{{
-		name: stageHook, headline: "Executing post_get_sources_script", first: true,
-		text: func(string) string {
-			return script.Stage{Env: p.exports, Dir: p.dir, Commands: commands, XTrace: xtrace}.Text()
-		},
-	}}
 }
 
 // duration reads a variable that sets a timeout.
@@ -397,8 +375,8 @@ func unsupported(spec *job.Spec) error {
 // warn collects what the job's author should know before the job runs.
 func (p *plan) warn() {
 	for _, h := range p.spec.Hooks {
-		if len(h.Script) > 0 && h.Name != stageHook {
-			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s does not run: the runner fetches the sources itself, before anything of the job runs", h.Name))
+		if len(h.Script) > 0 && h.Name != stagePreHook && h.Name != stageHook {
+			p.warnings = append(p.warnings, fmt.Sprintf("hooks:%s does not run: this runner does not know it", h.Name))
 		}
 	}
 	for _, name := range flags {

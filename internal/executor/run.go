@@ -70,9 +70,9 @@ func (e *Executor) run(ctx context.Context, server Server, tr *trace.Trace, p *p
 	var s *session
 	var sv *services
 	if e.Settings.Account != nil {
-		s, err = e.prepareHost(cancelable, tr, p, w)
+		s, err = e.prepareHost(ctx, cancelable, tr, p, w)
 	} else {
-		s, sv, err = e.prepare(cancelable, tr, p, w)
+		s, sv, err = e.prepare(ctx, cancelable, tr, p, w)
 	}
 	defer e.cleanUp(ctx, tr, p, w, s, sv, later)
 	if err != nil {
@@ -117,20 +117,22 @@ func (e *Executor) header(tr *trace.Trace, p *plan) {
 
 // prepare makes sure of the image, fetches the sources, starts the services and creates the container, as much as possible
 // at once. The container is not started before the sources are complete: its entrypoint is not to be trusted with a folder
-// that Git is working in. The session is nil if no container was made.
-func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, *services, error) {
+// that Git is working in. For what the job wants to be done before, it is started with stand-ins. The session is nil if no container
+// was made.
+func (e *Executor) prepare(jobCtx, ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, *services, error) {
 	end := p.section(tr, stagePrepare, `Preparing the "docker" executor`)
 	tr.Printf("Using Docker executor with image %s ...", p.image.name)
 	ctx, cancel := context.WithCancel(ctx)
 	out := &heldWriter{out: tr.Stdout()}
 	fetched := make(chan error, 1)
 	var wait func() error
-	fetch := func() {
-		go func() { fetched <- e.checkout(ctx, tr, out, p, w) }()
+	fetch := func(before func(ctx context.Context) error) {
+		go func() { fetched <- e.checkout(ctx, tr, out, p, w, before) }()
 		wait = func() error { return <-fetched }
 	}
-	if !p.imageUser {
-		fetch()
+	hooked := p.preHook != nil
+	if !p.imageUser && !hooked {
+		fetch(nil)
 	}
 	defer func() {
 		cancel()
@@ -143,12 +145,18 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	defer cancelLimited()
 	sv, err := e.startServices(limited, tr, p)
 	var s *session
+	var si *standIns
+	if err == nil && hooked {
+		si, err = e.newStandIns(p, w)
+	}
 	if err == nil {
-		s, err = e.create(limited, tr, p, w, sv)
+		if s, err = e.create(limited, tr, p, w, sv, si); err != nil {
+			si.close(e.Log)
+		}
 	}
 	if err == nil && p.imageUser {
-		if err = w.Give(*p.source.request.Owner); err == nil {
-			fetch()
+		if err = errors.Join(w.Give(*p.source.request.Owner), si.give(p.source.request.Owner)); err == nil && !hooked {
+			fetch(nil)
 		}
 	}
 	end()
@@ -161,7 +169,20 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 	}
 	end = p.section(tr, stageSources, "Getting source from Git repository")
 	out.release()
-	err, wait = wait(), nil
+	if hooked && sv != nil {
+		err = sv.started(limited)
+	}
+	if hooked && err == nil {
+		fetch(func(ctx context.Context) error { return e.beforeSources(jobCtx, ctx, tr, p, w, s, sv) })
+	}
+	if err == nil {
+		err, wait = wait(), nil
+	}
+	if err == nil && hooked {
+		err = s.place.(*container).show()
+		limited, cancelLimited = e.prepareLimit(ctx) // the hook's time is not the preparation's
+		defer cancelLimited()
+	}
 	if err == nil && sv != nil {
 		err = sv.waitWith(limited, s, w)
 	}
@@ -171,7 +192,7 @@ func (e *Executor) prepare(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 }
 
 // prepareHost does the same for a job without a container.
-func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
+func (e *Executor) prepareHost(jobCtx, ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace) (*session, error) {
 	shell := cmp.Or(e.Settings.Shell, "bash")
 	end := p.section(tr, stagePrepare, `Preparing the "shell" executor`)
 	tr.Printf("Using Shell (%s) executor...", shell)
@@ -190,7 +211,21 @@ func (e *Executor) prepareHost(ctx context.Context, tr *trace.Trace, p *plan, w 
 	}
 	defer tr.Flush()
 	defer p.section(tr, stageSources, "Getting source from Git repository")()
-	return s, e.checkout(ctx, tr, tr.Stdout(), p, w)
+	if p.preHook == nil {
+		return s, e.checkout(ctx, tr, tr.Stdout(), p, w, nil)
+	}
+	err := e.checkout(ctx, tr, tr.Stdout(), p, w, func(ctx context.Context) error {
+		if e.Settings.Account.Other { // else it can do all that this process can
+			if err := w.Hide(); err != nil {
+				return err
+			}
+		}
+		return e.beforeSources(jobCtx, ctx, tr, p, w, s, nil)
+	})
+	if err == nil {
+		err = w.Show(ctx)
+	}
+	return s, err
 }
 
 // prepareFiles tells where the job runs, and puts its file variables there.
@@ -217,8 +252,8 @@ func (e *Executor) prepareLimit(ctx context.Context) (context.Context, context.C
 	})
 }
 
-// create makes the container, without starting it.
-func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, sv *services) (*session, error) {
+// create makes the container, without starting it. It has the stand-ins until they are replaced; nil = the folders themselves.
+func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, sv *services, si *standIns) (*session, error) {
 	image, err := e.ensureImage(ctx, tr, p, p.image)
 	if err != nil {
 		return nil, orCause(ctx, err)
@@ -230,7 +265,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 	}
 	c := p.container
 	c.Image = image.ID
-	c.Mounts = append(c.Mounts, e.workspaceMounts(p, w)...)
+	c.Mounts = append(c.Mounts, si.instead(e.workspaceMounts(p, w))...)
 	binds, err := e.ensureVolumes(ctx, p.volumes, &c)
 	if err != nil {
 		return nil, err
@@ -266,7 +301,7 @@ func (e *Executor) create(ctx context.Context, tr *trace.Trace, p *plan, w *sour
 		}
 	}
 	return &session{grace: e.Settings.StopGrace, tr: tr, place: &container{
-		engine: e.Engine, id: id, socket: socket, shell: e.Settings.Shell, tr: tr, log: e.Log,
+		engine: e.Engine, id: id, socket: socket, standIns: si, shell: e.Settings.Shell, tr: tr, log: e.Log,
 		limited: c.Limits.Memory > 0, sharesPIDs: c.Security.PidMode != "",
 		network: func(ctx context.Context) error { return e.ensureNetwork(ctx, c.Network) },
 	}}, nil
@@ -283,13 +318,7 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 		if st.name != stageAfter {
 			stageCtx = cancelable
 		}
-		err := e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
-		for again := p.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS") - 1; again > 0 && errors.Is(err, errGone); again-- {
-			tr.Warnf("%v; making another one", err)
-			if err = e.renew(stageCtx, tr, p, w, s, sv); err == nil {
-				err = e.stage(ctx, stageCtx, tr, p, w, s, st, statusOf(failure))
-			}
-		}
+		err := e.evenIfGone(stageCtx, tr, p, w, s, sv, func() error { return e.section(ctx, stageCtx, tr, p, w, s, st, statusOf(failure)) })
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -304,9 +333,26 @@ func (e *Executor) stages(ctx, cancelable context.Context, tr *trace.Trace, p *p
 	return failure
 }
 
-func (e *Executor) stage(ctx, stageCtx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, st stage, status string) error {
+// evenIfGone does something in the job's container, in another one if it is gone, as often as the job allows.
+func (e *Executor) evenIfGone(ctx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, sv *services, do func() error) error {
+	err := do()
+	for again := p.attempts("EXECUTOR_JOB_SECTION_ATTEMPTS") - 1; again > 0 && errors.Is(err, errGone); again-- {
+		tr.Warnf("%v; making another one", err)
+		if err = e.renew(ctx, tr, p, w, s, sv); err == nil {
+			err = do()
+		}
+	}
+	return err
+}
+
+// section runs a stage that has a section of the log for itself.
+func (e *Executor) section(ctx, stageCtx context.Context, tr *trace.Trace, p *plan, w *source.Workspace, s *session, st stage, status string) error {
 	defer tr.Flush()
 	defer p.section(tr, st.name, st.headline)()
+	return e.stage(ctx, stageCtx, p, w, s, st, status)
+}
+
+func (e *Executor) stage(ctx, stageCtx context.Context, p *plan, w *source.Workspace, s *session, st stage, status string) error {
 	if st.timeout > 0 {
 		var cancel context.CancelFunc
 		stageCtx, cancel = context.WithTimeoutCause(stageCtx, st.timeout, &job.Error{

@@ -17,8 +17,11 @@ import (
 // windowsDir has one folder per job with services.
 func windowsDir(stateDir string) string { return filepath.Join(stateDir, "services") }
 
-// SweepServices takes away what services of killed jobs saw the projects' folders through. Nobody may use the state folder.
-func SweepServices(stateDir string) error { return SweepGuards(windowsDir(stateDir)) }
+// SweepFolders takes away what services of killed jobs saw the projects' folders through, and the stand-ins of such folders. Nobody
+// may use the state folder.
+func SweepFolders(stateDir string) error {
+	return errors.Join(SweepGuards(windowsDir(stateDir)), os.RemoveAll(standInsDir(stateDir)))
+}
 
 // openWindow makes where the services get to see the project's folder. Their images are strangers that start before the
 // sources are complete, and Git on the host must never work in a folder that a stranger's process can change: so what they have at

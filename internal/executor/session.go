@@ -170,6 +170,14 @@ func (s *session) stop(jobCtx, ctx context.Context, codes <-chan int, awaited in
 	return context.Cause(ctx)
 }
 
+// end ends all that a script has left running, and the shell: the next script has another one.
+func (s *session) end(ctx context.Context) error {
+	if s.shell == nil {
+		return s.place.kill(ctx)
+	}
+	return s.kill(ctx)
+}
+
 // kill ends the shell and all else by force and waits for the last of the output.
 func (s *session) kill(ctx context.Context) error {
 	cause := context.Cause(ctx)

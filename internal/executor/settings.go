@@ -68,7 +68,8 @@ type Settings struct {
 	GitOutside          bool          // the job's .git is a file that leads to a folder outside of the project
 	ServerTLS           job.Variables // the certificates that GitLab is reached with
 	PreBuild, PostBuild string        // administrators' commands around the script
-	PostGetSources      string        // and after the sources are there
+	PreGetSources       string        // before the sources are fetched
+	PostGetSources      string        // and after they are there
 
 	PrepareTimeout, GetSourcesTimeout time.Duration // 0 = the job's
 	StopGrace                         time.Duration // from TERM to KILL

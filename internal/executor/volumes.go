@@ -123,14 +123,20 @@ func (s Settings) checkFolder(key, dir string) error {
 
 // ownDirs are the folders of ours on the host, as the container sees them.
 func (p *plan) ownDirs() []string {
-	dirs := []string{p.dir, p.tempDir}
-	if p.source.request.GitDir != "" {
-		dirs = append(dirs, gitDir)
-	}
+	dirs := append(p.sourceDirs(), p.tempDir)
 	for _, v := range p.volumes {
 		if v.folder != "" {
 			dirs = append(dirs, v.target)
 		}
+	}
+	return dirs
+}
+
+// sourceDirs are those that the sources are put into.
+func (p *plan) sourceDirs() []string {
+	dirs := []string{p.dir}
+	if p.source.request.GitDir != "" {
+		dirs = append(dirs, gitDir)
 	}
 	return dirs
 }

@@ -187,7 +187,16 @@ func (g *Guard) unpinAll() error {
 // folderVolumes are the volumes over folders of the machine, by the folder.
 type folderVolumes struct {
 	mu    sync.Mutex
+	made  int
 	names map[string]string
+}
+
+// PlacesChanged is called when other folders have taken the places of those that the job's container had: from its next start on it has
+// them, and so have containers that are made from now on.
+func (g *Guard) PlacesChanged() {
+	g.folders.mu.Lock()
+	defer g.folders.mu.Unlock()
+	clear(g.folders.names) // a volume that is in use stays where it leads
 }
 
 // folderVolume is the volume over a place of the job that is a folder of the machine. The Engine mounts parts of it safely by itself.
@@ -201,7 +210,7 @@ func (g *Guard) folderVolume(ctx context.Context, place Mount) (string, error) {
 	if name, ok := g.folders.names[key]; ok {
 		return name, nil
 	}
-	name := fmt.Sprintf("%s.folder%d", g.policy.prefix(), len(g.folders.names))
+	name := fmt.Sprintf("%s.folder%d", g.policy.prefix(), g.folders.made)
 	options := "rbind"
 	if place.ReadOnly {
 		options += ",ro"
@@ -213,6 +222,7 @@ func (g *Guard) folderVolume(ctx context.Context, place Mount) (string, error) {
 	if err := g.engine.callJSON(ctx, http.MethodPost, "/volumes/create", url.Values{}, body, nil); err != nil {
 		return "", fmt.Errorf("make a volume over %s: %w", place.Destination, err)
 	}
+	g.folders.made++
 	g.objects.addVolume(name)
 	if g.folders.names == nil {
 		g.folders.names = map[string]string{}

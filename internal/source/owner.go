@@ -2,9 +2,11 @@ package source
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -134,4 +136,60 @@ func outOfReach(dir string, uid int) error {
 			return nil
 		}
 	}
+}
+
+// Hide puts an empty folder, which the job's user may do with as he likes, in the place of the project's until Show or Close, also while
+// Checkout works: none of his processes finds the project's folder. It is only for folders with an Owner.
+func (w *Workspace) Hide() error {
+	if w.hidden != "" {
+		return nil
+	}
+	// What root does here goes by names.
+	if err := outOfReach(filepath.Dir(w.Dir), w.req.Owner.UID); err != nil {
+		return err
+	}
+	away := w.Dir + awaySuffix
+	if err := os.Mkdir(away, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := os.Rename(w.Dir, filepath.Join(away, awayProject)); err != nil {
+		return err
+	}
+	w.hidden = away
+	if err := os.Mkdir(w.Dir, 0o700); err != nil {
+		return err
+	}
+	return errors.Join(os.Chown(w.Dir, w.req.Owner.UID, w.req.Owner.GID), os.Chmod(w.Dir, 0o777&^w.req.Umask))
+}
+
+// Show brings back what Hide has put away.
+func (w *Workspace) Show(ctx context.Context) error {
+	if w.hidden == "" {
+		return nil
+	}
+	w.hidden = ""
+	return w.bringBack(ctx)
+}
+
+// Where a project's folder is while it is hidden. No project's path has a colon.
+const (
+	awaySuffix  = ":hidden"
+	awayProject = "project"
+)
+
+// bringBack also serves what a process that was killed has put away.
+func (w *Workspace) bringBack(ctx context.Context) error {
+	away := w.Dir + awaySuffix
+	if _, err := os.Lstat(filepath.Join(away, awayProject)); err == nil {
+		if err := os.Rename(w.Dir, filepath.Join(away, rand.Text())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Rename(filepath.Join(away, awayProject), w.Dir); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(emptyIfThere(ctx, away), os.Remove(away)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.store.log.Warn("what a job had in the place of its project's folder stays", slog.String("dir", away), slog.Any("error", err))
+	}
+	return nil
 }

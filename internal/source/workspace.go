@@ -75,6 +75,7 @@ type Workspace struct {
 	modules  []*module // laid out, parents first
 	attempts int
 	refetch  bool     // the mirror lacks something that it should have: all is fetched as if there were nothing, if it was not lately
+	hidden   string   // where the project folder has been put away; "" = it is in its place
 	stale    []string // in the project folder: files of former jobs that could not be removed
 }
 
@@ -212,6 +213,11 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 		project += "-empty" // GitLab: the kept work tree of other jobs is not lost
 	}
 	w.Dir, w.TempDir = filepath.Join(root, project), filepath.Join(root, temp)
+	if w.req.Owner != nil {
+		if err := w.bringBack(ctx); err != nil {
+			return err
+		}
+	}
 	top, err := openRoot(root)
 	if err != nil {
 		return err
@@ -353,6 +359,10 @@ func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error 
 // Close gives the workspace and the mirror back. The folders stay for the next job.
 func (w *Workspace) Close() error {
 	w.closeModules()
+	var err error
+	if w.hidden != "" {
+		err = w.Show(context.Background())
+	}
 	if w.project != nil {
 		w.project.Close()
 		w.project = nil
@@ -360,5 +370,5 @@ func (w *Workspace) Close() error {
 	w.use.release()
 	w.slot.release()
 	w.use, w.slot = nil, nil
-	return nil
+	return err
 }
