@@ -121,7 +121,7 @@ func (a *app) serve(ctx context.Context, s serving) error {
 		return err
 	}
 	observer := newObserver(a.build)
-	observer.Loaded()
+	observer.Loaded(path)
 	log = slog.New(counting{log.Handler(), observer.Error})
 	logWarnings(log, s.warnings)
 	f.warnIgnored(log)
@@ -199,7 +199,7 @@ func (a *app) reload(c *control, path string, log *slog.Logger, level *slog.Leve
 		}
 		return
 	}
-	observer.Loaded()
+	observer.Loaded(path)
 	logWarnings(log, warnings)
 	log.Info("read the config again", "config", path, "runners", len(cfg.Runners), "concurrent", cfg.Concurrent)
 	c.reload(cfg)

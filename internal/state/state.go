@@ -71,6 +71,9 @@ func (f *Folder) Close() error { return f.lock.Close() }
 // Spool is where the logs of running jobs lie.
 func (f *Folder) Spool() string { return filepath.Join(f.Path, "jobs") }
 
+// Trials is where that lies which jobs of our own need, of which no server is told.
+func (f *Folder) Trials() string { return filepath.Join(f.Path, "trials") }
+
 // Sources is where mirrors and workspaces lie.
 func (f *Folder) Sources() string { return filepath.Join(f.Path, "sources") }
 
