@@ -25,6 +25,7 @@ func TestRunnerFlags(t *testing.T) {
 	}
 	want := []string{
 		"runners.id", "runners.token_obtained_at", "runners.token_expires_at",
+		"runners.experimental.boot_verify.enabled", "runners.experimental.boot_verify.timeout", "runners.experimental.boot_verify.acquire_min_backoff", "runners.experimental.boot_verify.acquire_max_backoff",
 		"runners.docker.services_devices", "runners.docker.services.name", "runners.docker.services.alias", "runners.docker.services.command", "runners.docker.services.entrypoint", "runners.docker.services.environment",
 		"runners.slipway.socket", "runners.slipway.socket_policy", "runners.slipway.trust_config", "runners.slipway.cache_scope", "runners.slipway.dind", "runners.slipway.dind_images", "runners.slipway.build_secrets", "runners.slipway.allowed_projects", "runners.slipway.protected_only", "runners.slipway.git_dir",
 		"runners.slipway.allowed_registries", "runners.slipway.limits.containers", "runners.slipway.limits.networks",

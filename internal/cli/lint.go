@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,7 +15,7 @@ func (a *app) lintCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "lint",
 		Short: "Check config.toml",
-		Long: `Lint names each mistake in config.toml with its line and its cure, and asks nobody. It fails if slipway run would not
+		Long: `Lint names all mistakes in config.toml at once, each with its line and its cure, and asks nobody. It fails if slipway run would not
 start with the file, and for keys and executors that nobody knows. Keys that have no effect in slipway are told, and are no failure.`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
@@ -31,23 +33,32 @@ func (a *app) lint() error {
 		return err
 	}
 	cfg, warnings, err := config.Load(path)
-	unknown := 0
+	mistakes := config.Problems(err)
+	switch {
+	case err != nil && (len(mistakes) == 0 || len(mistakes) == 1 && mistakes[0].Line == 0): // it cannot be read
+		return err
+	case err != nil && mistakes[0].Syntax:
+		return withHint(err, "%s\nslipway looks for other mistakes when this one is corrected: run lint again then", mistakes[0].Hint)
+	}
+	var rest []config.Warning
 	for _, w := range warnings {
 		// GitLab: its lint fails for unknown keys, too.
 		if w.Unknown {
-			unknown++
-			printError(a.stderr, &config.Error{Position: w.Position, Key: w.Key, Msg: w.Msg, Hint: w.Hint})
+			mistakes = append(mistakes, &config.Error{Position: w.Position, Key: w.Key, Msg: w.Msg, Hint: w.Hint})
 		} else {
-			printWarnings(a.stderr, []config.Warning{w})
+			rest = append(rest, w)
 		}
 	}
+	slices.SortStableFunc(mistakes, func(a, b *config.Error) int { return cmp.Compare(a.Line, b.Line) })
+	printWarnings(a.stderr, rest)
+	for _, m := range mistakes {
+		printError(a.stderr, m)
+	}
 	switch {
-	case err != nil:
-		return err
-	case unknown == 1:
+	case len(mistakes) == 1:
 		return fmt.Errorf("%s has a mistake", path)
-	case unknown > 0:
-		return fmt.Errorf("%s has %d mistakes", path, unknown)
+	case len(mistakes) > 1:
+		return fmt.Errorf("%s has %d mistakes", path, len(mistakes))
 	case len(cfg.Runners) == 0:
 		return withHint(fmt.Errorf("%s has no runner", path), "slipway register adds one")
 	}

@@ -44,14 +44,24 @@ func (o *observer) now() web.Now {
 		return web.Now{}
 	}
 	s := m.Status()
-	now := web.Now{Ready: !s.Draining, Concurrent: s.Concurrent, Disks: disks()}
+	now := web.Now{
+		State: web.StateRunning, Ready: !s.Draining, Concurrent: s.Concurrent, Running: s.Running, Waiting: s.Waiting, Disks: disks(),
+	}
+	switch {
+	case s.Stopping:
+		now.State = web.StateStopping
+	case s.Draining:
+		now.State = web.StateDraining
+	}
 	for _, r := range s.Runners {
 		if r.Removed {
 			continue
 		}
+		now.Ready = now.Ready && r.Checked
 		now.Runners = append(now.Runners, web.RunnerNow{
 			Runner: o.label(r.Config), Limit: r.Config.Limit, RequestConcurrency: r.Config.RequestConcurrency,
-			Requests: r.Requests,
+			Requests: r.Requests, URL: r.Config.URL, Executor: r.Config.Executor, Jobs: r.Jobs, Checked: r.Checked,
+			FailsSince: r.FailsSince, PausedUntil: r.PausedUntil,
 		})
 	}
 	return now
@@ -69,6 +79,33 @@ func (o *observer) calls(r *config.Runner) func(endpoint, method string, status 
 	return func(endpoint, method string, status int, took time.Duration) {
 		o.Called(o.label(r), endpoint, method, status, took)
 	}
+}
+
+// quiet is a log in which what is only told for information counts as a detail.
+type quiet struct{ slog.Handler }
+
+// Enabled reports whether a line of that level is written.
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return q.Handler.Enabled(ctx, quieter(l))
+}
+
+// Handle writes a line.
+func (q quiet) Handle(ctx context.Context, r slog.Record) error {
+	r.Level = quieter(r.Level)
+	return q.Handler.Handle(ctx, r)
+}
+
+// WithAttrs returns a handler that adds the attributes to each line.
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup returns a handler that puts the name before the keys that follow.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
+
+func quieter(l slog.Level) slog.Level {
+	if l == slog.LevelInfo {
+		return slog.LevelDebug
+	}
+	return l
 }
 
 // counting is a log that counts its warnings and errors.

@@ -123,7 +123,7 @@ func (a *app) serve(ctx context.Context, s serving) error {
 		return err
 	}
 	observer := newObserver(a.build)
-	observer.Loaded()
+	observer.Loaded(path)
 	log = slog.New(counting{log.Handler(), observer.Error})
 	logWarnings(log, s.warnings)
 	f.warnIgnored(log)
@@ -209,7 +209,7 @@ func (a *app) reload(c *control, first *config.Config, log *slog.Logger, level *
 		}
 		return
 	}
-	observer.Loaded()
+	observer.Loaded(path)
 	logWarnings(log, warnings)
 	for _, key := range []struct {
 		name    string

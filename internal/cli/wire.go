@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -107,6 +109,9 @@ func runManager(ctx context.Context, o runOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.life = ctx
+	if err := os.RemoveAll(folder.Trials()); err != nil {
+		o.Log.Warn("what jobs of our own left in an earlier run could not be removed", "error", err)
+	}
 	lefts, err := trace.Interrupted(folder.Spool())
 	if err != nil {
 		o.Log.Warn("some interrupted jobs cannot be read", "error", err)
@@ -118,7 +123,11 @@ func runManager(ctx context.Context, o runOptions) error {
 	if !o.Ephemeral { // else what is on the machine is none of its business
 		background.Go(func() { keeper.Run(ctx) })
 	}
-	m := runner.New(runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log})
+	options := runner.Options{Config: o.Config, Connect: s.counted, Run: s.run, Log: o.Log}
+	if s.single == nil {
+		options.Verify = s.verify
+	}
+	m := runner.New(options)
 	o.Observer.attach(m, conn.systemID, s.engines.disks)
 	r := newRotating(m, conn, o.Config)
 	background.Go(func() { r.rotation.Run(ctx) })
@@ -172,6 +181,7 @@ func (s *service) finish(ctx context.Context, cfg *config.Config, left trace.Lef
 		return
 	}
 	defer client.Close()
+	defer s.observer.Undelivered(rec.URL, rec.JobID)()
 	s.deliver(ctx, client.Job(rec.JobID, rec.Token), left.Dir, log)
 }
 
@@ -297,10 +307,27 @@ func (s *service) run(ctx context.Context, slot runner.Slot, spec *job.Spec) {
 	err = e.Run(ctx, remote, place, spec)
 	if undelivered := (*trace.UndeliveredError)(nil); errors.As(err, &undelivered) && s.life.Err() == nil {
 		log.Warn("how the job ended cannot be reported now; trying again", "error", err)
-		s.background.Go(func() { s.deliver(s.life, remote, undelivered.Dir, log) })
+		delivered := s.observer.Undelivered(r.URL, spec.ID)
+		s.background.Go(func() {
+			defer delivered()
+			s.deliver(s.life, remote, undelivered.Dir, log)
+		})
 	} else if err != nil {
 		log.Error("the job's end cannot be reported; the next start tries again", "error", err)
 	}
+}
+
+// verify runs a job of our own as one of the runner.
+func (s *service) verify(ctx context.Context, r *config.Runner) error {
+	e, err := s.executor(ctx, r)
+	if err == nil {
+		e.Log = slog.New(quiet{s.log.With("runner", r.Name).Handler()})
+		err = e.Verify(ctx, s.folder.Trials(), r.Experimental.BootVerify.Timeout)
+	}
+	if hint := cmp.Or(hintOf(err), job.ResultOf(err, nil).Hint); err != nil && hint != "" {
+		err = fmt.Errorf("%w (%s)", err, hint)
+	}
+	return err
 }
 
 // executor makes what runs a job of one runner.

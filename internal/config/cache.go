@@ -57,7 +57,9 @@ func (c *checker) cache(at string, r *RunnerCache) {
 	const onlyHere = "caches stay on this machine, where other runners do not find them"
 	switch r.Type {
 	case "":
-		if r.S3 != (CacheS3{}) {
+		if r.S3 != (CacheS3{}) && c.lost(child(at, "Type")) {
+			c.cacheS3(child(at, "s3"), &r.S3)
+		} else if r.S3 != (CacheS3{}) {
 			c.warn(child(at, "s3"), `write Type = "s3" below [runners.cache]`, "has no effect without Type: "+onlyHere)
 		}
 	case CacheOnS3:
@@ -71,6 +73,9 @@ func (c *checker) cache(at string, r *RunnerCache) {
 		r.Type = ""
 	default:
 		c.fail(child(at, "Type"), `write Type = "s3", or leave it out for caches on this machine`, "%q is not known", r.Type)
+		if r.S3 != (CacheS3{}) {
+			c.cacheS3(child(at, "s3"), &r.S3)
+		}
 	}
 	r.MaxUploadedArchiveSize = max(r.MaxUploadedArchiveSize, 0)
 }
@@ -99,7 +104,7 @@ func (c *checker) cacheS3(at string, s *CacheS3) {
 		s.AuthenticationType = AuthAccessKey
 		if s.ServerAddress == "" || s.AccessKey == "" || s.SecretKey == "" {
 			s.AuthenticationType = AuthIAM
-			if s.AccessKey != "" || s.SecretKey != "" {
+			if known := !c.lost(child(at, "ServerAddress"), child(at, "AccessKey"), child(at, "SecretKey")); known && (s.AccessKey != "" || s.SecretKey != "") {
 				c.warn(child(at, "AuthenticationType"), `write AuthenticationType = "access-key" and both keys, or "iam"`,
 					"is not set, and not all of ServerAddress, AccessKey and SecretKey are: the keys are not used, but the rights that Amazon gives to this machine (iam)")
 			}

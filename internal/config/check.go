@@ -17,10 +17,25 @@ import (
 	"github.com/bmatcuk/doublestar/v4"
 )
 
-// checker looks at what the values mean, once their types are right, and fills the defaults in.
+// checker looks at what the values mean whose types are right, and fills the defaults in.
 type checker struct {
 	*problems
 	getenv func(string) string
+}
+
+// fail notes a mistake, unless it is only what follows from one that was told.
+func (c *checker) fail(path, hint, format string, args ...any) {
+	if !c.lost(path) {
+		c.problems.fail(path, hint, format, args...)
+	}
+}
+
+// warn does the same for a warning.
+func (c *checker) warn(path, hint, format string, args ...any) *Warning {
+	if c.lost(path) {
+		return &Warning{}
+	}
+	return c.problems.warn(path, hint, format, args...)
 }
 
 func (c *checker) config(cfg *Config, tree map[string]any) {
@@ -45,19 +60,21 @@ func (c *checker) config(cfg *Config, tree map[string]any) {
 	}
 	c.machineLimits("slipway.limits", cfg.Slipway.Limits)
 	cfg.defaults()
+	sections, _ := tables(get(tree, "runners"))
 	for i, r := range cfg.Runners {
-		c.runner(element("runners", i), r)
+		executor := ""
+		if i < len(sections) { // else the file has it twice, spelled in two ways
+			executor = assumed(sections[i])
+		}
+		c.runner(element("runners", i), r, executor)
 	}
 }
-
-// leastBuildCache tells a bound from a number whose unit was forgotten: "50" is 50 bytes.
-const leastBuildCache = 1 << 20
 
 func (c *checker) machineLimits(at string, l MachineLimits) {
 	switch n := l.BuildCache; {
 	case n < 0:
 		c.fail(child(at, "build_cache"), "leave it out for no bound", "a size cannot be less than nothing")
-	case n > 0 && n < leastBuildCache:
+	case lacksUnit(int64(n)):
 		c.fail(child(at, "build_cache"), `write build_cache = "50GB", or leave it out for no bound`, "%d bytes hold no build cache", n)
 	}
 }
@@ -75,7 +92,7 @@ func (c *checker) sessionServer(at string, s *SessionServer) {
 	}
 	// GitLab refuses to hand a job out with an address that it cannot use.
 	host, port, err := net.SplitHostPort(cmp.Or(s.AdvertiseAddress, s.ListenAddress))
-	if ip, notIP := netip.ParseAddr(host); err == nil && (host == "" || notIP == nil && ip.IsUnspecified()) {
+	if ip, notIP := netip.ParseAddr(host); err == nil && !c.lost(child(at, "advertise_address")) && (host == "" || notIP == nil && ip.IsUnspecified()) {
 		c.warn(child(at, "listen_address"), `write advertise_address = "runner.example.com:`+port+`" below it`, "there are no web terminals, because GitLab cannot be told a host at which it gets to this machine")
 		s.ListenAddress = ""
 	}
@@ -95,52 +112,63 @@ func (c *checker) oneOf(path, value string, known []string) {
 	c.fail(path, hint, "%q is not known", value)
 }
 
-func (c *checker) runner(at string, r *Runner) {
+// runner checks a [[runners]], whose settings are those of the executor.
+func (c *checker) runner(at string, r *Runner, executor string) {
 	rawURL, rawToken := r.URL, string(r.Token)
 	r.URL, r.Token = os.Expand(rawURL, c.getenv), Secret(os.Expand(rawToken, c.getenv))
 	r.defaults()
-	var key string
-	var unknown bool
-	if key, r.Unsupported, unknown = unsupported(r); r.Unsupported != "" {
-		hint := "the others run; GitLab's own runner can serve it with a config.toml of its own"
-		if unknown {
-			hint = `write executor = "docker" or executor = "shell"`
-		}
-		c.warn(child(at, key), hint, "%s: this [[runners]] is skipped", r.Unsupported)
-		c.warnings[len(c.warnings)-1].Unknown = unknown
+	key, reason, unknown := unsupported(r)
+	r.Unsupported = reason
+	switch {
+	case unknown:
+		c.warn(child(at, key), `write executor = "docker" or executor = "shell"`, "%s: this [[runners]] is skipped", reason).Unknown = true
+		c.skip(at)
+	case reason != "":
+		c.warn(child(at, key), "the others run; GitLab's own runner can serve it with a config.toml of its own", "%s: this [[runners]] is skipped", reason)
 		return
 	}
-	if r.Executor == ShellExecutor {
+	switch executor {
+	case ShellExecutor:
 		r.shellDefaults()
-	} else {
+	case dockerExecutor:
 		r.dockerDefaults()
 	}
 	c.url(child(at, "url"), rawURL, r.URL)
 	if r.Token == "" {
 		c.missing(child(at, "token"), rawToken, "take it from the runner's page in GitLab, or let slipway register write it")
 	}
-	if d := r.BuildsDir; r.Executor != ShellExecutor && !path.IsAbs(d) || path.Clean(d) == "/" {
+	if d := r.BuildsDir; executor == dockerExecutor && !path.IsAbs(d) || path.Clean(d) == "/" {
 		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
+	}
+	if v, at := r.Experimental.BootVerify, at+".experimental.boot_verify"; v.AcquireMaxBackoff > 0 && v.AcquireMaxBackoff < v.AcquireMinBackoff && !c.lost(child(at, "acquire_min_backoff")) {
+		c.fail(child(at, "acquire_max_backoff"), "write the larger one here", "%s is less than acquire_min_backoff", v.AcquireMaxBackoff)
 	}
 	r.Environment = c.environment(at, r.Environment)
 	c.cache(child(at, "cache"), &r.Cache)
-	if r.Executor == ShellExecutor {
-		c.slipway(child(at, "slipway"), &r.Slipway)
+	if executor == "" {
+		return
+	}
+	c.slipway(child(at, "slipway"), &r.Slipway)
+	if executor == ShellExecutor {
 		return
 	}
 	c.docker(child(at, "docker"), r.Docker)
-	c.slipway(child(at, "slipway"), &r.Slipway)
 	if r.Docker != nil {
-		c.guarded(child(at, "docker"), r)
+		c.guarded(at, r)
+	}
+}
+
+// foreignExecutors are those of GitLab's runner that Slipway lacks.
+func foreignExecutors() []string {
+	return []string{
+		"ssh", "parallels", "virtualbox", "docker+machine", "docker-ssh", "docker-ssh+machine", "docker-windows",
+		"docker-autoscaler", "instance", "kubernetes", "custom",
 	}
 }
 
 // unsupported says why no job of this runner can run, which key is to blame, and whether that is of no runner; "" if they can.
 func unsupported(r *Runner) (key, reason string, unknown bool) {
-	others := []string{
-		"ssh", "parallels", "virtualbox", "docker+machine", "docker-ssh", "docker-ssh+machine", "docker-windows",
-		"docker-autoscaler", "instance", "kubernetes", "custom",
-	}
+	others := foreignExecutors()
 	key = "executor"
 	switch e := r.Executor; {
 	case implemented(e) && !slices.Contains([]string{"", "bash", "sh"}, r.Shell):
@@ -175,12 +203,45 @@ func (c *checker) url(at, raw, value string) {
 		c.fail(at, cure, "is no address: %v", err)
 		return
 	}
-	switch {
-	case u.Scheme != "http" && u.Scheme != "https":
+	if u.Scheme != "http" && u.Scheme != "https" {
 		c.fail(at, cure, "%q does not begin with https:// or http://", u.Redacted())
-	case u.Hostname() == "":
-		c.fail(at, cure, "%q names no host", u.Redacted())
+		return
 	}
+	if u.Hostname() == "" {
+		c.fail(at, cure, "%q names no host", u.Redacted())
+		return
+	}
+	u.RawQuery, u.Fragment, u.RawPath = "", "", ""
+	page, isPage := pageOf(u.Path)
+	if page == "" {
+		return
+	}
+	server := *u
+	server.Path = strings.TrimSuffix(strings.TrimRight(u.Path, "/"), page)
+	switch {
+	case strings.HasPrefix(page, "/-/"): // before it stands a project or a group
+		server.Path = ""
+		c.fail(at, fmt.Sprintf("write url = %q, and behind it the path at which the whole GitLab lives, if it has one", server.Redacted()),
+			"%q is a page of the GitLab server, not its address", u.Redacted())
+	case isPage:
+		c.fail(at, fmt.Sprintf("write url = %q", server.Redacted()), "%q is a page of the GitLab server, not its address: %s is too much", u.Redacted(), page)
+	default:
+		c.warn(at, fmt.Sprintf("write url = %q", server.Redacted()), "%q is not the address of the GitLab server: %s is left out", u.Redacted(), page)
+	}
+}
+
+// pageOf finds what at the end of a path leads to a page or the API of a GitLab, not to the GitLab. It is left out for /ci only.
+//
+// GitLab: a server may live below a path. "/ci" is a relic, which its runner leaves out, too.
+func pageOf(path string) (page string, isPage bool) {
+	path = strings.TrimRight(path, "/")
+	if found := regexp.MustCompile(`/(api(/.*)?|-/.*|admin/.*|users/sign_in)$`).FindString(path); found != "" {
+		return found, true
+	}
+	if strings.HasSuffix(path, "/ci") {
+		return "/ci", false
+	}
+	return "", false
 }
 
 // missing tells a key that is not there from one whose variable is not set.
@@ -263,7 +324,7 @@ func (c *checker) docker(at string, d *Docker) {
 			c.oneOf(child(at, "allowed_pull_policies"), p, policies)
 		}
 	}
-	if !slices.ContainsFunc(d.PullPolicy, func(p string) bool { return slices.Contains(d.AllowedPullPolicies, p) }) {
+	if !c.lost(child(at, "pull_policy")) && !slices.ContainsFunc(d.PullPolicy, func(p string) bool { return slices.Contains(d.AllowedPullPolicies, p) }) {
 		c.warn(child(at, "allowed_pull_policies"), "add one of pull_policy",
 			"allows none of pull_policy: jobs that name no policy of their own fail")
 	}

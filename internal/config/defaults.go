@@ -47,6 +47,11 @@ func (r *Runner) defaults() {
 	orDefault(&r.JobStatusFinalUpdateRetryLimit, 10)
 	r.PrepareTimeout = max(r.PrepareTimeout, 0)
 	r.GetSourcesTimeout = max(r.GetSourcesTimeout, 0)
+	if v := &r.Experimental.BootVerify; v.Enabled {
+		orDefault(&v.Timeout, 5*time.Minute)
+		orDefault(&v.AcquireMinBackoff, time.Second)
+		orDefault(&v.AcquireMaxBackoff, max(10*time.Second, v.AcquireMinBackoff))
+	}
 	if r.Docker != nil {
 		r.Docker.defaults()
 	}

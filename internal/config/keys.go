@@ -40,7 +40,6 @@ func Unimplemented() []Setting {
 		{"runners.cache.gcs", Later, "caches on a server go by S3, which Google's storage speaks, too"},
 		{"runners.cache.azure", Later, "caches on a server go by S3, which Azure's storage does not speak"},
 		{"runners.monitoring", Never, "metrics of queueing times"},
-		{"runners.experimental", Never, "a synthetic job at the start"},
 		{"runners.proxy_exec", Never, "a wrapper for step runners"},
 		{"runners.referees", Never, "metrics from Prometheus as artifacts"},
 		{"runners.use_slot_cgroups", Never, "cgroups per slot; cgroup_parent works"},

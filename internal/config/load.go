@@ -67,33 +67,46 @@ func unreadable(path string, err error) error {
 func Parse(file string, src []byte, getenv func(string) string) (*Config, []Warning, error) {
 	tree, p, err := readTypes(file, src)
 	if err != nil {
-		return nil, p.sorted(), err
+		return nil, nil, err
 	}
-	cfg, err := decode(file, src)
+	cfg, err := decode(file, tree.text)
 	if err != nil {
-		return nil, p.sorted(), err
+		return nil, p.sorted(), errors.Join(p.err(), err)
 	}
 	for i, run := range cfg.Runners {
 		run.Pos = p.at(element("runners", i))
 	}
 	c := checker{problems: p, getenv: getenv}
-	c.config(cfg, tree)
+	c.config(cfg, tree.tree)
 	if err := p.err(); err != nil {
 		return nil, p.sorted(), err
 	}
 	return cfg, p.sorted(), nil
 }
 
-// readTypes reads TOML and checks that all in it is of the right type, and known. The problems are never nil.
-func readTypes(file string, src []byte) (map[string]any, *problems, error) {
+// usable is what of a file can be decoded.
+type usable struct {
+	tree map[string]any
+	text string // TOML
+}
+
+// readTypes reads TOML and checks that all in it is of the right type, and known. The error is that the file is no TOML.
+func readTypes(file string, src []byte) (usable, *problems, error) {
 	tree, err := parseTree(file, src)
 	if err != nil {
-		return nil, &problems{file: file}, err
+		return usable{}, nil, err
 	}
 	p := &problems{file: file, lines: scan(string(src))}
 	r := reader{problems: p, settings: Unimplemented()}
 	r.table("", tree, reflect.TypeFor[rawFile](), false)
-	return tree, p, p.err()
+	if !r.changed {
+		return usable{tree, string(src)}, p, nil
+	}
+	text, err := toml.Marshal(tree)
+	if err != nil {
+		return usable{}, nil, errors.Join(p.err(), &Error{Position: Position{File: file}, Msg: err.Error(), Err: err})
+	}
+	return usable{tree, string(text)}, p, nil
 }
 
 // parseTree reads TOML; its errors name the line.
@@ -105,13 +118,12 @@ func parseTree(file string, src []byte) (map[string]any, error) {
 	return tree, nil
 }
 
-// decode fills the structs. The types have been checked, so that it fails for nothing a user could do; of a runner
-// that is skipped, the tables of a docker runner are left out.
-func decode(path string, src []byte) (*Config, error) {
+// decode fills the structs. The types have been checked, so that it fails for nothing a user could do.
+func decode(path, text string) (*Config, error) {
 	var f rawFile
-	md, err := toml.Decode(string(src), &f)
+	md, err := toml.Decode(text, &f)
 	if err != nil {
-		return nil, syntaxError(path, src, err)
+		return nil, syntaxError(path, []byte(text), err)
 	}
 	cfg := &Config{
 		Path: path, Concurrent: f.Concurrent, LogLevel: f.LogLevel, LogFormat: f.LogFormat,
@@ -120,18 +132,8 @@ func decode(path string, src []byte) (*Config, error) {
 	}
 	for _, raw := range f.Runners {
 		run := &Runner{}
-		skipped := struct {
-			*Runner
-			Docker  any `toml:"docker"`
-			Slipway any `toml:"slipway"`
-		}{Runner: run}
-		if err := md.PrimitiveDecode(raw, &skipped); err != nil {
-			return nil, syntaxError(path, src, err)
-		}
-		if implemented(run.Executor) {
-			if err := md.PrimitiveDecode(raw, run); err != nil {
-				return nil, syntaxError(path, src, err)
-			}
+		if err := md.PrimitiveDecode(raw, run); err != nil {
+			return nil, syntaxError(path, []byte(text), err)
 		}
 		cfg.Runners = append(cfg.Runners, run)
 	}
@@ -148,7 +150,7 @@ func syntaxError(path string, src []byte, err error) error {
 	text := strings.TrimPrefix(string(src), byteOrderMark(string(src)))
 	at := min(max(pe.Position.Start, 0), len(text))
 	e.Line = strings.Count(text[:at], "\n") + 1
-	e.Key, e.Err = pe.LastKey, nil
+	e.Key, e.Err, e.Syntax = pe.LastKey, nil, true
 	e.Msg, e.Hint = explain(strings.TrimSuffix(pe.Message, "."), pe.LastKey)
 	return e
 }

@@ -89,7 +89,7 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{
-		`f:192: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
+		`f:197: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped ` +
 			`(the others run; GitLab's own runner can serve it with a config.toml of its own)`,
 	}, lines(warnings)); diff != "" {
 		t.Error(diff)
@@ -102,7 +102,7 @@ func TestFull(t *testing.T) {
 		Runners: []*Runner{{
 			Pos: Position{"f", 13}, Name: "all", Limit: 4, OutputLimit: 8192, RequestConcurrency: 2, StrictCheckInterval: true,
 			UnhealthyRequestsLimit: 5, UnhealthyInterval: 10 * time.Minute, JobStatusFinalUpdateRetryLimit: 20,
-			URL: "https://gitlab.example.com/ci", ID: 7, Token: "glrt-secret",
+			URL: "https://gitlab.example.com/gitlab", ID: 7, Token: "glrt-secret",
 			TokenObtainedAt: obtained, TokenExpiresAt: obtained.AddDate(1, 0, 0),
 			TLSCAFile: "/etc/ca.crt", TLSCertFile: "/etc/client.crt", TLSKeyFile: "/etc/client.key",
 			Executor: "docker", BuildsDir: "/b", CacheDir: "/c", CloneURL: "http://gitlab.internal",
@@ -121,6 +121,7 @@ func TestFull(t *testing.T) {
 				},
 			},
 			Artifact:     RunnerArtifact{UploadTimeout: 2 * time.Hour, ResponseHeaderTimeout: 20 * time.Minute},
+			Experimental: RunnerExperimental{BootVerify{true, 10 * time.Minute, 2 * time.Second, 20 * time.Second}},
 			FeatureFlags: map[string]bool{"FF_TIMESTAMPS": false, "FF_OF_TOMORROW": true},
 			Slipway: RunnerSlipway{
 				Socket: SocketRaw, SocketPolicy: PolicyAudit, TrustConfig: true, CacheScope: ScopeProtected,
@@ -162,7 +163,7 @@ func TestFull(t *testing.T) {
 				Ulimit:          map[string]string{"nofile": "1024:2048", "nproc": "-1"},
 			},
 		}, {
-			Pos: Position{"f", 188}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
+			Pos: Position{"f", 193}, Unsupported: `executor "kubernetes" is not supported`, Name: "cluster",
 			URL: "https://gitlab.example.com", Token: "glrt-cluster", Executor: "kubernetes", OutputLimit: 4096,
 			RequestConcurrency: 1, UnhealthyRequestsLimit: 3, UnhealthyInterval: time.Hour, JobStatusFinalUpdateRetryLimit: 10,
 		}},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -139,6 +140,7 @@ var mistakes = []struct {
 		errs: []string{
 			`f:6: runners.docker.memory: is the number 1024, must be a size in a string, such as "512m" (write memory = "1024m", with the unit that is meant)`,
 			`f:7: runners.docker.memory_swap: "lots" is not a size (write memory_swap = "512m")`,
+			"f:8: runners.docker.memory_reservation: a size cannot be less than nothing (leave it out for the Engine's default)",
 			`f:9: runners.docker.shm_size: is a string, must be a whole number (write shm_size = 67108864, in bytes)`,
 		},
 	},
@@ -165,10 +167,17 @@ var mistakes = []struct {
 	{
 		name: "runners with one bracket", src: "[runners]\n  url = \"https://x\"\n",
 		errs: []string{"f:1: runners: is a table, must be a list of tables (write [[runners]], with two brackets on each side)"},
+		warnings: []string{
+			`f:1: runners.executor: no executor is named: this [[runners]] is skipped` + unknownHint,
+			`f:1: runners.token: ` + noToken,
+		},
 	},
 	{
 		name: "docker with two brackets", src: "[[runners]]\nurl = \"https://x\"\ntoken = \"t\"\nexecutor = \"docker\"\n[[runners.docker]]\n",
-		errs: []string{"f:5: runners.docker: is a list of tables, must be a table (write [runners.docker])"},
+		errs: []string{
+			"f:5: runners.docker: is a list of tables, must be a table (write [runners.docker])",
+			`f:5: runners.docker.image: is missing (write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it)`,
+		},
 	},
 	{
 		name: "the second of two runners", src: ok + "\n" + ok + "limit = \"2\"\n",
@@ -241,6 +250,41 @@ var mistakes = []struct {
 		errs: []string{`f:2: runners.url: is no address: invalid port ":port" after host (write the address of the GitLab server, such as url = "https://gitlab.example.com")`},
 	},
 	{
+		name: "url of the API", src: urls("https://gitlab.example.com/api/v4/", "https://me:secret@example.com/gitlab/api/v4", "https://example.com/api", "https://example.com/api/v4/runners/verify?token=x"),
+		errs: []string{
+			`f:2: runners.url: "https://gitlab.example.com/api/v4/" is a page of the GitLab server, not its address: /api/v4 is too much (write url = "https://gitlab.example.com")`,
+			`f:7: runners.url: "https://me:xxxxx@example.com/gitlab/api/v4" is a page of the GitLab server, not its address: /api/v4 is too much (write url = "https://me:xxxxx@example.com/gitlab")`,
+			`f:12: runners.url: "https://example.com/api" is a page of the GitLab server, not its address: /api is too much (write url = "https://example.com")`,
+			`f:17: runners.url: "https://example.com/api/v4/runners/verify" is a page of the GitLab server, not its address: /api/v4/runners/verify is too much (write url = "https://example.com")`,
+		},
+	},
+	{
+		name: "url of a page", src: urls("https://gitlab.example.com/group/app/-/settings/ci_cd#runners", "https://example.com/gitlab/admin/runners"),
+		errs: []string{
+			`f:2: runners.url: "https://gitlab.example.com/group/app/-/settings/ci_cd" is a page of the GitLab server, not its address (write url = "https://gitlab.example.com", and behind it the path at which the whole GitLab lives, if it has one)`,
+			`f:7: runners.url: "https://example.com/gitlab/admin/runners" is a page of the GitLab server, not its address: /admin/runners is too much (write url = "https://example.com/gitlab")`,
+		},
+	},
+	{
+		name: "url of GitLab CI", src: urls("https://gitlab.example.com/ci", "https://example.com/gitlab/ci/", "https://example.com/gitlab/", "https://example.com/apis"),
+		warnings: []string{
+			`f:2: runners.url: "https://gitlab.example.com/ci" is not the address of the GitLab server: /ci is left out (write url = "https://gitlab.example.com")`,
+			`f:7: runners.url: "https://example.com/gitlab/ci/" is not the address of the GitLab server: /ci is left out (write url = "https://example.com/gitlab")`,
+		},
+	},
+	{
+		name: "check at the start", src: ok + "[runners.experimental.boot_verify]\nenabled = true\nacquire_min_backoff = \"1m\"\n",
+	},
+	{
+		name: "check at the start of nonsense", src: ok + "[runners.experimental.boot_verify]\nenabled = \"yes\"\ntimeout = 5\nacquire_min_backoff = \"1m\"\nacquire_max_backoff = \"1s\"\nretries = 5\n",
+		errs: []string{
+			`f:7: runners.experimental.boot_verify.enabled: is a string, must be true or false (write enabled = true or enabled = false)`,
+			`f:8: runners.experimental.boot_verify.timeout: is the number 5, must be a duration in a string, such as "30m" (write timeout = "15m")`,
+			`f:10: runners.experimental.boot_verify.acquire_max_backoff: 1s is less than acquire_min_backoff (write the larger one here)`,
+		},
+		warnings: []string{"f:11: runners.experimental.boot_verify.retries: unknown key, ignored"},
+	},
+	{
 		name: "builds_dir", src: ok + "builds_dir = \"builds\"\n",
 		errs: []string{`f:6: runners.builds_dir: "builds" is not an absolute path below / (write a path inside the container, such as "/builds")`},
 	},
@@ -264,10 +308,11 @@ var mistakes = []struct {
 		errs: []string{`f:8: runners.docker.dns: "ns.example.com" is not an IP address (write dns = ["192.0.2.53"])`},
 	},
 	{
-		name: "ulimit", src: ok + "[runners.docker.ulimit]\nnofile = \"many\"\nnproc = \"1:x\"\n",
+		name: "ulimit", src: ok + "[runners.docker.ulimit]\nnofile = \"many\"\nnproc = \"1:x\"\ncore = \"a:b\"\n",
 		errs: []string{
 			`f:7: runners.docker.ulimit.nofile: soft limit "many" is not a number (nofile = "1024:2048", soft and hard limit, or "1024" for both)`,
 			`f:8: runners.docker.ulimit.nproc: hard limit "x" is not a number (nproc = "1024:2048", soft and hard limit, or "1024" for both)`,
+			`f:9: runners.docker.ulimit.core: soft limit "a" and hard limit "b" are not numbers (core = "1024:2048", soft and hard limit, or "1024" for both)`,
 		},
 	},
 	{
@@ -277,6 +322,10 @@ var mistakes = []struct {
 	{
 		name: "guard of nonsense", src: ok + "[runners.slipway]\nsocket_policy = \"log\"\ncache_scope = \"group\"\nallowed_registries = [\"a.example\",\n\"https://b.example\"]\n[runners.slipway.limits]\nbuilds = -1\nmemory = 5\nmany = 1\n",
 		errs: []string{
+			`f:7: runners.slipway.socket_policy: "log" is not known (write enforce or audit)`,
+			`f:8: runners.slipway.cache_scope: "group" is not known (write project, protected or runner)`,
+			`f:10: runners.slipway.allowed_registries: "https://b.example" is not the host of a registry, with its port if it has one (write allowed_registries = ["registry.example.com:5050", "*.example.com"])`,
+			"f:12: runners.slipway.limits.builds: a limit cannot be less than nothing (leave it out for the default)",
 			`f:13: runners.slipway.limits.memory: is the number 5, must be a size in a string, such as "512m" (write memory = "5m", with the unit that is meant)`,
 		},
 		warnings: []string{"f:14: runners.slipway.limits.many: unknown key, ignored"},
@@ -369,7 +418,13 @@ var mistakes = []struct {
 	{
 		name: "cache on S3", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nServerAddress = \"https://s3.example.com\"\nAccessKey = \"k\"\nSecretKey = \"secret\"\n" +
 			"AuthenticationType = \"key\"\nServerSideEncryption = \"on\"\nDualStack = \"true\"\n",
-		errs: []string{`f:14: runners.cache.s3.DualStack: is the string "true", must be true or false (write DualStack = true, without quotes)`},
+		errs: []string{
+			`f:8: runners.cache.s3.BucketName: is missing (write BucketName = "…" below [runners.cache.s3])`,
+			`f:9: runners.cache.s3.ServerAddress: is not a host, with its port if it has one (write ServerAddress = "s3.example.com:9000"; for http add Insecure = true)`,
+			`f:12: runners.cache.s3.AuthenticationType: "key" is not known (write access-key or iam)`,
+			`f:13: runners.cache.s3.ServerSideEncryption: "on" is not known (write S3, KMS or DSSE-KMS)`,
+			`f:14: runners.cache.s3.DualStack: is the string "true", must be true or false (write DualStack = true, without quotes)`,
+		},
 	},
 	{
 		name: "values of a cache on S3", src: ok + "[runners.cache]\nType = \"s3\"\n[runners.cache.s3]\nServerAddress = \"https://me:secret@s3.example.com\"\nAccessKey = \"k\"\nSecretKey = \"secret\"\n" +
@@ -383,7 +438,10 @@ var mistakes = []struct {
 	},
 	{
 		name: "cache of another kind", src: ok + "[runners.cache]\nType = \"s4\"\nMaxUploadedArchiveSize = \"1g\"\n",
-		errs: []string{`f:8: runners.cache.MaxUploadedArchiveSize: is a string, must be a whole number (write MaxUploadedArchiveSize = 1073741824, in bytes)`},
+		errs: []string{
+			`f:7: runners.cache.Type: "s4" is not known (write Type = "s3", or leave it out for caches on this machine)`,
+			`f:8: runners.cache.MaxUploadedArchiveSize: is a string, must be a whole number (write MaxUploadedArchiveSize = 1073741824, in bytes)`,
+		},
 	},
 	{
 		name: "type of another kind", src: ok + "[runners.cache]\nType = \"s4\"\n",
@@ -534,8 +592,15 @@ var mistakes = []struct {
 		name: "other executors", src: ok + "\n[[runners]]\nexecutor = \"kubernetes\"\nunknown = 1\n[runners.docker]\nmemory = 5\n[[runners]]\nexecutor = \"dokcer\"\n[[runners]]\n[[runners]]\nexecutor = \"abc\"\n",
 		warnings: []string{
 			`f:8: runners.executor: executor "kubernetes" is not supported: this [[runners]] is skipped` + skipHint,
+			`f:12: runners.docker.image: is missing (write image = "alpine:latest", or another, below [runners.docker]: jobs that name no image run in it)`,
+			`f:12: runners.token: ` + noToken,
+			`f:12: runners.url: is missing ` + urlHint,
 			`f:13: runners.executor: executor "dokcer" is not known, did you mean "docker"?: this [[runners]] is skipped` + unknownHint,
 			`f:14: runners.executor: no executor is named: this [[runners]] is skipped` + unknownHint,
+			`f:14: runners.token: ` + noToken,
+			`f:14: runners.url: is missing ` + urlHint,
+			`f:15: runners.token: ` + noToken,
+			`f:15: runners.url: is missing ` + urlHint,
 			`f:16: runners.executor: executor "abc" is not known: this [[runners]] is skipped` + unknownHint,
 		},
 	},
@@ -546,9 +611,20 @@ var mistakes = []struct {
 }
 
 const (
+	urlHint     = `(write the address of the GitLab server, such as url = "https://gitlab.example.com")`
+	noToken     = "is missing (take it from the runner's page in GitLab, or let slipway register write it)"
 	skipHint    = " (the others run; GitLab's own runner can serve it with a config.toml of its own)"
 	unknownHint = ` (write executor = "docker" or executor = "shell")`
 )
+
+// urls is a runner for each address; each has five lines.
+func urls(addresses ...string) string {
+	var b strings.Builder
+	for _, a := range addresses {
+		b.WriteString(strings.Replace(ok, "https://gitlab.example.com", a, 1))
+	}
+	return b.String()
+}
 
 func TestMistakes(t *testing.T) {
 	t.Parallel()

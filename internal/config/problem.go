@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Position is a line of a file.
@@ -29,6 +30,8 @@ type Error struct {
 	Msg  string // what is wrong
 	Hint string // what to do about it
 	Err  error  // the cause, if it was not the file's text
+	// Syntax: the file is no TOML, so that other mistakes were not looked for.
+	Syntax bool
 }
 
 // Error names file, line, key, mistake and cure.
@@ -43,7 +46,7 @@ type Warning struct {
 	Key, Msg, Hint string
 	// Note: nothing is lost by it; for the reader's information.
 	Note bool
-	// Unknown: no runner knows the key, or its value.
+	// Unknown: no runner knows the key, or its value; or it is a mistake of a runner that is skipped for such a value.
 	Unknown bool
 	// Withheld: the key has its effect where jobs have no guarded socket.
 	Withheld bool
@@ -88,24 +91,60 @@ type problems struct {
 	lines    *layout
 	errs     []*Error
 	warnings []Warning
+
+	moved   [][2]string // where the file has what should stand elsewhere
+	spoiled []string    // paths of values that cannot be used, which was said
+	skipped []string    // paths below which no mistake keeps the file from being used
 }
 
 func (p *problems) at(path string) Position {
+	for _, m := range p.moved {
+		if within(path, m[0]) {
+			path = m[1] + path[len(m[0]):]
+		}
+	}
 	return Position{File: p.file, Line: p.lines.line(path)}
+}
+
+// move says that the file has at another path what should be at from.
+func (p *problems) move(from, to string) { p.moved = append(p.moved, [2]string{from, to}) }
+
+// spoil says that no value is known for a path.
+func (p *problems) spoil(path string) { p.spoiled = append(p.spoiled, path) }
+
+// skip says that what is below a path is not used.
+func (p *problems) skip(path string) { p.skipped = append(p.skipped, path) }
+
+// lost reports whether the value of one of the paths cannot be used, so that nothing follows from what is in its place.
+func (p *problems) lost(paths ...string) bool {
+	return slices.ContainsFunc(paths, func(path string) bool {
+		return slices.ContainsFunc(p.spoiled, func(s string) bool { return within(path, s) })
+	})
+}
+
+// within reports whether path is at, or below it.
+func within(path, at string) bool {
+	rest, ok := strings.CutPrefix(path, at)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // fail notes a mistake at a path such as runners[1].docker.image.
 func (p *problems) fail(path, hint, format string, args ...any) {
+	if slices.ContainsFunc(p.skipped, func(s string) bool { return within(path, s) }) {
+		p.warn(path, hint, format, args...).Unknown = true
+		return
+	}
 	p.errs = append(p.errs, &Error{Position: p.at(path), Key: keyOf(path), Msg: fmt.Sprintf(format, args...), Hint: hint})
 }
 
-func (p *problems) warn(path, hint, format string, args ...any) {
+// warn notes something without effect. The pointer is good until the next warning.
+func (p *problems) warn(path, hint, format string, args ...any) *Warning {
 	p.warnings = append(p.warnings, Warning{Position: p.at(path), Key: keyOf(path), Msg: fmt.Sprintf(format, args...), Hint: hint})
+	return &p.warnings[len(p.warnings)-1]
 }
 
 func (p *problems) note(path, format string, args ...any) {
-	p.warn(path, "", format, args...)
-	p.warnings[len(p.warnings)-1].Note = true
+	p.warn(path, "", format, args...).Note = true
 }
 
 // err gives all mistakes, sorted, or nil.

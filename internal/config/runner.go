@@ -48,6 +48,8 @@ type Runner struct {
 	Cache    RunnerCache    `toml:"cache,omitempty"`
 	Artifact RunnerArtifact `toml:"artifact,omitempty"`
 
+	Experimental RunnerExperimental `toml:"experimental,omitempty"`
+
 	Docker  *Docker       `toml:"docker,omitempty"` // never nil if Unsupported is empty
 	Slipway RunnerSlipway `toml:"slipway,omitempty"`
 }
@@ -55,6 +57,19 @@ type Runner struct {
 // CustomBuildDir is [runners.custom_build_dir].
 type CustomBuildDir struct {
 	Enabled *bool `toml:"enabled,omitempty"` // jobs may set GIT_CLONE_PATH; nil = in containers only
+}
+
+// RunnerExperimental is [runners.experimental].
+type RunnerExperimental struct {
+	BootVerify BootVerify `toml:"boot_verify,omitempty"`
+}
+
+// BootVerify is [runners.experimental.boot_verify]: a job of our own that must succeed before jobs are asked for.
+type BootVerify struct {
+	Enabled           bool          `toml:"enabled,omitempty"`
+	Timeout           time.Duration `toml:"timeout,omitzero"`             // of one try, and until it is an error that none succeeded; 5 min by default
+	AcquireMinBackoff time.Duration `toml:"acquire_min_backoff,omitzero"` // from one try to the next, which doubles each time; 1 s by default
+	AcquireMaxBackoff time.Duration `toml:"acquire_max_backoff,omitzero"` // the longest of them; 10 s by default
 }
 
 // RunnerArtifact is [runners.artifact].

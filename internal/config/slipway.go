@@ -70,6 +70,9 @@ func (c *checker) limits(at string, l Limits) {
 // are known here; each job's log says what was withheld from it.
 func (c *checker) guarded(at string, r *Runner) {
 	d := r.Docker
+	if c.lost(at+".slipway.socket", at+".slipway.trust_config") {
+		return
+	}
 	socket := slices.ContainsFunc(d.Volumes, func(v string) bool {
 		source, _, _ := strings.Cut(v, ":")
 		return slices.Contains([]string{"/var/run/docker.sock", "/run/docker.sock", strings.TrimPrefix(d.Host, "unix://")}, path.Clean(source))
@@ -92,7 +95,7 @@ func (c *checker) guarded(at string, r *Runner) {
 		{"volumes_from", len(d.VolumesFrom) > 0},
 	} {
 		if k.set {
-			c.warn(child(at, k.key), "trust_config = true in [runners.slipway] gives it, and lets every job own the machine",
+			c.warn(child(child(at, "docker"), k.key), "trust_config = true in [runners.slipway] gives it, and lets every job own the machine",
 				"is not given to jobs: it would undo the guard of their socket, which volumes gives them")
 			c.warnings[len(c.warnings)-1].Withheld = true
 		}

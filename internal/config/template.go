@@ -20,7 +20,11 @@ func LoadTemplate(path string) (*Runner, error) {
 		}
 		return nil, err
 	}
-	if _, _, err := readTypes(path, src); err != nil {
+	_, p, err := readTypes(path, src)
+	if err == nil {
+		err = p.err()
+	}
+	if err != nil {
 		return nil, err
 	}
 	var f struct {

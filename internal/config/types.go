@@ -16,9 +16,13 @@ import (
 
 // reader compares the file with the structs that it is decoded into, before it is: the TOML library stops at the
 // first wrong type, cannot tell one [[runners]] from the next, and says nothing of keys it has no field for.
+//
+// It changes what it reads: what has the wrong type is put right where it is clear what was meant, and else taken out, so that all the
+// rest can be decoded, and its values be looked at in the same go.
 type reader struct {
 	*problems
 	settings []Setting
+	changed  bool // the tree is no longer what the file says
 }
 
 // table checks what is in a table against the fields of t. quiet is for the runners that are skipped: nobody needs to
@@ -27,54 +31,96 @@ func (r *reader) table(path string, m map[string]any, t reflect.Type, quiet bool
 	for _, key := range slices.Sorted(maps.Keys(m)) {
 		at := child(path, key)
 		if f, ok := field(t, key); ok {
-			r.value(at, m[key], f.Type, quiet)
+			r.put(m, key, r.value(at, m[key], f.Type, quiet))
 		} else if !quiet {
 			r.withoutField(at, key, m[key], t)
 		}
 	}
 }
 
-// value checks that v can be put into a field of type t.
-func (r *reader) value(path string, v any, t reflect.Type, quiet bool) {
+// put gives a key the value that is used for it; nil = none can be.
+func (r *reader) put(m map[string]any, key string, v any) {
+	if v == nil {
+		delete(m, key)
+		r.changed = true
+		return
+	}
+	m[key] = v
+}
+
+// value checks that v can be put into a field of type t, and gives what is used in its place.
+func (r *reader) value(path string, v any, t reflect.Type, quiet bool) any {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem() // nil is for what the file does not say
 	}
 	if e := elem(t); e != nil {
-		r.tables(path, v, e, quiet)
-		return
+		return r.tables(path, v, e, quiet)
 	}
 	if sub, ok := isTable(t); ok {
-		if m, ok := v.(map[string]any); ok {
-			r.table(path, m, sub, quiet)
-		} else {
-			r.wrong(path, v, t)
+		m, ok := v.(map[string]any)
+		if !ok {
+			list, _ := tables(v)
+			if len(list) == 0 {
+				return r.wrong(path, v, t)
+			}
+			r.mistyped(path, v, t)
+			m = list[0]
+			r.move(path, element(path, 0))
 		}
-		return
+		r.table(path, m, sub, quiet)
+		return m
 	}
-	if r.fits(path, v, t) && t.Kind() == reflect.Map && !quiet {
-		for key, e := range v.(map[string]any) {
+	v = r.fits(path, v, t)
+	if m, ok := v.(map[string]any); ok && !quiet {
+		for key, e := range m {
 			r.withoutEffect(child(path, key), e)
 		}
 	}
+	return v
 }
 
-func (r *reader) tables(path string, v any, t reflect.Type, quiet bool) {
+func (r *reader) tables(path string, v any, t reflect.Type, quiet bool) any {
 	list, ok := tables(v)
 	if !ok {
-		r.wrong(path, v, reflect.SliceOf(t))
-		return
+		m, ok := v.(map[string]any)
+		if !ok {
+			return r.wrong(path, v, reflect.SliceOf(t))
+		}
+		r.mistyped(path, v, reflect.SliceOf(t))
+		list = []map[string]any{m}
+		r.move(element(path, 0), path)
 	}
 	for i, m := range list {
-		skipped := quiet
-		if executor, _ := get(m, "executor").(string); t == reflect.TypeFor[Runner]() && !implemented(executor) {
+		skipped, at := quiet, element(path, i)
+		if t == reflect.TypeFor[Runner]() && assumed(m) == "" {
 			skipped = true
-			m = maps.Clone(m)
-			maps.DeleteFunc(m, func(key string, _ any) bool {
-				return strings.EqualFold(key, "docker") || strings.EqualFold(key, "slipway")
-			})
+			for _, key := range []string{"docker", "slipway"} {
+				if key = spelled(m, key); m[key] != nil {
+					r.put(m, key, nil)
+				}
+			}
+		} else if executor, _ := get(m, "executor").(string); t == reflect.TypeFor[Runner]() && !implemented(executor) {
+			r.skip(child(at, "docker"))
+			r.skip(child(at, "slipway"))
 		}
-		r.table(element(path, i), m, t, skipped)
+		r.table(at, m, t, skipped)
 	}
+	return list
+}
+
+// assumed is the executor by which the rest of a [[runners]] is judged: its own, or else the one that was most likely meant. "" = one that
+// we lack, or nobody can tell.
+func assumed(runner map[string]any) string {
+	executor, _ := get(runner, "executor").(string)
+	if near, ok := nearest(executor, slices.Concat(foreignExecutors(), []string{dockerExecutor, ShellExecutor})); ok && executor != "" {
+		executor = near
+	} else if get(runner, "docker") != nil {
+		executor = dockerExecutor
+	}
+	if !implemented(executor) {
+		return ""
+	}
+	return executor
 }
 
 // tables takes [[runners]] and the rare runners = [{…}].
@@ -111,22 +157,23 @@ func spelled(m map[string]any, key string) string {
 	return key
 }
 
-// fits checks a value that is not a table of known keys, and fails with the cure.
-func (r *reader) fits(path string, v any, t reflect.Type) bool {
-	if !r.typed(path, v, t) {
-		return false
+// fits checks a value that is not a table of known keys, fails with the cure, and gives what is used in its place.
+func (r *reader) fits(path string, v any, t reflect.Type) any {
+	if v = r.typed(path, v, t); v == nil {
+		return nil
 	}
 	// What reads itself from text may find fault with a string.
 	if u, ok := reflect.New(t).Interface().(encoding.TextUnmarshaler); ok && t != reflect.TypeFor[time.Time]() {
 		if err := u.UnmarshalText([]byte(v.(string))); err != nil {
 			r.fail(path, "write "+r.example(path, nil, t), "%v", err)
-			return false
+			r.spoil(path)
+			return nil
 		}
 	}
-	return true
+	return v
 }
 
-func (r *reader) typed(path string, v any, t reflect.Type) bool {
+func (r *reader) typed(path string, v any, t reflect.Type) any {
 	ok := false
 	switch t {
 	case reflect.TypeFor[time.Duration]():
@@ -153,13 +200,13 @@ func (r *reader) typed(path string, v any, t reflect.Type) bool {
 		return r.plain(path, v, t)
 	}
 	if !ok {
-		r.wrong(path, v, t)
+		return r.wrong(path, v, t)
 	}
-	return ok
+	return v
 }
 
 // plain checks what the TOML library decodes without our help.
-func (r *reader) plain(path string, v any, t reflect.Type) bool {
+func (r *reader) plain(path string, v any, t reflect.Type) any {
 	ok := false
 	switch t.Kind() {
 	case reflect.String:
@@ -173,33 +220,73 @@ func (r *reader) plain(path string, v any, t reflect.Type) bool {
 			for i, e := range list {
 				if reflect.TypeOf(e) != t.Elem() {
 					r.fail(element(path, i), "write "+r.example(path, nil, t), "its element %d is %s, must be a string", i+1, described(e))
-					return false
+					r.spoil(element(path, i))
+					list[i], r.changed = "", true
 				}
 			}
-			return true
+			return list
 		}
 	case reflect.Map:
 		if m, isTable := v.(map[string]any); isTable {
-			all := true
 			for _, key := range slices.Sorted(maps.Keys(m)) {
-				all = r.plain(child(path, key), m[key], t.Elem()) && all
+				r.put(m, key, r.plain(child(path, key), m[key], t.Elem()))
 			}
-			return all
+			return m
 		}
 	}
 	if !ok {
-		r.wrong(path, v, t)
+		return r.wrong(path, v, t)
 	}
-	return ok
+	return v
 }
 
-func (r *reader) wrong(path string, v any, t reflect.Type) {
+// wrong fails for a value of the wrong type, and gives the one that was meant; nil = nobody can tell.
+func (r *reader) wrong(path string, v any, t reflect.Type) any {
+	r.mistyped(path, v, t)
+	meant := meant(v, t)
+	if meant == nil {
+		r.spoil(path)
+	}
+	return meant
+}
+
+func (r *reader) mistyped(path string, v any, t reflect.Type) {
 	what := described(v)
 	if t == reflect.TypeFor[Secret]() {
 		what = kind(v)
 	}
 	r.fail(path, "write "+r.example(path, v, t), "is %s, must be %s", what, wanted(t))
+	r.changed = true
 }
+
+// meant is a value as example shows how to write it.
+func meant(v any, t reflect.Type) any {
+	number := t == reflect.TypeFor[int]() || t == reflect.TypeFor[int64]()
+	switch v := v.(type) {
+	case string:
+		if n, err := strconv.ParseInt(v, 10, 64); err == nil && number {
+			return n
+		}
+		if t.Kind() == reflect.Bool && (v == "true" || v == "false") {
+			return v == "true"
+		}
+		if t == reflect.TypeFor[[]string]() {
+			return []any{v}
+		}
+	case int64:
+		if t == reflect.TypeFor[NanoCPUs]() || t == reflect.TypeFor[Bytes]() && !lacksUnit(v) {
+			return strconv.FormatInt(v, 10)
+		}
+	case float64:
+		if number && v == math.Trunc(v) && math.Abs(v) < 1e15 {
+			return int64(v)
+		}
+	}
+	return nil
+}
+
+// lacksUnit tells a size whose unit was forgotten: so few bytes nobody means.
+func lacksUnit(n int64) bool { return n > 0 && n < 1<<20 }
 
 // described names a value without what may be secret: the text of strings.
 func described(v any) string {
@@ -303,11 +390,11 @@ func (r *reader) example(path string, v any, t reflect.Type) string {
 	case reflect.TypeFor[time.Time]():
 		return name + " = 2026-01-31T12:00:00Z"
 	case reflect.TypeFor[Bytes]():
-		if n, ok := v.(int64); ok && n >= 1<<20 {
+		if n, ok := v.(int64); ok && n > 0 {
+			if lacksUnit(n) {
+				return fmt.Sprintf(`%s = "%dm", with the unit that is meant`, name, n)
+			}
 			return fmt.Sprintf(`%s = "%d"`, name, n)
-		}
-		if n, ok := v.(int64); ok && n > 0 { // so few bytes nobody means
-			return fmt.Sprintf(`%s = "%dm", with the unit that is meant`, name, n)
 		}
 		return name + ` = "512m"`
 	case reflect.TypeFor[MinFree]():

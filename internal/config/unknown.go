@@ -24,8 +24,7 @@ func (r *reader) withoutField(path, key string, v any, t reflect.Type) {
 	} else if near, ok := nearest(key, r.siblings(parent, t)); ok {
 		hint = "did you mean " + near + "?"
 	}
-	r.warn(path, hint, "unknown key, ignored")
-	r.warnings[len(r.warnings)-1].Unknown = true
+	r.warn(path, hint, "unknown key, ignored").Unknown = true
 }
 
 // withoutEffect warns about a known key that does nothing yet, if it is set, and reports whether the key is one.

@@ -151,13 +151,17 @@ func (l *StringList) UnmarshalTOML(v any) error {
 // ParseUlimit reads a value of the ulimit table, "soft[:hard]"; without hard it is soft too, and -1 is no limit.
 func ParseUlimit(s string) (soft, hard int64, err error) {
 	before, after, two := strings.Cut(s, ":")
-	if soft, err = strconv.ParseInt(before, 10, 64); err != nil {
+	soft, softErr := strconv.ParseInt(before, 10, 64)
+	hard, hardErr := soft, error(nil)
+	if two {
+		hard, hardErr = strconv.ParseInt(after, 10, 64)
+	}
+	switch {
+	case softErr != nil && hardErr != nil:
+		return 0, 0, fmt.Errorf("soft limit %q and hard limit %q are not numbers", before, after)
+	case softErr != nil:
 		return 0, 0, fmt.Errorf("soft limit %q is not a number", before)
-	}
-	if !two {
-		return soft, soft, nil
-	}
-	if hard, err = strconv.ParseInt(after, 10, 64); err != nil {
+	case hardErr != nil:
 		return 0, 0, fmt.Errorf("hard limit %q is not a number", after)
 	}
 	return soft, hard, nil

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -129,22 +130,23 @@ func load(e *docker.Engine, name string, recipe demo.Recipe) error {
 // rig is a GitLab with one runner, and a Slipway that serves it.
 type rig struct {
 	*coordinator.Coordinator
-	t       *testing.T
-	engine  *docker.Engine
-	url     string
-	token   job.Secret
-	dir     string // the config and all state
-	docker  string // further lines of [runners.docker]
-	runner  string // further lines of [[runners]]
-	global  string // further lines of the file
-	limits  string // lines of [slipway.limits]
-	shell   bool   // jobs run without containers
-	command func(args ...string) *exec.Cmd
-	front   func(gitlab *httptest.Server) (url string) // how Slipway gets to GitLab; nil = as it is
-	server  *httptest.Server
-	port    func() // lets go of the server's, while there is no server
-	process *exec.Cmd
-	log     *lockedBuffer
+	t         *testing.T
+	engine    *docker.Engine
+	url       string
+	token     job.Secret
+	dir       string // the config and all state
+	byDefault string // for jobs that name none; "" = alpine
+	docker    string // further lines of [runners.docker]
+	runner    string // further lines of [[runners]]
+	global    string // further lines of the file
+	limits    string // lines of [slipway.limits]
+	shell     bool   // jobs run without containers
+	command   func(args ...string) *exec.Cmd
+	front     func(gitlab *httptest.Server) (url string) // how Slipway gets to GitLab; nil = as it is
+	server    *httptest.Server
+	port      func() // lets go of the server's, while there is no server
+	process   *exec.Cmd
+	log       *lockedBuffer
 }
 
 type option func(*rig)
@@ -212,7 +214,7 @@ func (r *rig) writeConfig() {
     image = %q
     pull_policy = "if-not-present"
     volumes = ["/cache", "/builds"]
-%s`, global, r.stateDir(), r.limits, r.url, r.token.Reveal(), r.runner, alpine, r.docker)
+%s`, global, r.stateDir(), r.limits, r.url, r.token.Reveal(), r.runner, cmp.Or(r.byDefault, alpine), r.docker)
 	for _, line := range []string{`volumes = ["/cache", "/builds"]`, `pull_policy = "if-not-present"`} {
 		if key, _, _ := strings.Cut(line, "="); strings.Contains(r.docker, key) {
 			text = strings.Replace(text, "    "+line+"\n", "", 1)

@@ -20,6 +20,7 @@ const answerGrace = time.Second
 type Manager struct {
 	connect func(*config.Runner) (Server, error)
 	run     func(ctx context.Context, slot Slot, spec *job.Spec)
+	verify  func(ctx context.Context, r *config.Runner) error
 	log     *slog.Logger
 	wake    chan struct{} // something changed; has room for one
 
@@ -28,13 +29,14 @@ type Manager struct {
 	slots    slots
 	pollers  []*poller
 	turn     uint64 // of the last request
+	trying   int    // tries of checks that are under way
 	draining bool
 	stopping bool
 }
 
 // New makes a manager; nothing happens before Run.
 func New(o Options) *Manager {
-	m := &Manager{connect: o.Connect, run: o.Run, log: o.Log, wake: make(chan struct{}, 1)}
+	m := &Manager{connect: o.Connect, run: o.Run, verify: o.Verify, log: o.Log, wake: make(chan struct{}, 1)}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
 	}
@@ -51,9 +53,12 @@ func (m *Manager) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
-		requests, wakeAt, done := m.plan(time.Now())
+		requests, tries, wakeAt, done := m.plan(ctx, time.Now())
 		if done {
 			return nil
+		}
+		for _, t := range tries {
+			go m.attempt(t)
 		}
 		for _, q := range requests {
 			go m.serve(ctx, jobs, q)
@@ -76,18 +81,27 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) Drain() {
 	m.mu.Lock()
 	m.draining = true
+	m.excuse()
 	m.mu.Unlock()
 	m.poke()
 }
 
-// plan decides who asks now, when to look again unless something happens before (zero = then only), and whether
+// excuse ends all checks: who takes no more jobs need not pass any.
+func (m *Manager) excuse() {
+	for _, p := range m.pollers {
+		p.excuse()
+	}
+}
+
+// plan decides who asks now and which checks are tried, when to look again unless something happens before (zero = then only), and whether
 // everything is done.
-func (m *Manager) plan(now time.Time) (requests []*request, wakeAt time.Time, done bool) {
+func (m *Manager) plan(ctx context.Context, now time.Time) (requests []*request, tries []*trial, wakeAt time.Time, done bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.draining {
-		return nil, time.Time{}, m.idle()
+		return nil, nil, time.Time{}, m.idle()
 	}
+	tries, wakeAt = m.tries(ctx, now)
 	for p := m.first(now); p != nil; p = m.first(now) {
 		m.turn++
 		p.turn = m.turn
@@ -100,7 +114,7 @@ func (m *Manager) plan(now time.Time) (requests []*request, wakeAt time.Time, do
 		_, held := p.young(now)
 		wakeAt = earlier(wakeAt, held)
 	}
-	return requests, wakeAt, false
+	return requests, tries, wakeAt, false
 }
 
 // first returns who asks next: of those that may and have a slot for the job, the one that asked longest ago.
@@ -206,6 +220,7 @@ func (m *Manager) shutdown(abort context.CancelCauseFunc) error {
 	abort(job.ErrShutdown)
 	m.mu.Lock()
 	m.stopping = true
+	m.excuse()
 	m.slots.openAll()
 	running, timeout := m.slots.running, m.cfg.ShutdownTimeout
 	m.mu.Unlock()
@@ -233,7 +248,7 @@ func (m *Manager) shutdown(abort context.CancelCauseFunc) error {
 	}
 }
 
-// idle reports that no request and no job is under way.
+// idle reports that no request, no job and no check is under way.
 func (m *Manager) idle() bool {
 	for _, p := range m.pollers {
 		if !p.idle() {

@@ -29,6 +29,8 @@ type poller struct {
 	next     time.Time  // no request before
 	pace     pace
 	health   health
+	check    *bootCheck // to be passed before it asks; nil = none
+	trying   bool       // a try of a check is under way, maybe of a former one
 	rate     adaptive
 }
 
@@ -42,7 +44,7 @@ type request struct {
 
 // due reports whether the poller may ask now, as far as it is up to itself.
 func (p *poller) due(now time.Time) bool {
-	return !p.removed && !now.Before(p.wakeAt()) && p.current() < p.rate.limit() &&
+	return !p.removed && p.check == nil && !now.Before(p.wakeAt()) && p.current() < p.rate.limit() &&
 		(p.runner.Limit <= 0 || len(p.places)+len(p.requests) < p.runner.Limit)
 }
 
@@ -77,7 +79,7 @@ func (p *poller) young(now time.Time) (n int, held time.Time) {
 }
 
 // idle reports that nothing of the poller is under way.
-func (p *poller) idle() bool { return len(p.requests) == 0 && len(p.places) == 0 }
+func (p *poller) idle() bool { return len(p.requests) == 0 && len(p.places) == 0 && !p.trying }
 
 func (p *poller) ask(now time.Time) *request {
 	q := &request{poller: p, conn: p.conn, runner: p.runner, start: now}

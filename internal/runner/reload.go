@@ -10,7 +10,7 @@ import (
 
 // Reload makes a new configuration effective. Running jobs and requests in flight are left alone: a lower `concurrent`
 // or `limit` holds for what starts from now on, a removed runner ends its jobs and asks no more, a runner whose section
-// changed connects anew for its next request. A runner that is paused for refused requests gets another try.
+// changed connects anew for its next request, and has to pass boot_verify again. A runner that is paused for refused requests gets another try.
 //
 // What Connect takes from elsewhere than the runner's section reaches a client only when that is made anew.
 func (m *Manager) Reload(cfg *config.Config) {
@@ -26,11 +26,14 @@ func (m *Manager) apply(cfg *config.Config) {
 	m.slots.resize(cfg.Concurrent)
 	sections := cfg.Served()
 	found := match(m.pollers, sections)
+	back := map[*poller]bool{}
 	for _, p := range m.pollers {
 		gone := !slices.Contains(found, p)
 		if gone && !p.removed {
 			p.log.Info("runner removed", "jobs", len(p.places))
+			p.excuse()
 		}
+		back[p] = p.removed && !gone
 		p.removed = gone
 	}
 	for i, r := range sections {
@@ -40,14 +43,21 @@ func (m *Manager) apply(cfg *config.Config) {
 			p = &poller{}
 			m.pollers = append(m.pollers, p)
 			m.restart(p, r)
+			m.require(p, r)
 			if !first {
 				p.log.Info("runner added")
 			}
 		case !equal(p.runner, r):
 			m.restart(p, r)
 			p.log.Info("runner changed")
+			if back[p] || !sameButCredentials(p.runner, r) {
+				m.require(p, r)
+			}
 		default:
 			p.health.retry()
+			if back[p] {
+				m.require(p, r)
+			}
 		}
 		p.runner = r
 	}

@@ -92,13 +92,13 @@ func (r *rig) runJob(ctx context.Context, slot Slot, spec *job.Spec) {
 }
 
 // startRig runs a manager. Each runner's token names its queue.
-func startRig(t *testing.T, cfg *config.Config, queues map[string]*queue) *rig {
+func startRig(t *testing.T, cfg *config.Config, queues map[string]*queue, options ...func(*Options)) *rig {
 	t.Helper()
 	r := &rig{
 		t: t, start: time.Now(), queues: queues, result: make(chan error, 1),
 		running: map[string]int{}, mostOf: map[string]int{},
 	}
-	r.m = New(Options{
+	o := Options{
 		Config: cfg,
 		Connect: func(c *config.Runner) (Server, error) {
 			r.mu.Lock()
@@ -112,7 +112,11 @@ func startRig(t *testing.T, cfg *config.Config, queues map[string]*queue) *rig {
 		},
 		Run: r.runJob,
 		Log: slog.New(slog.NewTextHandler(r, nil)),
-	})
+	}
+	for _, set := range options {
+		set(&o)
+	}
+	r.m = New(o)
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
 	go func() { r.result <- r.m.Run(ctx) }()

@@ -67,6 +67,10 @@ type Options struct {
 	// Connect makes the client of a runner. It is called before the first request and again when the runner's section
 	// has changed. An error counts like a refused token, and Connect is tried again.
 	Connect func(*config.Runner) (Server, error)
+	// Verify tries out whether jobs of a runner can run. A runner with boot_verify asks for none before it has succeeded; what a
+	// runner of that section has passed is tried again when it has changed, but for its credentials. nil = never. When ctx ends, it
+	// cleans up and returns.
+	Verify func(ctx context.Context, r *config.Runner) error
 	// Run runs one job to its end and reports it. When ctx ends, it cleans up, reports and returns.
 	Run func(ctx context.Context, slot Slot, spec *job.Spec)
 	Log *slog.Logger // nil = none

@@ -9,9 +9,10 @@ import (
 // Status is what a manager is doing at one moment.
 type Status struct {
 	Concurrent int
-	Running    int // jobs
-	Waiting    int // jobs that were taken but have no slot yet
-	Draining   bool
+	Running    int  // jobs
+	Waiting    int  // jobs that were taken but have no slot yet
+	Draining   bool // no more jobs are taken
+	Stopping   bool // those that run are aborted
 	Runners    []RunnerStatus
 }
 
@@ -23,6 +24,7 @@ type RunnerStatus struct {
 	Removed     bool
 	FailsSince  time.Time // since when asking for jobs fails; zero = it does not
 	PausedUntil time.Time // for refused requests; zero = not paused
+	Checked     bool      // nothing keeps it from asking that boot_verify asks for
 }
 
 // Status says what is going on.
@@ -31,12 +33,12 @@ func (m *Manager) Status() Status {
 	defer m.mu.Unlock()
 	s := Status{
 		Concurrent: m.slots.total, Running: m.slots.running, Waiting: len(m.slots.waiting),
-		Draining: m.draining || m.stopping,
+		Draining: m.draining || m.stopping, Stopping: m.stopping,
 	}
 	for _, p := range m.pollers {
 		r := RunnerStatus{
 			Config: p.runner, Jobs: len(p.places), Requests: len(p.requests), Removed: p.removed,
-			FailsSince: p.health.since,
+			FailsSince: p.health.since, Checked: p.check == nil,
 		}
 		if p.health.paused {
 			r.PausedUntil = p.health.until

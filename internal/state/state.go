@@ -78,6 +78,9 @@ func unlock(fd int) { _ = unix.Flock(fd, unix.LOCK_UN) }
 // Spool is where the logs of running jobs lie.
 func (f *Folder) Spool() string { return filepath.Join(f.Path, "jobs") }
 
+// Trials is where that lies which jobs of our own need, of which no server is told.
+func (f *Folder) Trials() string { return filepath.Join(f.Path, "trials") }
+
 // Sources is where mirrors and workspaces lie.
 func (f *Folder) Sources() string { return filepath.Join(f.Path, "sources") }
 

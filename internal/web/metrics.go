@@ -12,11 +12,22 @@ import (
 
 // Now is what is going on at the moment of a request.
 type Now struct {
-	Ready      bool // jobs are asked for
-	Concurrent int  // most jobs at once
+	State      string // StateRunning, …; "" = it is starting
+	Ready      bool   // jobs are asked for
+	Concurrent int    // most jobs at once
+	Running    int    // jobs that have a slot
+	Waiting    int    // jobs that were taken and have none yet
 	Runners    []RunnerNow
 	Disks      []Disk
 }
+
+// The states of the process.
+const (
+	StateStarting = "starting"
+	StateRunning  = "running"
+	StateDraining = "stopping gracefully" // no more jobs are taken, those that run go on
+	StateStopping = "stopping"            // those that run are aborted
+)
 
 // Disk is one that must not get full.
 type Disk struct {
@@ -31,6 +42,12 @@ type RunnerNow struct {
 	Limit              int // most jobs at once; 0 = no limit of its own
 	RequestConcurrency int // most requests at once
 	Requests           int // in flight
+
+	URL, Executor string
+	Jobs          int       // running, or waiting for a slot
+	Checked       bool      // boot_verify does not keep it from asking for jobs
+	FailsSince    time.Time // since when asking for jobs fails; zero = it does not
+	PausedUntil   time.Time // for refused requests; zero = not paused
 }
 
 // Monitor counts. It is safe for concurrent use.
@@ -45,8 +62,14 @@ type Monitor struct {
 	durations, queued, calls     *prometheus.HistogramVec
 	stages                       *prometheus.HistogramVec
 
-	mu      sync.Mutex
-	running []*Running
+	build   Build
+	started time.Time
+
+	mu          sync.Mutex
+	running     []*Running
+	config      string    // the file
+	loaded      time.Time // when it was read
+	undelivered []*undelivered
 }
 
 // Build says which Slipway this is.
@@ -63,7 +86,7 @@ func New(b Build, now func() Now) *Monitor {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &Monitor{
-		registry: prometheus.NewRegistry(), now: now,
+		registry: prometheus.NewRegistry(), now: now, build: b, started: time.Now(),
 		jobs:     counter("gitlab_runner_jobs_total", "Total number of handled jobs", runner),
 		failed:   counter("gitlab_runner_failed_jobs_total", "Total number of failed jobs", with("failure_reason", "mode")),
 		errors:   counter("gitlab_runner_errors_total", "The number of caught errors.", []string{"level"}),
@@ -127,8 +150,13 @@ func (m *Monitor) Error(warning bool) {
 	m.errors.WithLabelValues(level).Inc()
 }
 
-// Loaded counts that the configuration was read.
-func (m *Monitor) Loaded() { m.configured.WithLabelValues().Inc() }
+// Loaded counts that the configuration was read, from that file.
+func (m *Monitor) Loaded(file string) {
+	m.configured.WithLabelValues().Inc()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.config, m.loaded = file, time.Now()
+}
 
 // Freed counts bytes that were removed to make room on a disk.
 func (m *Monitor) Freed(what string, bytes int64) { m.freed.WithLabelValues(what).Add(float64(bytes)) }

@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Handler serves /metrics, /health/ready, /debug/jobs/list and /debug/pprof/, to whoever gets at it: there is nothing
+// Handler serves /metrics, /health/ready, /debug/jobs/list, /debug/process/state and /debug/pprof/, to whoever gets at it: there is nothing
 // secret in it, but nothing for strangers either.
 //
 // GitLab: the same paths, also without authentication.
@@ -20,6 +20,7 @@ func (m *Monitor) Handler() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /health/ready", m.serveReady)
 	mux.HandleFunc("GET /debug/jobs/list", m.serveJobs)
+	mux.HandleFunc("GET /debug/process/state", m.serveProcess)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -37,7 +38,7 @@ func Server(h http.Handler) *http.Server {
 
 // serveReady says whether jobs are asked for.
 //
-// GitLab: 200 "ready", or 503; there it waits for a synthetic job, here for the start to be over.
+// GitLab: 200 "ready", or 503, until the jobs of boot_verify have succeeded.
 func (m *Monitor) serveReady(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	if !m.now().Ready {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -56,7 +57,7 @@ func busy() (*Monitor, *Running) {
 	m.Error(true)
 	m.Error(false)
 	m.Error(false)
-	m.Loaded()
+	m.Loaded("/etc/slipway/config.toml")
 	m.Called(a, "request_job", "post", 204, 50*time.Second)
 	return m, running
 }
@@ -244,4 +245,104 @@ func get(t *testing.T, url string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(b)
+}
+
+// TestProcessState: all that the process is at, and nothing secret.
+func TestProcessState(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		one := Runner{ShortToken: "abcdefghi", Name: "one", SystemID: "s_1"}
+		now := Now{}
+		m := New(Build{"slipway", "1.2.3", "abc1234"}, func() Now { return now })
+		page := func() string {
+			rec := httptest.NewRecorder()
+			m.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/debug/process/state", nil))
+			if got := rec.Header().Get("Content-Type"); rec.Code != http.StatusOK || got != "application/json" {
+				t.Errorf("%d, %s", rec.Code, got)
+			}
+			return strings.ReplaceAll(rec.Body.String(), fmt.Sprintf(`"pid": %d`, os.Getpid()), `"pid": 1`)
+		}
+		if got := page(); !strings.Contains(got, `"state": "starting"`) || !strings.Contains(got, `"jobs": []`) {
+			t.Error(got)
+		}
+		time.Sleep(time.Minute)
+		m.Loaded("/etc/slipway/config.toml")
+		now = Now{
+			State: StateDraining, Concurrent: 4, Running: 2, Waiting: 1,
+			Runners: []RunnerNow{
+				{Runner: one, Limit: 3, Requests: 1, URL: "https://me:secret@gitlab.example.com/?private_token=secret", Executor: "docker", Jobs: 2, Checked: true},
+				{Runner: Runner{Name: "two"}, URL: "https://x y", FailsSince: time.Now(), PausedUntil: time.Now().Add(time.Hour)},
+			},
+		}
+		j := m.Start(one, spec(7))
+		j.Stage("step_script")
+		over := m.Undelivered("https://me:secret@gitlab.example.com", 6)
+		time.Sleep(1500 * time.Millisecond)
+		want := `{
+  "state": "stopping gracefully",
+  "ready": false,
+  "version": "1.2.3",
+  "revision": "abc1234",
+  "pid": 1,
+  "started": "2000-01-01T00:00:00Z",
+  "config": {
+    "file": "/etc/slipway/config.toml",
+    "loaded": "2000-01-01T00:01:00Z"
+  },
+  "slots": {
+    "concurrent": 4,
+    "running": 2,
+    "waiting": 1
+  },
+  "runners": [
+    {
+      "name": "one",
+      "runner": "abcdefghi",
+      "url": "https://gitlab.example.com/",
+      "executor": "docker",
+      "limit": 3,
+      "jobs": 2,
+      "requests": 1,
+      "verified": true
+    },
+    {
+      "name": "two",
+      "runner": "",
+      "url": "",
+      "executor": "",
+      "limit": 0,
+      "jobs": 0,
+      "requests": 0,
+      "verified": false,
+      "fails_since": "2000-01-01T00:01:00Z",
+      "paused_until": "2000-01-01T01:01:00Z"
+    }
+  ],
+  "jobs": [
+    {
+      "url": "https://gitlab.example.com/group/app/-/jobs/7",
+      "runner": "abcdefghi",
+      "state": "running",
+      "stage": "step_script",
+      "seconds": 1.5
+    }
+  ],
+  "undelivered": [
+    {
+      "server": "https://gitlab.example.com",
+      "job": 6,
+      "since": "2000-01-01T00:01:00Z"
+    }
+  ]
+}
+`
+		if diff := cmp.Diff(want, page()); diff != "" {
+			t.Error(diff)
+		}
+		over()
+		j.Done()
+		if got := page(); !strings.Contains(got, `"undelivered": []`) || !strings.Contains(got, `"jobs": []`) {
+			t.Error(got)
+		}
+	})
 }
