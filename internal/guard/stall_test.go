@@ -2,6 +2,7 @@ package guard
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -243,6 +244,33 @@ func TestEngineDiesUnderStall(t *testing.T) {
 				t.Errorf("%d %s", status, text)
 			}
 		})
+	}
+}
+
+// TestStalledRest: what a client sends of a context when its build is over, and so is the time that it had for it, is no call.
+func TestStalledRest(t *testing.T) {
+	t.Parallel()
+	engine, mortal := newMortalEngine(t)
+	r := newRig(t, impatient, mortal)
+	data := make([]byte, maxAhead+1<<20)
+	_, _ = rand.Read(data)
+	context := contextOf(t, "Dockerfile", "FROM scratch\nCOPY big /\nLABEL of="+r.policy.Token+"\n", "big", string(data))
+	conn := r.stall(http.MethodPost, "/build", context, len(context)-1<<10)
+	eventually(t, "the Engine has nearly all that was sent", func() bool { return engine.has(maxAhead + 1<<18) })
+	engine.die(t, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+	eventually(t, "the build's place is free", func() bool { return r.atWork() == 0 })
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), "slipway: ") {
+		t.Errorf("%q %v", text, err)
+	}
+	r.audit.take()
+	_, _ = io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: guard\r\n\r\n")
+	if text, _ := in.ReadString('\n'); text != "" {
+		t.Errorf("the rest of the context was answered: %s", text)
 	}
 }
 
