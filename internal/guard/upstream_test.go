@@ -56,16 +56,16 @@ func (h *hasty) Close() error {
 func TestAnsweredUnread(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		send := func(body io.Reader) (*http.Response, *hasty, error) {
+		send := func(ctx context.Context, body io.Reader) (*http.Response, *hasty, error) {
 			conn := &hasty{
 				room: 1 << 20, answer: strings.NewReader("HTTP/1.1 507 Insufficient Storage\r\nContent-Length: 4\r\n\r\nfull"),
 				gone: make(chan struct{}), closed: make(chan struct{}),
 			}
 			u := &upstream{dial: func(context.Context) (net.Conn, error) { return conn, nil }}
-			resp, err := u.send(t.Context(), http.MethodPost, "/build", nil, body)
+			resp, err := u.send(ctx, http.MethodPost, "/build", nil, body)
 			return resp, conn, err
 		}
-		resp, conn, err := send(io.LimitReader(zeros{}, 2<<20))
+		resp, conn, err := send(t.Context(), io.LimitReader(zeros{}, 2<<20))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -74,9 +74,21 @@ func TestAnsweredUnread(t *testing.T) {
 		}
 		resp.Body.Close()
 		<-conn.closed
-		if _, _, err := send(iotest.ErrReader(io.ErrNoProgress)); !errors.Is(err, net.ErrClosed) {
+		if _, _, err := send(t.Context(), iotest.ErrReader(io.ErrNoProgress)); !errors.Is(err, net.ErrClosed) {
 			t.Error(err)
 		}
+		// Who asked may go at any time.
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, _, err := send(ctx, strings.NewReader("short")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		ctx, cancel = context.WithCancel(t.Context())
+		if _, conn, err = send(ctx, io.LimitReader(zeros{}, 2<<20)); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		<-conn.closed
 	})
 }
 
