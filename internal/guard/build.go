@@ -48,6 +48,8 @@ func archiveBuild(c *call, from *archive) error {
 	}
 	// The Engine may begin to answer while the context is still being read. net/http would stop that and take some of it away.
 	_ = http.NewResponseController(c.w).EnableFullDuplex() // none is as good, for small contexts
+	// Nor would it see that the rest of a context did not come in time, and would take that for the next call when it comes.
+	c.w.Header().Set("Connection", "close")
 	body := newBuildContext(c, b, from, out)
 	defer body.drain()
 	if err := body.start(); err != nil {

@@ -1,10 +1,12 @@
 package guard
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -73,4 +75,108 @@ func (p *pacedAnswer) Write(b []byte) (int, error) {
 	_ = p.conn.SetWriteDeadline(time.Time{})
 	p.took(time.Since(began), n)
 	return n, err
+}
+
+// maxBehind is how many bytes of a stream are kept for a client that does not take them. A job may have hundreds of such clients.
+const maxBehind = 256 << 10
+
+var errBehind = errors.New("the client does not keep up")
+
+// follower is a client of a stream with which the Engine keeps up, or others wait. It may be away for as long as it has nothing to take
+// in. Once it is far behind, it must catch up in a moment: taking in a little now and then is not enough.
+type follower struct {
+	w      io.Writer
+	conn   *http.ResponseController
+	moment time.Duration
+
+	mu      sync.Mutex
+	changed *sync.Cond
+	held    []byte
+	behind  time.Time     // since when it is far behind; zero = it is not
+	over    bool          // nothing comes any more
+	err     error         // why the client gets no more
+	done    chan struct{} // closed when it has all, or gets no more
+}
+
+// follower writes the call's answer. end must be called.
+func (c *call) follower() *follower {
+	f := &follower{w: c.w, conn: http.NewResponseController(c.w), moment: c.patience / 6, done: make(chan struct{})}
+	f.changed = sync.NewCond(&f.mu)
+	go func() {
+		defer close(f.done)
+		for next := f.next(); len(next) > 0; next = f.next() {
+			_, err := f.w.Write(next)
+			if err == nil {
+				err = f.conn.Flush()
+			}
+			if err != nil {
+				f.stop(err)
+				return
+			}
+		}
+	}()
+	return f
+}
+
+// next is what the client gets next. Without anything it is over.
+func (f *follower) next() []byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.held) == 0 {
+		f.behind = time.Time{}
+	}
+	for len(f.held) == 0 && !f.over {
+		f.changed.Wait()
+	}
+	next := f.held
+	f.held = nil
+	f.changed.Broadcast()
+	return next
+}
+
+func (f *follower) stop(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = cmp.Or(f.err, err)
+	f.changed.Broadcast()
+}
+
+// Write waits only for a moment. A piece may be larger than all that is kept otherwise.
+func (f *follower) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.err == nil && len(f.held) > 0 && len(f.held)+len(p) > maxBehind {
+		if f.behind.IsZero() {
+			f.behind = time.Now()
+			time.AfterFunc(f.moment, f.cut)
+		}
+		f.changed.Wait()
+	}
+	if f.err != nil {
+		return 0, f.err
+	}
+	f.held = append(f.held, p...)
+	f.changed.Broadcast()
+	return len(p), nil
+}
+
+// cut ends what is being written, and all that follows.
+func (f *follower) cut() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.behind.IsZero() || time.Since(f.behind) < f.moment || f.over { // it has caught up meanwhile
+		return
+	}
+	_ = f.conn.SetWriteDeadline(time.Now()) // none is as good, for clients of good will
+	f.err = cmp.Or(f.err, errBehind)
+	f.changed.Broadcast()
+}
+
+// end waits until the client has all, or has gone: nobody waits for it any more.
+func (f *follower) end() {
+	f.mu.Lock()
+	f.over = true
+	f.changed.Broadcast()
+	f.mu.Unlock()
+	<-f.done
 }

@@ -162,7 +162,8 @@ func (c *call) forwardStream(path string, q url.Values, edit func(doc map[string
 	c.w.WriteHeader(resp.StatusCode)
 	_ = http.NewResponseController(c.w).Flush()
 	// An Engine that cannot get rid of an event waits a moment with each that follows, whosever it is.
-	out := c.pacedAnswer()
+	out := c.follower()
+	defer out.end()
 	dec := json.NewDecoder(resp.Body)
 	dec.UseNumber()
 	for {

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -246,6 +247,33 @@ func TestEngineDiesUnderStall(t *testing.T) {
 	}
 }
 
+// TestStalledRest: what a client sends of a context when its build is over, and so is the time that it had for it, is no call.
+func TestStalledRest(t *testing.T) {
+	t.Parallel()
+	engine, mortal := newMortalEngine(t)
+	r := newRig(t, impatient, mortal)
+	data := make([]byte, maxAhead+1<<20)
+	_, _ = rand.Read(data)
+	context := contextOf(t, "Dockerfile", "FROM scratch\nCOPY big /\nLABEL of="+r.policy.Token+"\n", "big", string(data))
+	conn := r.stall(http.MethodPost, "/build", context, len(context)-1<<10)
+	eventually(t, "the Engine has nearly all that was sent", func() bool { return engine.has(maxAhead + 1<<18) })
+	engine.die(t, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+	eventually(t, "the build's place is free", func() bool { return r.atWork() == 0 })
+	in := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(text), "slipway: ") {
+		t.Errorf("%q %v", text, err)
+	}
+	r.audit.take()
+	_, _ = io.WriteString(conn, "GET /_ping HTTP/1.1\r\nHost: guard\r\n\r\n")
+	if text, _ := in.ReadString('\n'); text != "" {
+		t.Errorf("the rest of the context was answered: %s", text)
+	}
+}
+
 // TestBuildAnsweredEarly: an Engine of today answers before it has read the context, of which nothing may get lost then.
 func TestBuildAnsweredEarly(t *testing.T) {
 	t.Parallel()
@@ -380,16 +408,27 @@ func TestStalledProgress(t *testing.T) {
 	}
 }
 
-// TestStalledEvents: with each event that it cannot get rid of, the Engine keeps all waiting a moment. Who does not read its own gets
-// no more.
+// TestStalledEvents: with each event that it cannot get rid of, the Engine keeps all waiting a moment. Who takes in less of its own than
+// there are gets no more.
 func TestStalledEvents(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, func(o *Options) { o.patience = 2 * time.Second })
+	r := newRig(t, func(o *Options) { o.patience = 6 * time.Second })
 	id := r.own("large", "--network", "none", "--label", "large="+strings.Repeat("x", 60_000), alpine, "true")
-	r.stall(http.MethodGet, "/events", nil, 0)
+	conn := r.stall(http.MethodGet, "/events", nil, 0)
 	eventually(t, "the events begin", func() bool {
 		return strings.Contains(r.calls.String(), "/events HTTP/1.1") || strings.Contains(r.calls.String(), "/events\n")
 	})
+	taken := make(chan int, 1)
+	go func() { // a little now and then
+		sum := 0
+		for buf := make([]byte, 1<<10); ; time.Sleep(20 * time.Millisecond) {
+			n, err := conn.Read(buf)
+			if sum += n; err != nil {
+				taken <- sum
+				return
+			}
+		}
+	}()
 	n := 0
 	eventually(t, "the stream is cut", func() bool {
 		n++
@@ -398,7 +437,11 @@ func TestStalledEvents(t *testing.T) {
 		}
 		return strings.Contains(r.audit.String(), `call="GET /events"`)
 	})
-	wants(t, r.audit.String(), `msg=answered`, "i/o timeout")
+	wants(t, r.audit.String(), "msg=answered", errBehind.Error())
+	conn.Close()
+	if <-taken == 0 {
+		t.Error("the client has got nothing")
+	}
 }
 
 // TestStuckRemoval: there are ways to keep the Engine from removing an image, such as a copy into a container of it; a client that

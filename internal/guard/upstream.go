@@ -248,8 +248,9 @@ func (u *upstream) roundTripAlone(ctx context.Context, r *http.Request) (*aloneC
 	ahead := bufio.NewReaderSize(conn, talkBuffer)
 	c := &aloneConn{rawconn.New(conn, ahead), context.AfterFunc(ctx, func() { conn.Close() })}
 	go func() {
-		w := bufio.NewWriterSize(conn, talkBuffer)
-		if r.Write(w) != nil || w.Flush() != nil {
+		to := &taker{Writer: conn}
+		w := bufio.NewWriterSize(to, talkBuffer)
+		if (r.Write(w) != nil || w.Flush() != nil) && !to.gone {
 			conn.Close() // the Engine is not to wait for the rest, nor is anybody for its answer
 		}
 	}()
@@ -259,6 +260,18 @@ func (u *upstream) roundTripAlone(ctx context.Context, r *http.Request) (*aloneC
 		return nil, nil, fmt.Errorf("read the Engine's answer: %w", cmp.Or(context.Cause(ctx), err))
 	}
 	return c, resp, nil
+}
+
+// taker writes to an Engine, which may go before it has all that is written.
+type taker struct {
+	io.Writer
+	gone bool // or it has answered already; then the answer is still to be read
+}
+
+func (t *taker) Write(p []byte) (int, error) {
+	n, err := t.Writer.Write(p)
+	t.gone = err != nil
+	return n, err
 }
 
 // aloneBody is the answer's body on such a connection, which ends with it.

@@ -30,18 +30,21 @@ type Followers struct {
 // wait for it.
 type mailbox struct {
 	buildkit chan *control.StatusResponse // what BuildKit tells, which may be large
-	besides  chan *control.StatusResponse // what is done besides
+	more     chan struct{}                // there is something in besides; closed when there will be no more
 	gone     chan struct{}                // closed when the client gets no more
 	err      error                        // why, then
+
+	mu      sync.Mutex
+	besides []*control.StatusResponse // what is done besides
 }
 
-// maxUntold is how many messages of what is done besides wait for a client.
+// maxUntold is how many messages of what is done besides wait for a client, but for those that a step begins or has ended.
 const maxUntold = 256
 
 // Add lets a client follow. send tells it alone what BuildKit tells, and waits for it. stop must be called before the client's call ends.
 // log is told of panics.
 func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control.StatusResponse) error, stop func()) {
-	box := &mailbox{buildkit: make(chan *control.StatusResponse), besides: make(chan *control.StatusResponse, maxUntold), gone: make(chan struct{})}
+	box := &mailbox{buildkit: make(chan *control.StatusResponse), more: make(chan struct{}, 1), gone: make(chan struct{})}
 	go func() {
 		defer close(box.gone)
 		defer mishap.Catch(log, "the progress of a build", &box.err)
@@ -53,7 +56,7 @@ func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control
 	return box.send, func() {
 		f.mu.Lock()
 		f.clients = slices.DeleteFunc(f.clients, func(b *mailbox) bool { return b == box })
-		close(box.besides) // nobody has it any more
+		close(box.more) // nobody has it any more
 		f.mu.Unlock()
 		<-box.gone
 	}
@@ -61,16 +64,35 @@ func (f *Followers) Add(client Follower, log *slog.Logger) (send func(m *control
 
 // deliver hands messages to the client until it has gone or there will be no more.
 func (b *mailbox) deliver(client Follower) {
-	for b.err == nil {
+	for more := true; more; {
+		var next []*control.StatusResponse
 		select {
 		case m := <-b.buildkit:
-			b.err = client.Send(m)
-		case m, more := <-b.besides:
-			if !more {
+			next = append(next, m)
+		case _, more = <-b.more:
+			b.mu.Lock()
+			next, b.besides = b.besides, nil
+			b.mu.Unlock()
+		}
+		for _, m := range next {
+			if b.err = client.Send(m); b.err != nil {
 				return
 			}
-			b.err = client.Send(m)
 		}
+	}
+}
+
+// put is for what is done besides.
+func (b *mailbox) put(m *control.StatusResponse) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.besides) >= maxUntold && len(m.Vertexes) == 0 {
+		return
+	}
+	b.besides = append(b.besides, m)
+	select {
+	case b.more <- struct{}{}:
+	default:
 	}
 }
 
@@ -83,15 +105,12 @@ func (b *mailbox) send(m *control.StatusResponse) error {
 	}
 }
 
-// tell tells all clients, but for those that stall.
+// tell tells all clients. Those that stall may miss something of what goes on in a step.
 func (f *Followers) tell(m *control.StatusResponse) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, b := range f.clients {
-		select {
-		case b.besides <- m:
-		default: // it stalls
-		}
+		b.put(m)
 	}
 }
 

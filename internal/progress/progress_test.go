@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,5 +246,49 @@ func TestFollowers(t *testing.T) {
 		if digest != begun.Digest {
 			t.Errorf("%s is not of the step %s", digest, begun.Digest)
 		}
+	}
+}
+
+// slowReader is a client that stalls with the first message.
+type slowReader struct {
+	reader
+	stalled, on chan struct{}
+}
+
+func (r *slowReader) Send(m *control.StatusResponse) error {
+	if len(r.got) == 0 {
+		close(r.stalled)
+		<-r.on
+	}
+	return r.reader.Send(m)
+}
+
+// TestStalledFollower: who stalls keeps nobody waiting, and is told of each step that it was begun and has ended, but not of all in between.
+func TestStalledFollower(t *testing.T) {
+	t.Parallel()
+	var f Followers
+	client := &slowReader{stalled: make(chan struct{}), on: make(chan struct{})}
+	send, stop := f.Add(client, nil)
+	if err := send(&control.StatusResponse{}); err != nil {
+		t.Fatal(err)
+	}
+	<-client.stalled
+	for _, name := range []string{"pull", "push"} {
+		line, done := f.Step(name)
+		for range 2 * maxUntold {
+			_ = line([]byte(`{"status":"Downloading","id":"b","progressDetail":{"current":1,"total":2}}`))
+		}
+		done(nil)
+	}
+	close(client.on)
+	stop()
+	var steps []string
+	for _, m := range client.got {
+		for _, v := range m.Vertexes {
+			steps = append(steps, fmt.Sprint(v.Name, v.Completed != nil))
+		}
+	}
+	if want := []string{"pullfalse", "pulltrue", "pushfalse", "pushtrue"}; !slices.Equal(steps, want) || len(client.got) != 1+maxUntold+3 {
+		t.Errorf("of %d messages, told are %q", len(client.got), steps)
 	}
 }
