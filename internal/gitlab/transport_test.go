@@ -60,32 +60,38 @@ func put(t *testing.T, dir, name string, content []byte) string {
 	return path
 }
 
-func TestCA(t *testing.T) {
-	t.Parallel()
-	srv, ca := secureServer(t, nil)
-	dir := t.TempDir()
-	certs := t.TempDir()
-	put(t, certs, "127.0.0.1.crt", ca)
-	tests := []struct {
-		name string
-		opts Options
-		err  string
-	}{
-		{"unknown", Options{}, "certificate signed by unknown authority"},
-		{"tls-ca-file", Options{TLS: TLS{CAFile: put(t, dir, "ca.pem", ca)}}, ""},
-		{"found by the host's name", Options{CertsDir: certs}, ""},
-		{"nothing found", Options{CertsDir: dir}, "certificate signed by unknown authority"},
-	}
+// optionsTest is a client that is to be let in, or to fail so.
+type optionsTest struct {
+	name string
+	opts Options
+	err  string
+}
+
+func tryOptions(t *testing.T, url string, tests []optionsTest) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tt.opts.URL = srv.URL
+			tt.opts.URL = url
 			_, err := newClient(t, tt.opts).RequestJob(t.Context(), nil)
 			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 				t.Errorf("error %v, want %q", err, tt.err)
 			}
 		})
 	}
+}
+
+func TestCA(t *testing.T) {
+	t.Parallel()
+	srv, ca := secureServer(t, nil)
+	dir := t.TempDir()
+	certs := t.TempDir()
+	put(t, certs, "127.0.0.1.crt", ca)
+	tryOptions(t, srv.URL, []optionsTest{
+		{"unknown", Options{}, "certificate signed by unknown authority"},
+		{"tls-ca-file", Options{TLS: TLS{CAFile: put(t, dir, "ca.pem", ca)}}, ""},
+		{"found by the host's name", Options{CertsDir: certs}, ""},
+		{"nothing found", Options{CertsDir: dir}, "certificate signed by unknown authority"},
+	})
 }
 
 // TestCAIsAdded: the system's CAs stay trusted beside the configured one.
@@ -116,25 +122,11 @@ func TestClientCertificate(t *testing.T) {
 	put(t, certs, "127.0.0.1.crt", ca)
 	put(t, certs, "127.0.0.1.auth.crt", cert)
 	put(t, certs, "127.0.0.1.auth.key", key)
-	tests := []struct {
-		name string
-		opts Options
-		err  string
-	}{
+	tryOptions(t, srv.URL, []optionsTest{
 		{"none", Options{TLS: TLS{CAFile: files.CAFile}}, "certificate required"},
 		{"from the configuration", Options{TLS: files}, ""},
 		{"found by the host's name", Options{CertsDir: certs}, ""},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			tt.opts.URL = srv.URL
-			_, err := newClient(t, tt.opts).RequestJob(t.Context(), nil)
-			if tt.err == "" && err != nil || tt.err != "" && (err == nil || !strings.Contains(err.Error(), tt.err)) {
-				t.Errorf("error %v, want %q", err, tt.err)
-			}
-		})
-	}
+	})
 }
 
 func TestBadTLSFiles(t *testing.T) {

@@ -159,13 +159,12 @@ func (t *buildContext) Close() error { return nil }
 
 // WriteTo lets the archive pass.
 func (t *buildContext) WriteTo(w io.Writer) (int64, error) {
-	count := &counter{w: w}
 	select {
-	case t.gate.sinks <- count:
+	case t.gate.sinks <- w:
 		<-t.done
 	case <-t.done:
 	}
-	return count.n, t.err
+	return t.gate.passed, t.err
 }
 
 // maxAhead is how much of a context is held in memory before the Engine is asked.
@@ -173,11 +172,12 @@ const maxAhead = 4 << 20
 
 // gate holds back what is written until there is somewhere to write it to.
 type gate struct {
-	ctx   context.Context
-	held  []byte
-	ready chan struct{} // closed when it waits for a sink
-	sinks chan io.Writer
-	sink  io.Writer
+	ctx    context.Context
+	held   []byte
+	ready  chan struct{} // closed when it waits for a sink
+	sinks  chan io.Writer
+	sink   io.Writer
+	passed int64 // bytes that the sink has
 }
 
 func (g *gate) Write(p []byte) (int, error) {
@@ -199,23 +199,13 @@ func (g *gate) pass(p []byte) error {
 		}
 		held := g.held
 		g.held = nil
-		if _, err := g.sink.Write(held); err != nil {
+		if err := g.pass(held); err != nil {
 			return err
 		}
 	}
-	_, err := g.sink.Write(p)
+	n, err := g.sink.Write(p)
+	g.passed += int64(n)
 	return err
-}
-
-type counter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }
 
 // hurry bounds how long the client may go on sending what is not needed any more. For the connection's next call net/http lifts

@@ -60,6 +60,22 @@ type Options struct {
 	wait     time.Duration // 0 = sessionWait
 }
 
+// hearNothing takes the place of those who do not want to hear of what the guard does.
+func (o *Options) hearNothing() {
+	if o.Report == nil {
+		o.Report = func(string) {}
+	}
+	if o.Denied == nil {
+		o.Denied = func(string, bool) {}
+	}
+	if o.Built == nil {
+		o.Built = func(bool) {}
+	}
+	if o.Saved == nil {
+		o.Saved = func(time.Duration, int64) {}
+	}
+}
+
 // SocketName is the file of the job's socket in the guard's folder.
 const SocketName = "docker.sock"
 
@@ -111,24 +127,13 @@ func Open(ctx context.Context, o Options) (*Guard, error) {
 	if err := o.Policy.check(); err != nil {
 		return nil, err
 	}
+	o.hearNothing()
 	g := &Guard{
 		dir: o.Dir, socket: cmp.Or(o.Socket, filepath.Join(o.Dir, SocketName)), policy: o.Policy, images: o.Images, log: o.Log.With("guard", o.Policy.Token),
 		report: o.Report, count: o.Denied, built: o.Built, saved: o.Saved, history: o.History, patience: cmp.Or(o.patience, clientPatience), served: make(chan struct{}), large: make(chan struct{}, maxLarge), load: make(chan struct{}, 1),
 	}
 	g.masked = slices.DeleteFunc(slices.Clone(o.Masked), func(v string) bool { return v == "" })
 	slices.SortFunc(g.masked, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
-	if g.report == nil {
-		g.report = func(string) {}
-	}
-	if g.count == nil {
-		g.count = func(string, bool) {}
-	}
-	if g.built == nil {
-		g.built = func(bool) {}
-	}
-	if g.saved == nil {
-		g.saved = func(time.Duration, int64) {}
-	}
 	g.ctx, g.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error
 	if g.engine, err = newUpstream(ctx, o.Dial); err != nil {
