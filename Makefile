@@ -22,7 +22,7 @@ demo: build ## watch a real job build and push an image, twice
 
 test: build lint ## everything, on a real Engine
 	scripts/engine tests
-	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 25m ./...
+	SLIPWAY_PLUGINS=$$(scripts/plugins) SLIPWAY_NEED_ENGINE=1 go test -race -count=1 -timeout 35m ./...
 
 test-engine: ## the same tests on a Docker Engine of today, which is made and started for them; needs root
 	scripts/engine tests
