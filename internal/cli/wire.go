@@ -89,7 +89,7 @@ func runManager(ctx context.Context, o runOptions) error {
 	if err := executor.SweepGuards(guards); err != nil {
 		o.Log.Warn("the sockets of an earlier run's jobs could not be removed", "error", err)
 	}
-	if err := executor.SweepFolders(folder.Path); err != nil {
+	if err := executor.SweepFolders(ctx, folder.Path); err != nil {
 		o.Log.Warn("what services of an earlier run saw the projects' folders through, or jobs had in their stead, could not be removed", "error", err)
 	}
 	executor.SweepCgroups(folder.Instance)

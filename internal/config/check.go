@@ -140,7 +140,8 @@ func (c *checker) runner(at string, r *Runner, executor string) {
 	if d := r.BuildsDir; executor == dockerExecutor && !path.IsAbs(d) || path.Clean(d) == "/" {
 		c.fail(child(at, "builds_dir"), `write a path inside the container, such as "/builds"`, "%q is not an absolute path below /", d)
 	}
-	if v, at := r.Experimental.BootVerify, at+".experimental.boot_verify"; v.AcquireMaxBackoff > 0 && v.AcquireMaxBackoff < v.AcquireMinBackoff && !c.lost(child(at, "acquire_min_backoff")) {
+	if v, at := r.Experimental.BootVerify, at+".experimental.boot_verify"; (v.Enabled || c.lost(child(at, "enabled"))) &&
+		v.AcquireMaxBackoff > 0 && v.AcquireMaxBackoff < v.AcquireMinBackoff && !c.lost(child(at, "acquire_min_backoff")) {
 		c.fail(child(at, "acquire_max_backoff"), "write the larger one here", "%s is less than acquire_min_backoff", v.AcquireMaxBackoff)
 	}
 	r.Environment = c.environment(at, r.Environment)
@@ -211,7 +212,7 @@ func (c *checker) url(at, raw, value string) {
 		c.fail(at, cure, "%q names no host", u.Redacted())
 		return
 	}
-	u.RawQuery, u.Fragment, u.RawPath = "", "", ""
+	u.User, u.RawQuery, u.Fragment, u.RawPath = nil, "", "", "" // what follows is printed
 	page, isPage := pageOf(u.Path)
 	if page == "" {
 		return
@@ -221,12 +222,12 @@ func (c *checker) url(at, raw, value string) {
 	switch {
 	case strings.HasPrefix(page, "/-/"): // before it stands a project or a group
 		server.Path = ""
-		c.fail(at, fmt.Sprintf("write url = %q, and behind it the path at which the whole GitLab lives, if it has one", server.Redacted()),
-			"%q is a page of the GitLab server, not its address", u.Redacted())
+		c.fail(at, fmt.Sprintf("write url = %q, and behind it the path at which the whole GitLab lives, if it has one", server.String()),
+			"%q is a page of the GitLab server, not its address", u.String())
 	case isPage:
-		c.fail(at, fmt.Sprintf("write url = %q", server.Redacted()), "%q is a page of the GitLab server, not its address: %s is too much", u.Redacted(), page)
+		c.fail(at, fmt.Sprintf("write url = %q", server.String()), "%q is a page of the GitLab server, not its address: %s is too much", u.String(), page)
 	default:
-		c.warn(at, fmt.Sprintf("write url = %q", server.Redacted()), "%q is not the address of the GitLab server: %s is left out", u.Redacted(), page)
+		c.warn(at, fmt.Sprintf("write url = %q", server.String()), "%q is not the address of the GitLab server: %s is left out", u.String(), page)
 	}
 }
 
@@ -235,7 +236,7 @@ func (c *checker) url(at, raw, value string) {
 // GitLab: a server may live below a path. "/ci" is a relic, which its runner leaves out, too.
 func pageOf(path string) (page string, isPage bool) {
 	path = strings.TrimRight(path, "/")
-	if found := regexp.MustCompile(`/(api(/.*)?|-/.*|admin/.*|users/sign_in)$`).FindString(path); found != "" {
+	if found := regexp.MustCompile(`/(api/v\d+(/.*)?|-/.*|admin/runners.*|users/sign_in)$`).FindString(path); found != "" {
 		return found, true
 	}
 	if strings.HasSuffix(path, "/ci") {

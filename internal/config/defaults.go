@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"math"
 	"time"
 )
@@ -49,8 +50,9 @@ func (r *Runner) defaults() {
 	r.GetSourcesTimeout = max(r.GetSourcesTimeout, 0)
 	if v := &r.Experimental.BootVerify; v.Enabled {
 		orDefault(&v.Timeout, 5*time.Minute)
-		orDefault(&v.AcquireMinBackoff, time.Second)
-		orDefault(&v.AcquireMaxBackoff, max(10*time.Second, v.AcquireMinBackoff))
+		longest := cmp.Or(v.AcquireMaxBackoff, 10*time.Second)
+		orDefault(&v.AcquireMinBackoff, min(time.Second, longest))
+		orDefault(&v.AcquireMaxBackoff, max(longest, v.AcquireMinBackoff))
 	}
 	if r.Docker != nil {
 		r.Docker.defaults()

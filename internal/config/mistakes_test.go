@@ -250,11 +250,10 @@ var mistakes = []struct {
 		errs: []string{`f:2: runners.url: is no address: invalid port ":port" after host (write the address of the GitLab server, such as url = "https://gitlab.example.com")`},
 	},
 	{
-		name: "url of the API", src: urls("https://gitlab.example.com/api/v4/", "https://me:secret@example.com/gitlab/api/v4", "https://example.com/api", "https://example.com/api/v4/runners/verify?token=x"),
+		name: "url of the API", src: urls("https://gitlab.example.com/api/v4/", "https://me:secret@example.com/gitlab/api/v4", "https://example.com/api/gitlab", "https://example.com/api/v4/runners/verify?token=x"),
 		errs: []string{
 			`f:2: runners.url: "https://gitlab.example.com/api/v4/" is a page of the GitLab server, not its address: /api/v4 is too much (write url = "https://gitlab.example.com")`,
-			`f:7: runners.url: "https://me:xxxxx@example.com/gitlab/api/v4" is a page of the GitLab server, not its address: /api/v4 is too much (write url = "https://me:xxxxx@example.com/gitlab")`,
-			`f:12: runners.url: "https://example.com/api" is a page of the GitLab server, not its address: /api is too much (write url = "https://example.com")`,
+			`f:7: runners.url: "https://example.com/gitlab/api/v4" is a page of the GitLab server, not its address: /api/v4 is too much (write url = "https://example.com/gitlab")`,
 			`f:17: runners.url: "https://example.com/api/v4/runners/verify" is a page of the GitLab server, not its address: /api/v4/runners/verify is too much (write url = "https://example.com")`,
 		},
 	},
@@ -274,6 +273,12 @@ var mistakes = []struct {
 	},
 	{
 		name: "check at the start", src: ok + "[runners.experimental.boot_verify]\nenabled = true\nacquire_min_backoff = \"1m\"\n",
+	},
+	{
+		name: "check at the start with short pauses", src: ok + "[runners.experimental.boot_verify]\nenabled = true\nacquire_max_backoff = \"500ms\"\n",
+	},
+	{
+		name: "no check at the start", src: ok + "[runners.experimental.boot_verify]\nenabled = false\nacquire_min_backoff = \"1m\"\nacquire_max_backoff = \"1s\"\n",
 	},
 	{
 		name: "check at the start of nonsense", src: ok + "[runners.experimental.boot_verify]\nenabled = \"yes\"\ntimeout = 5\nacquire_min_backoff = \"1m\"\nacquire_max_backoff = \"1s\"\nretries = 5\n",

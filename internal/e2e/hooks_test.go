@@ -206,6 +206,17 @@ func TestHookOfAnOrdinaryUser(t *testing.T) {
 	r.nothingStandsIn()
 	made(3, "3 jobs")
 	sameListing(t, clean, r.must(job.Success, p.spec("main", listing)), false)
+	r.must(job.Success, withHook(p.spec("main", "true"), "pre", "cd $CI_PROJECT_DIR", `(while :; do n=$((n+1)); mkdir d$n; chmod 700 d$n; echo >d$n/f; sleep 0.01; done) &`))
+	r.nothingStandsIn()
+}
+
+// TestHookWithoutRights: a container that may not give its root's files away fails no job for that.
+func TestHookWithoutRights(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, ordinaryUser(t), dockerKeys(`cap_drop = ["CHOWN"]`))
+	p := r.repository("group/demo", sample)
+	wants(t, r.must(job.Success, withHook(p.spec("main", "cat README"), "pre", "mkdir $CI_PROJECT_DIR/folder", "echo >$CI_PROJECT_DIR/folder/file")), "\nhello\n")
+	r.nothingStandsIn()
 }
 
 // TestKilledInAHook: the next start removes what was in the place of projects' folders.

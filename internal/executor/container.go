@@ -159,7 +159,6 @@ func (c *container) clear(ctx context.Context, s *session, dirs ...string) {
 	} else {
 		c.socket.removeCgroup()
 	}
-	c.standIns.close(c.log)
 	s.close()
 }
 

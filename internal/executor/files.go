@@ -2,7 +2,6 @@ package executor
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -56,21 +55,6 @@ func (p *plan) writeFile(dir string, a *Account, name, content string) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	return nil
-}
-
-// emptyFolder removes what is in a folder that the job wrote to: the file variables are secrets that nobody needs now.
-func emptyFolder(dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return fmt.Errorf("open the job's temporary folder: %w", err)
-	}
-	defer root.Close()
-	entries, err := fs.ReadDir(root.FS(), ".")
-	errs := []error{err}
-	for _, e := range entries {
-		errs = append(errs, root.RemoveAll(e.Name()))
-	}
-	return errors.Join(errs...)
 }
 
 // heldWriter keeps what is written until it is released, then passes everything on: what is done early appears in

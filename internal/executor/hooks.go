@@ -85,8 +85,10 @@ func (e *Executor) beforeSources(jobCtx, ctx context.Context, tr *trace.Trace, p
 	if jobCtx.Err() != nil {
 		return context.Cause(jobCtx) // all is about to be cleared
 	}
-	if err == nil {
-		err = s.place.readable(ctx, s, p.sourceDirs()...)
+	if err == nil { // else, and for what it is not enough, a container is made for that: closeStandIns
+		if kept := s.place.readable(ctx, s, p.sourceDirs()...); kept != nil {
+			e.Log.Debug("files that a hook made as root are not handed over by its container", "error", kept)
+		}
 	}
 	if ended := s.end(ctx); err == nil {
 		err = ended

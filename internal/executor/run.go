@@ -150,9 +150,10 @@ func (e *Executor) prepare(jobCtx, ctx context.Context, tr *trace.Trace, p *plan
 		si, err = e.newStandIns(p, w)
 	}
 	if err == nil {
-		if s, err = e.create(limited, tr, p, w, sv, si); err != nil {
-			si.close(e.Log)
-		}
+		s, err = e.create(limited, tr, p, w, sv, si)
+	}
+	if s == nil {
+		e.closeStandIns(context.WithoutCancel(ctx), tr, p, si)
 	}
 	if err == nil && p.imageUser {
 		if err = errors.Join(w.Give(*p.source.request.Owner), si.give(p.source.request.Owner)); err == nil && !hooked {
@@ -404,7 +405,10 @@ func (e *Executor) cleanUp(ctx context.Context, tr *trace.Trace, p *plan, w *sou
 		return
 	}
 	s.place.clear(ctx, s, p.ownDirs()...)
-	if err := emptyFolder(w.TempDir); err != nil {
+	if c, ok := s.place.(*container); ok {
+		e.closeStandIns(ctx, tr, p, c.standIns)
+	}
+	if err := source.EmptyFolder(ctx, w.TempDir); err != nil { // the file variables are secrets that nobody needs now
 		e.Log.Warn("the job's temporary folder stays until the next job", "error", err)
 	}
 }

@@ -19,8 +19,8 @@ func windowsDir(stateDir string) string { return filepath.Join(stateDir, "servic
 
 // SweepFolders takes away what services of killed jobs saw the projects' folders through, and the stand-ins of such folders. Nobody
 // may use the state folder.
-func SweepFolders(stateDir string) error {
-	return errors.Join(SweepGuards(windowsDir(stateDir)), os.RemoveAll(standInsDir(stateDir)))
+func SweepFolders(ctx context.Context, stateDir string) error {
+	return errors.Join(SweepGuards(windowsDir(stateDir)), source.EmptyFolder(ctx, standInsDir(stateDir)))
 }
 
 // openWindow makes where the services get to see the project's folder. Their images are strangers that start before the

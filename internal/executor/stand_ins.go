@@ -1,16 +1,17 @@
 package executor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/slipway-ci/slipway/internal/docker"
 	"github.com/slipway-ci/slipway/internal/source"
+	"github.com/slipway-ci/slipway/internal/trace"
 )
 
 // standInsDir has one folder per job with a pre_get_sources_script.
@@ -25,7 +26,7 @@ type standIns struct {
 	links   map[string]string // by the folder that they will lead to
 }
 
-// newStandIns makes them. Whoever is in the container may do as he likes with what is in them.
+// newStandIns makes them, also with an error. Whoever is in the container may do as he likes with what is in them.
 func (e *Executor) newStandIns(p *plan, w *source.Workspace) (*standIns, error) {
 	si := &standIns{dir: filepath.Join(standInsDir(e.Settings.StateDir), randomHex(tokenBytes)), links: map[string]string{}}
 	if err := os.MkdirAll(si.dir, 0o700); err != nil {
@@ -39,15 +40,10 @@ func (e *Executor) newStandIns(p *plan, w *source.Workspace) (*standIns, error) 
 		si.links[folder] = empty + ".link"
 		si.folders = append(si.folders, empty)
 		if err := errors.Join(os.Mkdir(empty, 0o700), os.Chmod(empty, 0o777), os.Symlink(empty, si.links[folder])); err != nil {
-			si.close(e.Log)
-			return nil, fmt.Errorf("make a stand-in of the project folder: %w", err)
+			return si, fmt.Errorf("make a stand-in of the project folder: %w", err)
 		}
 	}
-	if err := si.give(p.source.request.Owner); err != nil {
-		si.close(e.Log)
-		return nil, err
-	}
-	return si, nil
+	return si, si.give(p.source.request.Owner)
 }
 
 // give makes a user the owner of the empty folders. Nothing may have been started yet.
@@ -86,13 +82,27 @@ func (si *standIns) replace() error {
 	return nil
 }
 
-// close removes them.
-func (si *standIns) close(log *slog.Logger) {
+// close removes them. Nothing of the job may run any more.
+func (si *standIns) close(ctx context.Context) error {
+	if err := source.EmptyFolder(ctx, si.dir); err != nil {
+		return err
+	}
+	return os.Remove(si.dir)
+}
+
+// closeStandIns removes the stand-ins of a job that is over, also where what its root user left is not this process's to remove.
+func (e *Executor) closeStandIns(ctx context.Context, tr *trace.Trace, p *plan, si *standIns) {
 	if si == nil {
 		return
 	}
-	if err := os.RemoveAll(si.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		log.Warn("the stand-in of a project folder stays until the next start", "error", err)
+	err := si.close(ctx)
+	if errors.Is(err, fs.ErrPermission) && !IsAdmin() {
+		if err = e.handOverByContainer(ctx, tr, p, si.folders); err == nil {
+			err = si.close(ctx)
+		}
+	}
+	if err != nil {
+		e.Log.Warn("the stand-in of a project folder stays until the next start", "error", err)
 	}
 }
 

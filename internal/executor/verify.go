@@ -1,8 +1,8 @@
 package executor
 
 import (
-	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -39,10 +39,11 @@ func (e *Executor) Verify(ctx context.Context, dir string, timeout time.Duration
 	}
 	x.SpoolDir = filepath.Join(dir, "jobs")
 	s.AllowedProjects, s.ProtectedOnly = nil, false // there is no project
+	s.OutputLimit = max(s.OutputLimit, mostKept)    // of what a job has to say
 	s.DisableCache, s.Cache = true, CacheSettings{} // nothing of it is to stay
 	s.PreBuild, s.PostBuild, s.PostGetSources = "", "", ""
 	spec := &job.Spec{
-		JobInfo:    job.Info{Name: "boot_verify", ProjectID: math.MaxInt64, ProjectFullPath: "slipway/boot-verify"},
+		JobInfo:    job.Info{Name: "boot_verify", ProjectID: math.MaxInt64, ProjectFullPath: e.verifyPath()},
 		RunnerInfo: job.RunnerInfo{Timeout: max(1, int(timeout/time.Second))},
 		Variables:  job.Variables{{Key: "GIT_STRATEGY", Value: "none"}},
 		Steps:      []job.Step{{Name: "script", Script: []string{"echo boot-verify-$((40+2))"}, When: "on_success"}},
@@ -67,16 +68,22 @@ func (e *Executor) Verify(ctx context.Context, dir string, timeout time.Duration
 	return &job.Error{Reason: end.Reason, Err: end.Err, Hint: end.Hint}
 }
 
+// verifyPath is where the job's folders are below a builds_dir of the machine, which several sections of one runner may share. No project has
+// such a path: GitLab takes none that begins with a dot.
+func (e *Executor) verifyPath() string {
+	return fmt.Sprintf(".slipway/%x", sha256.Sum256([]byte(e.Settings.RunnerName)))[:len(".slipway/")+16]
+}
+
 // lastLines are the last n lines of a text.
 func lastLines(text string, n int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// nobody is the server of a job that no server knows. It keeps the beginning of the log.
+// nobody is the server of a job that no server knows. It keeps the end of the log.
 type nobody struct {
 	mu  sync.Mutex
-	log bytes.Buffer
+	log []byte
 }
 
 // mostKept is what nobody keeps of a log.
@@ -85,7 +92,7 @@ const mostKept = 64 << 10
 func (n *nobody) text() string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.log.String()
+	return string(n.log)
 }
 
 // Update implements trace.Server.
@@ -95,7 +102,8 @@ func (n *nobody) Update(context.Context, job.Update) (job.Ack, error) { return j
 func (n *nobody) PatchTrace(_ context.Context, start int64, chunk []byte, _ bool) (job.Ack, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.log.Write(chunk[:min(len(chunk), max(0, mostKept-n.log.Len()))])
+	n.log = append(n.log, chunk...)
+	n.log = n.log[max(0, len(n.log)-mostKept):]
 	return job.Ack{Offset: start + int64(len(chunk))}, nil
 }
 

@@ -35,7 +35,7 @@ type jobGit struct {
 // nobody reads what it leaves there.
 func (w *Workspace) gitFolder(ctx context.Context, slot string) error {
 	dir := filepath.Join(slot, "jobgit")
-	if err := emptyIfThere(ctx, dir); err != nil || w.req.GitDir == "" {
+	if err := EmptyFolder(ctx, dir); err != nil || w.req.GitDir == "" {
 		return err
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -24,7 +24,7 @@ const (
 func (w *Workspace) modulesFolder(ctx context.Context, slot string) error {
 	dir := filepath.Join(slot, "modules")
 	// What the last job could read says nothing about this one.
-	if err := emptyIfThere(ctx, dir); err != nil {
+	if err := EmptyFolder(ctx, dir); err != nil {
 		return err
 	}
 	if !w.req.Submodules.on() || w.req.Objects == "" {
@@ -37,8 +37,8 @@ func (w *Workspace) modulesFolder(ctx context.Context, slot string) error {
 	return os.Chmod(dir, 0o755)
 }
 
-// emptyIfThere removes what is in a folder that no job can move.
-func emptyIfThere(ctx context.Context, dir string) error {
+// EmptyFolder removes what is in a folder that no job can move, however deep it is; where there is no folder, there is nothing to do.
+func EmptyFolder(ctx context.Context, dir string) error {
 	f, err := openRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

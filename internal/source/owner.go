@@ -141,22 +141,21 @@ func outOfReach(dir string, uid int) error {
 // Hide puts an empty folder, which the job's user may do with as he likes, in the place of the project's until Show or Close, also while
 // Checkout works: none of his processes finds the project's folder. It is only for folders with an Owner.
 func (w *Workspace) Hide() error {
-	if w.hidden != "" {
-		return nil
-	}
 	// What root does here goes by names.
 	if err := outOfReach(filepath.Dir(w.Dir), w.req.Owner.UID); err != nil {
 		return err
 	}
-	away := w.Dir + awaySuffix
-	if err := os.Mkdir(away, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	if w.hidden == "" {
+		away := w.Dir + awaySuffix
+		if err := os.Mkdir(away, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if err := os.Rename(w.Dir, filepath.Join(away, awayProject)); err != nil {
+			return err
+		}
+		w.hidden = away
 	}
-	if err := os.Rename(w.Dir, filepath.Join(away, awayProject)); err != nil {
-		return err
-	}
-	w.hidden = away
-	if err := os.Mkdir(w.Dir, 0o700); err != nil {
+	if err := os.Mkdir(w.Dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) { // an attempt before this one has made it
 		return err
 	}
 	return errors.Join(os.Chown(w.Dir, w.req.Owner.UID, w.req.Owner.GID), os.Chmod(w.Dir, 0o777&^w.req.Umask))
@@ -188,7 +187,7 @@ func (w *Workspace) bringBack(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := errors.Join(emptyIfThere(ctx, away), os.Remove(away)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := errors.Join(EmptyFolder(ctx, away), os.Remove(away)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		w.store.log.Warn("what a job had in the place of its project's folder stays", slog.String("dir", away), slog.Any("error", err))
 	}
 	return nil

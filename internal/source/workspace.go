@@ -213,7 +213,7 @@ func (w *Workspace) folders(ctx context.Context, slot string) error {
 		project += "-empty" // GitLab: the kept work tree of other jobs is not lost
 	}
 	w.Dir, w.TempDir = filepath.Join(root, project), filepath.Join(root, temp)
-	if w.req.Owner != nil {
+	if os.Geteuid() == 0 { // only root hides folders
 		if err := w.bringBack(ctx); err != nil {
 			return err
 		}
