@@ -16,55 +16,44 @@ import (
 // said in one go, with the cure, and nothing of any other line.
 func TestAllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/mistakes/*.toml")
-	if err != nil || len(files) < 15 {
-		t.Fatalf("%d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			t.Parallel()
-			src, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
+	eachConfig(t, "testdata/mistakes", func(t *testing.T, file string, src []byte) {
+		said := map[int][]string{}
+		note := func(pos Position, hint, text string) {
+			if hint == "" && !strings.HasSuffix(text, "unknown key, ignored") {
+				t.Errorf("no cure: %s", text)
 			}
-			said := map[int][]string{}
-			note := func(pos Position, hint, text string) {
-				if hint == "" && !strings.HasSuffix(text, "unknown key, ignored") {
-					t.Errorf("no cure: %s", text)
-				}
-				if strings.Contains(text, "hunter2") || strings.Contains(text, "glrt-") {
-					t.Errorf("a secret: %s", text)
-				}
-				said[pos.Line] = append(said[pos.Line], text)
+			if strings.Contains(text, "hunter2") || strings.Contains(text, "glrt-") {
+				t.Errorf("a secret: %s", text)
 			}
-			_, warnings, perr := Parse(file, src, noEnv)
-			for _, e := range Problems(perr) {
-				note(e.Position, e.Hint, e.Error())
+			said[pos.Line] = append(said[pos.Line], text)
+		}
+		_, warnings, perr := Parse(file, src, noEnv)
+		for _, e := range Problems(perr) {
+			note(e.Position, e.Hint, e.Error())
+		}
+		for _, w := range warnings {
+			if w.Unknown {
+				note(w.Position, w.Hint, w.String())
 			}
-			for _, w := range warnings {
-				if w.Unknown {
-					note(w.Position, w.Hint, w.String())
-				}
+		}
+		mistakes := 0
+		for i, line := range strings.Split(string(src), "\n") {
+			marks := strings.Split(line, "#! ")[1:]
+			mistakes += len(marks)
+			got := said[i+1]
+			if len(got) != len(marks) {
+				t.Errorf("line %d: %d mistakes, said are %q", i+1, len(marks), got)
 			}
-			mistakes := 0
-			for i, line := range strings.Split(string(src), "\n") {
-				marks := strings.Split(line, "#! ")[1:]
-				mistakes += len(marks)
-				got := said[i+1]
-				if len(got) != len(marks) {
-					t.Errorf("line %d: %d mistakes, said are %q", i+1, len(marks), got)
-				}
-				for _, mark := range marks {
-					if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, strings.TrimSpace(mark)) }) {
-						t.Errorf("line %d: nothing is said of %q, but %q", i+1, mark, got)
-					}
+			for _, mark := range marks {
+				if !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, strings.TrimSpace(mark)) }) {
+					t.Errorf("line %d: nothing is said of %q, but %q", i+1, mark, got)
 				}
 			}
-			if len(said[0]) > 0 || mistakes < 3 {
-				t.Errorf("%d mistakes; without a line: %q", mistakes, said[0])
-			}
-		})
-	}
+		}
+		if len(said[0]) > 0 || mistakes < 3 {
+			t.Errorf("%d mistakes; without a line: %q", mistakes, said[0])
+		}
+	})
 }
 
 // TestReadAnew: what is decoded of a file that was put right is what would be decoded of the file itself.

@@ -10,7 +10,29 @@ import (
 // nobody knows.
 func TestForeignConfigs(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("testdata/foreign/*.toml")
+	eachConfig(t, "testdata/foreign", func(t *testing.T, file string, src []byte) {
+		cfg, warnings, err := Parse(file, src, func(string) string { return "" })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(cfg.Runners) == 0 {
+			t.Error("it has no runner")
+		}
+		for _, w := range warnings {
+			if w.Unknown {
+				t.Errorf("a key that GitLab documents is unknown: %s", w)
+			}
+			if w.Line == 0 {
+				t.Errorf("no line: %s", w)
+			}
+		}
+	})
+}
+
+// eachConfig tests each of a folder's config.toml files by itself, of which there are at least 15.
+func eachConfig(t *testing.T, dir string, test func(t *testing.T, file string, src []byte)) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.toml"))
 	if err != nil || len(files) < 15 {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
@@ -21,21 +43,7 @@ func TestForeignConfigs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			cfg, warnings, err := Parse(file, src, func(string) string { return "" })
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(cfg.Runners) == 0 {
-				t.Error("it has no runner")
-			}
-			for _, w := range warnings {
-				if w.Unknown {
-					t.Errorf("a key that GitLab documents is unknown: %s", w)
-				}
-				if w.Line == 0 {
-					t.Errorf("no line: %s", w)
-				}
-			}
+			test(t, file, src)
 		})
 	}
 }

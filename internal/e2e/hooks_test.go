@@ -146,9 +146,7 @@ func TestHookAndTheJobsOwnContainers(t *testing.T) {
 		s := withHook(p.spec("main", "cat README; docker run --rm -v $PWD:/app "+alpine+" cat /app/README"), "pre", "echo ready")
 		s.Image.Name = dockerClient
 		held, release := r.hold()
-		p.commit("main", map[string]string{"README": "of another commit\n"})
-		s.GitInfo.SHA = p.git(p.RepoDir, "rev-parse", "main")
-		p.git(p.RepoDir, "update-ref", strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+"), s.GitInfo.SHA)
+		p.commitFor(s, map[string]string{"README": "of another commit\n"})
 		j := r.enqueue(withVariables(s, "EXECUTOR_JOB_SECTION_ATTEMPTS", "2"))
 		r.eventually("the fetch", func() bool { return held.Load() > 0 })
 		if err := r.engine.Remove(t.Context(), r.jobContainer(j)); err != nil {
@@ -293,9 +291,7 @@ done
 		"cd $CI_PROJECT_DIR; (exec 9<.; setsid sh -c 'while :; do mkdir -p /proc/self/fd/9/.git .git; ln -s / root; done # cwd' >/dev/null 2>&1 &)",
 		"until grep -q 'try 2' ~/tries; do sleep 0.1; done; echo under attack")
 	held, release := r.hold()
-	p.commit("main", map[string]string{"new": "in the fetch\n"})
-	s.GitInfo.SHA = p.git(p.RepoDir, "rev-parse", "main")
-	p.git(p.RepoDir, "update-ref", strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+"), s.GitInfo.SHA)
+	p.commitFor(s, map[string]string{"new": "in the fetch\n"})
 	j := r.enqueue(s)
 	r.until(j, "\nunder attack\n")
 	r.eventually("the host's Git is at work", func() bool { return held.Load() > 0 })
@@ -405,9 +401,7 @@ echo gone >>SHARED/tries
 	s = withHook(s, "pre", "cp $ATTACK "+shared+"/attack; env -i PATH=$PATH CI_PROJECT_DIR=$CI_PROJECT_DIR setsid -f sh "+shared+"/attack >/dev/null 2>&1 </dev/null",
 		"until grep -qs 'try 2' "+shared+"/tries; do sleep 0.1; done; echo under attack")
 	held, release := r.hold()
-	p.commit("main", map[string]string{"new": "in the fetch\n"})
-	s.GitInfo.SHA = p.git(p.RepoDir, "rev-parse", "main")
-	p.git(p.RepoDir, "update-ref", strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+"), s.GitInfo.SHA)
+	p.commitFor(s, map[string]string{"new": "in the fetch\n"})
 	j := r.enqueue(s)
 	r.until(j, "\nunder attack\n")
 	r.eventually("the host's Git is at work", func() bool { return held.Load() > 0 })

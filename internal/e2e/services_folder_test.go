@@ -205,9 +205,7 @@ sleep 300
 `, "CANARY", c.dir)))
 	held, release := r.hold()
 	hostile := withService(p.spec("main", "until test -e .git/planted; do sleep 0.1; done; echo planted", "test ! -e /planted"), image, "hostile")
-	p.commit("main", map[string]string{"new": "in the fetch\n"})
-	hostile.GitInfo.SHA = p.git(p.RepoDir, "rev-parse", "main")
-	p.git(p.RepoDir, "update-ref", strings.TrimPrefix(strings.Split(hostile.GitInfo.Refspecs[0], ":")[0], "+"), hostile.GitInfo.SHA)
+	p.commitFor(hostile, map[string]string{"new": "in the fetch\n"})
 	j := r.enqueue(withKept(hostile))
 	service := ""
 	r.eventually("the service has begun", func() bool {

@@ -139,6 +139,19 @@ func (p *repository) spec(ref string, script ...string) *job.Spec {
 	return s
 }
 
+// pipelineRef is what the repository calls the commit of the job's pipeline.
+func pipelineRef(s *job.Spec) string {
+	return strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+")
+}
+
+// commitFor makes a commit on main, and s a job of it: one that nobody has fetched yet.
+func (p *repository) commitFor(s *job.Spec, files map[string]string) {
+	p.t.Helper()
+	p.commit("main", files)
+	s.GitInfo.SHA = p.git(p.RepoDir, "rev-parse", "main")
+	p.git(p.RepoDir, "update-ref", pipelineRef(s), s.GitInfo.SHA)
+}
+
 // listing is a command that prints all that is in the workspace: mode, owner, name and content.
 const listing = `find . | sort | while IFS= read -r f; do
 if test -L "$f"; then of=$(readlink "$f"); elif test -f "$f"; then of=$(sha256sum <"$f"); else of=; fi

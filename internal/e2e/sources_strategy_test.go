@@ -189,7 +189,7 @@ func TestSourcesThatAreNotThere(t *testing.T) {
 		s := p.spec("main", "echo never")
 		p.git(p.work, "commit", "-q", "--amend", "-m", "another")
 		p.git(p.work, "push", "-q", "--force", p.RepoDir, "main")
-		p.git(p.RepoDir, "update-ref", "-d", strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+"))
+		p.git(p.RepoDir, "update-ref", "-d", pipelineRef(s))
 		p.git(p.RepoDir, "reflog", "expire", "--expire=now", "--all")
 		p.git(p.RepoDir, "gc", "-q", "--prune=now")
 		log := r.in(t).fails(job.ScriptFailure, 1, s)
@@ -202,7 +202,7 @@ func TestSourcesThatAreNotThere(t *testing.T) {
 		s := p.spec("main", "cat README")
 		p.git(p.work, "commit", "-q", "--amend", "-m", "another")
 		p.git(p.work, "push", "-q", "--force", p.RepoDir, "main")
-		p.git(p.RepoDir, "update-ref", "-d", strings.TrimPrefix(strings.Split(s.GitInfo.Refspecs[0], ":")[0], "+"))
+		p.git(p.RepoDir, "update-ref", "-d", pipelineRef(s))
 		wants(t, r.in(t).must(job.Success, s), "\nhello\n")
 	})
 	t.Run("revoked token", func(t *testing.T) {
