@@ -48,11 +48,12 @@ type service struct {
 
 type credentials struct{ url, token string }
 
-// runManager serves every runner of the config until ctx ends or the manager is drained.
+// lockedError says what to do about a state folder that another process uses.
 func lockedError(err error) error {
 	return withHint(err, "stop the other one, or give this one a folder of its own: state_dir in the [slipway] table of config.toml")
 }
 
+// runManager serves every runner of the config until ctx ends or the manager is drained.
 func runManager(ctx context.Context, o runOptions) error {
 	folder, err := state.Open(o.StateDir)
 	if errors.Is(err, state.ErrLocked) {

@@ -231,12 +231,15 @@ func (c *checker) url(at, raw, value string) {
 	}
 }
 
+// page is where the address of a page or of the API goes on behind that of the GitLab.
+var page = regexp.MustCompile(`/(api/v\d+(/.*)?|-/.*|admin/runners.*|users/sign_in)$`)
+
 // pageOf finds what at the end of a path leads to a page or the API of a GitLab, not to the GitLab. It is left out for /ci only.
 //
 // GitLab: a server may live below a path. "/ci" is a relic, which its runner leaves out, too.
-func pageOf(path string) (page string, isPage bool) {
+func pageOf(path string) (found string, isPage bool) {
 	path = strings.TrimRight(path, "/")
-	if found := regexp.MustCompile(`/(api/v\d+(/.*)?|-/.*|admin/runners.*|users/sign_in)$`).FindString(path); found != "" {
+	if found := page.FindString(path); found != "" {
 		return found, true
 	}
 	if strings.HasSuffix(path, "/ci") {

@@ -117,9 +117,7 @@ func (p *problems) skip(path string) { p.skipped = append(p.skipped, path) }
 
 // lost reports whether the value of one of the paths cannot be used, so that nothing follows from what is in its place.
 func (p *problems) lost(paths ...string) bool {
-	return slices.ContainsFunc(paths, func(path string) bool {
-		return slices.ContainsFunc(p.spoiled, func(s string) bool { return within(path, s) })
-	})
+	return slices.ContainsFunc(paths, func(path string) bool { return withinAny(path, p.spoiled) })
 }
 
 // within reports whether path is at, or below it.
@@ -128,9 +126,13 @@ func within(path, at string) bool {
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
+func withinAny(path string, places []string) bool {
+	return slices.ContainsFunc(places, func(at string) bool { return within(path, at) })
+}
+
 // fail notes a mistake at a path such as runners[1].docker.image.
 func (p *problems) fail(path, hint, format string, args ...any) {
-	if slices.ContainsFunc(p.skipped, func(s string) bool { return within(path, s) }) {
+	if withinAny(path, p.skipped) {
 		p.warn(path, hint, format, args...).Unknown = true
 		return
 	}

@@ -96,8 +96,7 @@ func (c *checker) guarded(at string, r *Runner) {
 	} {
 		if k.set {
 			c.warn(child(child(at, "docker"), k.key), "trust_config = true in [runners.slipway] gives it, and lets every job own the machine",
-				"is not given to jobs: it would undo the guard of their socket, which volumes gives them")
-			c.warnings[len(c.warnings)-1].Withheld = true
+				"is not given to jobs: it would undo the guard of their socket, which volumes gives them").Withheld = true
 		}
 	}
 }

@@ -31,7 +31,7 @@ func (s Settings) hookStage(p *plan, name, dir, pre string, commands []string) *
 	}
 	text := script.Stage{
 		Env: p.exports, EnvFile: envFile(p.tempDir), Dir: dir, Pre: pre, Commands: commands,
-		XTrace: p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled, CheckExit: s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars),
+		XTrace: s.debugTrace(p), CheckExit: s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars),
 	}
 	return &stage{name: name, headline: "Executing " + name, first: true, text: func(string) string { return text.Text() }}
 }

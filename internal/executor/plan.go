@@ -271,7 +271,7 @@ var stepName = regexp.MustCompile(`[^a-z0-9_]+`)
 //
 // GitLab: a job has the step script, with release: a step release, and with after_script: that one, which always runs.
 func (s Settings) stages(p *plan) []stage {
-	xtrace := p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
+	xtrace := s.debugTrace(p)
 	sections, check := s.flag("FF_SCRIPT_SECTIONS", p.vars), s.flag("FF_ENABLE_BASH_EXIT_CODE_CHECK", p.vars)
 	out := s.postHook(p)
 	const scriptTimeout, afterTimeout = "RUNNER_SCRIPT_TIMEOUT", "RUNNER_AFTER_SCRIPT_TIMEOUT"
@@ -316,6 +316,11 @@ func (s Settings) stages(p *plan) []stage {
 		timeoutBy:    afterTimeout,
 		ignoreErrors: p.boolean("AFTER_SCRIPT_IGNORE_ERRORS", true),
 	})
+}
+
+// debugTrace reports whether a job's scripts tell each command that they run.
+func (s Settings) debugTrace(p *plan) bool {
+	return p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled
 }
 
 // duration reads a variable that sets a timeout.

@@ -33,7 +33,7 @@ func (e *Executor) traceOptions(p *plan, log *slog.Logger) trace.Options {
 		Limit:             s.OutputLimit,
 		Timestamps:        s.flag("FF_TIMESTAMPS", p.vars),
 		Sections:          p.spec.Features.TraceSections,
-		Debug:             p.vars.Bool("CI_DEBUG_TRACE") && !s.DebugTraceDisabled,
+		Debug:             s.debugTrace(p),
 		FinalTries:        s.FinalTries,
 		Log:               log,
 	}
@@ -212,17 +212,18 @@ func (e *Executor) prepareHost(jobCtx, ctx context.Context, tr *trace.Trace, p *
 	}
 	defer tr.Flush()
 	defer p.section(tr, stageSources, "Getting source from Git repository")()
-	if p.preHook == nil {
-		return s, e.checkout(ctx, tr, tr.Stdout(), p, w, nil)
-	}
-	err := e.checkout(ctx, tr, tr.Stdout(), p, w, func(ctx context.Context) error {
-		if e.Settings.Account.Other { // else it can do all that this process can
-			if err := w.Hide(); err != nil {
-				return err
+	var before func(ctx context.Context) error
+	if p.preHook != nil {
+		before = func(ctx context.Context) error {
+			if e.Settings.Account.Other { // else it can do all that this process can
+				if err := w.Hide(); err != nil {
+					return err
+				}
 			}
+			return e.beforeSources(jobCtx, ctx, tr, p, w, s, nil)
 		}
-		return e.beforeSources(jobCtx, ctx, tr, p, w, s, nil)
-	})
+	}
+	err := e.checkout(ctx, tr, tr.Stdout(), p, w, before)
 	if err == nil {
 		err = w.Show(ctx)
 	}

@@ -71,7 +71,8 @@ func (e *Executor) Verify(ctx context.Context, dir string, timeout time.Duration
 // verifyPath is where the job's folders are below a builds_dir of the machine, which several sections of one runner may share. No project has
 // such a path: GitLab takes none that begins with a dot.
 func (e *Executor) verifyPath() string {
-	return fmt.Sprintf(".slipway/%x", sha256.Sum256([]byte(e.Settings.RunnerName)))[:len(".slipway/")+16]
+	sum := sha256.Sum256([]byte(e.Settings.RunnerName))
+	return fmt.Sprintf(".slipway/%x", sum[:8])
 }
 
 // lastLines are the last n lines of a text.

@@ -64,13 +64,17 @@ func (c *call) head(resp *http.Response) {
 // copyOut streams a body to the client. Each piece goes on as it comes, but for archives: nobody reads those as they grow, and big
 // pieces are faster.
 func (c *call) copyOut(body io.Reader, archive bool) error {
-	pool, out := &talkBuffers, c.w.Write
+	flush := http.NewResponseController(c.w)
+	pool, out := &talkBuffers, func(p []byte) (int, error) {
+		n, err := c.w.Write(p)
+		_ = flush.Flush()
+		return n, err
+	}
 	if archive {
 		pool, out = &tarball.Buffers, c.pacedAnswer().Write // other jobs may wait for the Engine's end of it: archivePut
 	}
 	buf := pool.Get().(*[]byte)
 	defer pool.Put(buf)
-	flush := http.NewResponseController(c.w)
 	for {
 		n, err := body.Read(*buf)
 		for archive && err == nil && n < len(*buf) {
@@ -82,7 +86,6 @@ func (c *call) copyOut(body io.Reader, archive bool) error {
 			if _, werr := out((*buf)[:n]); werr != nil {
 				return fmt.Errorf("%w: %w", errAnswered, werr)
 			}
-			_ = flush.Flush()
 		}
 		if err == io.EOF {
 			return nil

@@ -359,10 +359,7 @@ func (w *Workspace) clear(ctx context.Context, dir *os.File, path string) error 
 // Close gives the workspace and the mirror back. The folders stay for the next job.
 func (w *Workspace) Close() error {
 	w.closeModules()
-	var err error
-	if w.hidden != "" {
-		err = w.Show(context.Background())
-	}
+	err := w.Show(context.Background())
 	if w.project != nil {
 		w.project.Close()
 		w.project = nil
